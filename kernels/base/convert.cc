@@ -1,0 +1,26 @@
+#include "kernels/base/convert.h"
+
+#include <cstring>
+
+#include "kernels/base/check.h"
+
+namespace longspan {
+
+void ConvertToFloat(const void* source, DType dtype, int64_t count, float* out) {
+  DispatchDType(dtype, [&]<typename T>(T) {
+    const auto* in = static_cast<const T*>(source);
+    for (int64_t i = 0; i < count; ++i) out[i] = ToFloat(in[i]);
+  });
+}
+
+void ConvertFromFloat(const float* source, int64_t count, DType dtype, void* out) {
+  if (dtype == DType::kFloat32) {
+    std::memcpy(out, source, count * sizeof(float));
+    return;
+  }
+  LONGSPAN_CHECK(dtype == DType::kBFloat16);
+  auto* to = static_cast<BFloat16*>(out);
+  for (int64_t i = 0; i < count; ++i) to[i] = ToBFloat16(source[i]);
+}
+
+}  // namespace longspan

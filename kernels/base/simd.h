@@ -1,0 +1,63 @@
+#ifndef LONGSPAN_KERNELS_BASE_SIMD_H_
+#define LONGSPAN_KERNELS_BASE_SIMD_H_
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+namespace longspan::simd {
+
+// One native vector of floats. The CPU kernels put independent results (queries, outputs) in its
+// lanes, never terms of one sum: every result is then the same chain of fused multiply-adds
+// wherever it lies in a tile, which is what makes the kernels exact across batch and tile shapes.
+#if defined(__AVX512F__)
+inline constexpr int kWidth = 16;
+#else
+inline constexpr int kWidth = 8;
+#endif
+
+typedef float Float __attribute__((vector_size(kWidth * sizeof(float))));
+typedef int32_t Int __attribute__((vector_size(kWidth * sizeof(int32_t))));
+
+inline Float Load(const float* p) {
+  Float v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void Store(float* p, Float v) { std::memcpy(p, &v, sizeof(v)); }
+inline Float Broadcast(float value) { return value - Float{}; }
+
+// NaN in `candidate` never wins.
+inline Float Max(Float candidate, Float current) {
+  return candidate > current ? candidate : current;
+}
+
+// e^x to about one unit in the last place; 0 below -87.3, x must not exceed 88.
+inline Float Exp(Float x) {
+  const Float kLog2e = Broadcast(1.44269504088896341f);
+  const Float kRound = Broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Float clamped = x > Broadcast(-87.3f) ? x : Broadcast(-87.3f);
+  const Float shifted = clamped * kLog2e + kRound;
+  const Float n = shifted - kRound;
+  // ln 2 in two parts keeps the reduced argument exact (Cody and Waite).
+  Float r = clamped - n * Broadcast(0.693359375f);
+  r = r - n * Broadcast(-2.12194440e-4f);
+  Float p = Broadcast(1.9875691500e-4f);
+  p = p * r + Broadcast(1.3981999507e-3f);
+  p = p * r + Broadcast(8.3334519073e-3f);
+  p = p * r + Broadcast(4.1665795894e-2f);
+  p = p * r + Broadcast(1.6666665459e-1f);
+  p = p * r + Broadcast(5.0000001201e-1f);
+  p = p * r * r + r + Broadcast(1.0f);
+  Int exponent;
+  std::memcpy(&exponent, &shifted, sizeof(exponent));
+  exponent = (exponent - 0x4b400000 + 127) << 23;
+  Float scale;
+  std::memcpy(&scale, &exponent, sizeof(scale));
+  const Float result = p * scale;
+  return x > Broadcast(-87.3f) ? result : Float{};
+}
+
+}  // namespace longspan::simd
+
+#endif  // LONGSPAN_KERNELS_BASE_SIMD_H_

@@ -1,0 +1,148 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/base/convert.h"
+#include "kernels/base/lane_gemm.h"
+#include "kernels/score.h"
+
+namespace longspan {
+namespace {
+
+// Keys that stay in the first-level cache while the panels of a block pass by.
+constexpr int64_t kKeyTile = 96;
+
+// Calls f(tile of float keys [n, dim], first key, n) over all keys, converting where needed.
+template <typename F>
+void ForEachKeyTile(const ScoreKeys& keys, int64_t dim, F&& f) {
+  std::vector<float> converted(keys.dtype == DType::kFloat32 ? 0 : kKeyTile * dim);
+  for (int64_t first = 0; first < keys.count; first += kKeyTile) {
+    const int64_t n = std::min(kKeyTile, keys.count - first);
+    const auto* source = static_cast<const std::byte*>(keys.data) + first * dim * SizeOf(keys.dtype);
+    if (keys.dtype == DType::kFloat32) {
+      f(reinterpret_cast<const float*>(source), first, n);
+    } else {
+      ConvertToFloat(source, keys.dtype, n * dim, converted.data());
+      f(converted.data(), first, n);
+    }
+  }
+}
+
+template <int kRows>
+RegisterTile<kRows, kTileVectors> Scores(const float* keys, int64_t dim, const float* queries) {
+  RegisterTile<kRows, kTileVectors> tile = {};
+  MultiplyAdd(keys, dim, 1, queries, kPanelLanes, dim, &tile);
+  return tile;
+}
+
+constexpr int64_t kTileLanes = kTileVectors * simd::kWidth;
+
+void TileMaxima(const float* keys, int64_t n, int64_t dim, const float* queries, float* maxima) {
+  simd::Float best[kTileVectors];
+  for (int v = 0; v < kTileVectors; ++v) best[v] = simd::Load(maxima + v * simd::kWidth);
+  ForEachRowTile(n, [&]<int kRows>(int64_t first) {
+    const auto tile = Scores<kRows>(keys + first * dim, dim, queries);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kTileVectors; ++v) best[v] = simd::Max(tile.sum[r][v], best[v]);
+    }
+  });
+  for (int v = 0; v < kTileVectors; ++v) simd::Store(maxima + v * simd::kWidth, best[v]);
+}
+
+// best[key][lane] = max(best, f - maxima) for one panel.
+void TileExcess(const float* keys, int64_t n, int64_t dim, const float* queries,
+                const float* maxima, simd::Float* best) {
+  simd::Float limit[kTileVectors];
+  for (int v = 0; v < kTileVectors; ++v) limit[v] = simd::Load(maxima + v * simd::kWidth);
+  ForEachRowTile(n, [&]<int kRows>(int64_t first) {
+    const auto tile = Scores<kRows>(keys + first * dim, dim, queries);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kTileVectors; ++v) {
+        best[first + r] = simd::Max(tile.sum[r][v] - limit[v], best[first + r]);
+      }
+    }
+  });
+}
+
+float HorizontalMax(simd::Float v) {
+  float best = v[0];
+  for (int i = 1; i < simd::kWidth; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// True if every f(m; c) - maxima[c] of the key is NaN: told apart from -inf only when it matters.
+bool AllNaN(const ScoreBlockArgs& args, const float* key) {
+  for (int64_t c = 0; c < args.num_queries; ++c) {
+    const float* panel = args.queries + c / kPanelLanes * args.dim * kPanelLanes + c % kPanelLanes;
+    float sum = 0;
+    for (int64_t d = 0; d < args.dim; ++d) sum = std::fma(key[d], panel[d * kPanelLanes], sum);
+    if (!std::isnan(sum - args.maxima[c])) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int64_t NumPanels(int64_t queries) { return (queries + kPanelLanes - 1) / kPanelLanes; }
+
+void PackQueries(const float* rows, int64_t count, int64_t dim, int64_t row_stride,
+                 float* panels) {
+  for (int64_t p = 0; p < NumPanels(count); ++p) {
+    float* panel = panels + p * dim * kPanelLanes;
+    const int64_t n = std::min(kPanelLanes, count - p * kPanelLanes);
+    if (n < kPanelLanes) std::fill_n(panel, dim * kPanelLanes, 0.0f);
+    for (int64_t c = 0; c < n; ++c) {
+      const float* row = rows + (p * kPanelLanes + c) * row_stride;
+      for (int64_t d = 0; d < dim; ++d) panel[d * kPanelLanes + c] = row[d];
+    }
+  }
+}
+
+void ScoreMaxima(const ScoreMaximaArgs& args) {
+  ForEachKeyTile(args.keys, args.dim, [&](const float* keys, int64_t, int64_t n) {
+    for (int64_t p = 0; p < args.num_panels; ++p) {
+      for (int64_t lane = 0; lane < kPanelLanes; lane += kTileLanes) {
+        TileMaxima(keys, n, args.dim, args.queries + p * args.dim * kPanelLanes + lane,
+                   args.maxima + p * kPanelLanes + lane);
+      }
+    }
+  });
+}
+
+void ScoreBlock(const ScoreBlockArgs& args) {
+  ForEachKeyTile(args.keys, args.dim, [&](const float* keys, int64_t first, int64_t n) {
+    simd::Float best[kKeyTile];
+    std::fill_n(best, n, simd::Broadcast(-std::numeric_limits<float>::infinity()));
+    for (int64_t p = 0; p < NumPanels(args.num_queries); ++p) {
+      for (int64_t lane = 0; lane < kPanelLanes; lane += kTileLanes) {
+        TileExcess(keys, n, args.dim, args.queries + p * args.dim * kPanelLanes + lane,
+                   args.maxima + p * kPanelLanes + lane, best);
+      }
+    }
+    for (int64_t m = 0; m < n; ++m) {
+      float score = HorizontalMax(best[m]);
+      if (std::isinf(score) && score < 0 && AllNaN(args, keys + m * args.dim)) score = NAN;
+      args.scores[first + m] = score;
+    }
+  });
+}
+
+void ScoreToken(const float* query, int64_t dim, const ScoreKeys& keys, float* scores) {
+  ForEachKeyTile(keys, dim, [&](const float* tile, int64_t first, int64_t n) {
+    for (int64_t m = 0; m < n; ++m) {
+      const float* key = tile + m * dim;
+      simd::Float sum = {};
+      int64_t d = 0;
+      for (; d + simd::kWidth <= dim; d += simd::kWidth) {
+        sum += simd::Load(key + d) * simd::Load(query + d);
+      }
+      float total = 0;
+      for (; d < dim; ++d) total = std::fma(key[d], query[d], total);
+      for (int i = 0; i < simd::kWidth; ++i) total += sum[i];
+      scores[first + m] = total;
+    }
+  });
+}
+
+}  // namespace longspan

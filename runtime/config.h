@@ -1,0 +1,86 @@
+#ifndef LONGSPAN_RUNTIME_CONFIG_H_
+#define LONGSPAN_RUNTIME_CONFIG_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "kernels/base/dtype.h"
+
+namespace longspan {
+
+// The enumerators' order is that of the names in config.cc.
+enum class Attention { kEsa, kStreaming, kDense };
+enum class Compression { kLowRank, kExact };
+enum class Positions { kFar, kNative };
+enum class CommunicatorKind { kAuto, kThreads, kMpi, kNccl };
+
+// Efficient Selective Attention (arXiv 2502.14477). All counts are in tokens.
+struct EsaConfig {
+  int64_t initial_tokens = 128;
+  int64_t local_tokens = 4096;
+  int64_t top_k = 2048;
+  int64_t selection_block = 512;
+  int64_t compressed_dim = 128;
+  Compression compression = Compression::kLowRank;
+  std::string compressor;  // file; empty: compressor.safetensors of the model directory
+  int64_t proximity = 1;
+  Positions positions = Positions::kFar;
+  int64_t far_position = 0;  // 0 until ResolveConfig: then local_tokens
+};
+
+struct ParallelConfig {
+  int64_t stripe_tokens = 0;  // 0 until ResolveConfig
+  CommunicatorKind communicator = CommunicatorKind::kAuto;
+  int64_t ranks = 0;  // ranks as threads; under mpirun the world's size; 0: not stated
+};
+
+// One run. Keys of the YAML file are the members' names, nested as here: `esa.top_k` is
+// `esa: {top_k: 256}` in the file and `--set esa.top_k=256` on the command line.
+struct Config {
+  std::string model;  // directory
+  std::string device = "cpu";
+  std::string dtype = "auto";  // auto | float32 (CPU ranks compute in float32)
+  int64_t max_model_len = 0;   // prompt + generated tokens of one request; 0: the model's
+  Attention attention = Attention::kEsa;
+  EsaConfig esa;
+  ParallelConfig parallel;
+  int64_t prefill_chunk_tokens = 4096;  // prefill.chunk_tokens
+  int64_t max_num_seqs = 8;
+  bool deterministic = false;
+  std::string kv_cache_dtype = "auto";    // kv_cache.dtype: auto | float32 | bfloat16
+  double kv_cache_memory_fraction = 0.9;  // of the memory this rank may use
+};
+
+struct ConfigOverride {
+  std::string key;    // dotted: "esa.top_k"
+  std::string value;  // as a plain YAML scalar
+};
+
+// Reads defaults, then the model directory's longspan.yaml (`esa` and `attention` only), then
+// `path` (empty: none), then `overrides`, each winning over those before. `model_override`
+// (--model, may be empty) wins over the file's `model`. A relative `model` or `esa.compressor` of
+// `path` is looked up in the current directory, then beside `path`; in longspan.yaml, beside that
+// file. Unknown and duplicate keys, wrong types and values out of range: InvalidArgument naming
+// file, line and key. The model directory must exist; nothing in it but longspan.yaml is read.
+absl::StatusOr<Config> LoadConfig(const std::string& path, const std::string& model_override,
+                                  absl::Span<const ConfigOverride> overrides);
+
+// Fills in what depends on the number of ranks (stripe_tokens, far_position) and refuses
+// combinations that cannot work, with what to change.
+absl::Status ResolveConfig(int num_ranks, Config* config);
+
+// What differs from the defaults as YAML, one dotted key a line, and its inverse: how rank 0 tells
+// the other ranks.
+std::string ConfigToYaml(const Config& config);
+absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml);
+
+// Dtype of the cached keys, values and compressed keys.
+DType KvCacheDType(const Config& config);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_CONFIG_H_

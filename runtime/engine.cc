@@ -1,0 +1,370 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "collectives/agree.h"
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/model.h"
+#include "runtime/sampling.h"
+#include "runtime/scheduler.h"
+#include "runtime/sequence.h"
+
+namespace longspan {
+namespace {
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Rank 0's view of what a step computed.
+struct StepResult {
+  std::vector<float> prefill_logits;  // [vocab] of the prompt's last token, if the step ended it
+  std::vector<TokenLogprobs> prompt_logprobs;  // of the tokens that follow each of the chunk's
+  std::vector<float> decode_logits;            // [decodes, vocab]
+  double prefill_s = 0;
+  double decode_s = 0;
+};
+
+// Runs step plans on one rank.
+class StepRunner {
+ public:
+  StepRunner(Communicator* communicator, Model* model, int64_t selection_block)
+      : communicator_(communicator), model_(model), selection_block_(selection_block) {}
+
+  absl::StatusOr<StepResult> Run(const StepPlan& plan) {
+    StepResult result;
+    for (const int64_t sequence : plan.closes) sequences_.erase(sequence);
+    absl::Status opened;
+    for (const StepPlan::Open& open : plan.opens) opened.Update(Open(open));
+    if (!plan.opens.empty()) LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, opened));
+    const double start = Now();
+    if (plan.prefill) LONGSPAN_RETURN_IF_ERROR(Prefill(*plan.prefill, &result));
+    const double middle = Now();
+    if (!plan.decodes.empty()) LONGSPAN_RETURN_IF_ERROR(Decode(plan.decodes, &result));
+    result.prefill_s = middle - start;
+    result.decode_s = Now() - middle;
+    return result;
+  }
+
+ private:
+  struct Sequence {
+    std::unique_ptr<KvShard> cache;
+    int64_t capacity;
+  };
+
+  bool IsDriver() const { return communicator_->rank() == 0; }
+
+  absl::Status Open(const StepPlan::Open& open) {
+    Sequence& sequence = sequences_[open.sequence];
+    sequence.capacity = open.capacity;
+    sequence.cache = std::make_unique<KvShard>(model_->pool.get(), model_->attention.layout,
+                                               communicator_->rank());
+    return sequence.cache->Reserve(open.capacity);
+  }
+
+  absl::Status Prefill(const StepPlan::Prefill& prefill, StepResult* result) {
+    Sequence& sequence = sequences_.at(prefill.sequence);
+    const PrefillChunk chunk =
+        PlanChunk(model_->attention, selection_block_, sequence.cache.get(), prefill.tokens,
+                  sequence.capacity);
+    using Outputs = Transformer::Outputs;
+    const Outputs outputs = prefill.logprobs >= 0 ? Outputs::kAll
+                            : prefill.last        ? Outputs::kLastBlock
+                                                  : Outputs::kNone;
+    LONGSPAN_RETURN_IF_ERROR(model_->transformer->Prefill(chunk, prefill.ids, outputs));
+    if (outputs == Outputs::kAll) {
+      LONGSPAN_RETURN_IF_ERROR(GatherPromptLogprobs(chunk, prefill, result));
+    }
+    return prefill.last ? SendLastLogits(chunk, outputs, result) : absl::OkStatus();
+  }
+
+  // The owner of the prompt's last token computes its logits and sends them to rank 0.
+  absl::Status SendLastLogits(const PrefillChunk& chunk, Transformer::Outputs outputs,
+                              StepResult* result) {
+    const PrefillBlock& block = chunk.blocks.back();
+    std::vector<float> logits(model_->config.vocab_size);
+    std::vector<Transfer> sends, receives;
+    const auto bytes = static_cast<int64_t>(logits.size() * sizeof(float));
+    if (block.rank == communicator_->rank()) {
+      const int64_t first = outputs == Transformer::Outputs::kAll ? block.row : 0;
+      logits = model_->transformer->Logits(first + block.tokens.size() - 1, 1);
+      if (!IsDriver()) sends.push_back({0, logits.data(), bytes});
+    } else if (IsDriver()) {
+      receives.push_back({block.rank, logits.data(), bytes});
+    }
+    LONGSPAN_ASSIGN_OR_RETURN(const ExchangeId exchange,
+                              communicator_->StartExchange("prefill.logits", sends, receives));
+    LONGSPAN_RETURN_IF_ERROR(communicator_->WaitExchange(exchange));
+    if (IsDriver()) result->prefill_logits = std::move(logits);
+    return absl::OkStatus();
+  }
+
+  // Each rank turns its tokens' logits into log-probabilities of the tokens that follow; rank 0 puts
+  // them in order of position.
+  absl::Status GatherPromptLogprobs(const PrefillChunk& chunk, const StepPlan::Prefill& prefill,
+                                    StepResult* result) {
+    const int64_t top = std::min(prefill.logprobs, model_->config.vocab_size);
+    const int64_t width = 1 + 2 * top;  // log-probability, then (id, log-probability) pairs
+    const auto has_next = [&](int64_t position) {
+      return position + 1 - chunk.tokens.begin < static_cast<int64_t>(prefill.ids.size());
+    };
+    std::vector<int64_t> bytes(communicator_->size(), 0);
+    std::vector<double> mine;
+    for (const PrefillBlock& block : chunk.blocks) {
+      for (int64_t p = block.tokens.begin; p < block.tokens.end && has_next(p); ++p) {
+        bytes[block.rank] += width * static_cast<int64_t>(sizeof(double));
+        if (block.rank != communicator_->rank()) continue;
+        const std::vector<float> logits =
+            model_->transformer->Logits(block.row + p - block.tokens.begin, 1);
+        const TokenLogprobs logprobs =
+            ComputeLogprobs(logits, prefill.ids[p + 1 - chunk.tokens.begin], top);
+        mine.push_back(logprobs.logprob);
+        for (const auto& [id, logprob] : logprobs.top) mine.insert(mine.end(), {1.0 * id, logprob});
+      }
+    }
+    int64_t total = 0;
+    for (const int64_t b : bytes) total += b;
+    std::vector<double> all(total / static_cast<int64_t>(sizeof(double)));
+    LONGSPAN_RETURN_IF_ERROR(
+        communicator_->AllGatherV("prefill.logprobs", mine.data(), all.data(), bytes));
+    std::vector<const double*> next;
+    const double* from = all.data();
+    for (const int64_t b : bytes) {
+      next.push_back(from);
+      from += b / static_cast<int64_t>(sizeof(double));
+    }
+    for (const PrefillBlock& block : chunk.blocks) {
+      for (int64_t p = block.tokens.begin; p < block.tokens.end && has_next(p); ++p) {
+        const double*& record = next[block.rank];
+        TokenLogprobs& logprobs = result->prompt_logprobs.emplace_back();
+        logprobs.logprob = record[0];
+        for (int64_t i = 0; i < top; ++i) {
+          logprobs.top.emplace_back(static_cast<int32_t>(record[1 + 2 * i]), record[2 + 2 * i]);
+        }
+        record += width;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Decode(const std::vector<StepPlan::Decode>& decodes, StepResult* result) {
+    std::vector<DecodeToken> tokens;
+    std::vector<int32_t> ids;
+    for (const StepPlan::Decode& decode : decodes) {
+      tokens.push_back({sequences_.at(decode.sequence).cache.get(), decode.position});
+      ids.push_back(decode.id);
+    }
+    LONGSPAN_RETURN_IF_ERROR(model_->transformer->Decode(tokens, ids));
+    if (IsDriver()) {
+      result->decode_logits =
+          model_->transformer->Logits(0, static_cast<int64_t>(decodes.size()));
+    }
+    return absl::OkStatus();
+  }
+
+  Communicator* communicator_;
+  Model* model_;
+  int64_t selection_block_;
+  std::map<int64_t, Sequence> sequences_;
+};
+
+// Broadcasts a plan as a fixed first message, which small plans fit, and the rest.
+absl::Status BroadcastPlan(Communicator* communicator, std::vector<int64_t>* words) {
+  constexpr size_t kFirst = 128;
+  std::vector<int64_t> first(kFirst, 0);
+  first[0] = static_cast<int64_t>(words->size());
+  std::copy_n(words->begin(), std::min(words->size(), kFirst - 1), first.begin() + 1);
+  LONGSPAN_RETURN_IF_ERROR(communicator->Broadcast(
+      "step.plan", first.data(), static_cast<int64_t>(kFirst * sizeof(int64_t)), 0));
+  words->resize(first[0]);
+  const size_t head = std::min(words->size(), kFirst - 1);
+  std::copy_n(first.begin() + 1, head, words->begin());
+  if (words->size() == head) return absl::OkStatus();
+  return communicator->Broadcast(
+      "step.plan.rest", words->data() + head,
+      static_cast<int64_t>((words->size() - head) * sizeof(int64_t)), 0);
+}
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(Communicator* communicator, Config config, std::unique_ptr<Model> model,
+             std::unique_ptr<Tokenizer> tokenizer)
+      : communicator_(communicator),
+        config_(std::move(config)),
+        model_(std::move(model)),
+        tokenizer_(std::move(tokenizer)),
+        runner_(communicator, model_.get(), config_.esa.selection_block),
+        scheduler_({config_.max_num_seqs, config_.prefill_chunk_tokens, model_->pool->max_pages(),
+                    model_->attention.layout}) {}
+
+  const Config& config() const override { return config_; }
+  const Tokenizer& tokenizer() const override { return *tokenizer_; }
+  int64_t vocab_size() const override { return model_->config.vocab_size; }
+
+  absl::StatusOr<int64_t> Submit(Request request) override {
+    LONGSPAN_RETURN_IF_ERROR(Check(request));
+    const int64_t id = next_id_++;
+    const auto prompt = static_cast<int64_t>(request.prompt.size());
+    const int64_t capacity = prompt + request.sampling.max_tokens;
+    scheduler_.Add(id, prompt, capacity);
+    sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, Now()));
+    return id;
+  }
+
+  bool HasWork() const override { return !sequences_.empty(); }
+  int64_t num_waiting() const override { return scheduler_.num_waiting(); }
+
+  absl::StatusOr<std::vector<RequestUpdate>> Step() override {
+    const StepPlan plan = Plan();
+    std::vector<int64_t> words = plan.Serialize();
+    LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
+    const AttentionCounts before = model_->counts;
+    LONGSPAN_ASSIGN_OR_RETURN(StepResult result, runner_.Run(plan));
+    stats_.prefill_s += result.prefill_s;
+    stats_.decode_s += result.decode_s;
+    stats_.attended_keys += model_->counts.attended - before.attended;
+    stats_.dense_keys += model_->counts.dense - before.dense;
+    return Deliver(plan, std::move(result));
+  }
+
+  absl::StatusOr<EngineStats> Shutdown() override {
+    StepPlan plan;
+    plan.shutdown = true;
+    std::vector<int64_t> words = plan.Serialize();
+    LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
+    LONGSPAN_RETURN_IF_ERROR(GatherMemory());
+    return stats_;
+  }
+
+  absl::Status RunWorker() override {
+    while (true) {
+      std::vector<int64_t> words;
+      LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
+      const StepPlan plan = StepPlan::Deserialize(words);
+      if (plan.shutdown) return GatherMemory();
+      LONGSPAN_RETURN_IF_ERROR(runner_.Run(plan).status());
+    }
+  }
+
+ private:
+  absl::Status Check(const Request& request) const {
+    const auto prompt = static_cast<int64_t>(request.prompt.size());
+    const int64_t total = prompt + request.sampling.max_tokens;
+    if (prompt == 0) return absl::InvalidArgumentError("the prompt has no tokens");
+    if (request.sampling.max_tokens < 1) {
+      return absl::InvalidArgumentError("max_tokens must be at least 1");
+    }
+    if (total > config_.max_model_len) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the prompt has ", prompt, " tokens, and with max_tokens ", request.sampling.max_tokens,
+          " exceeds max_model_len ", config_.max_model_len));
+    }
+    for (const int32_t id : request.prompt) {
+      if (id < 0 || id >= model_->config.vocab_size) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "token id ", id, " is not in the vocabulary of ", model_->config.vocab_size));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  StepPlan Plan() {
+    const Scheduler::Work work = scheduler_.Next();
+    StepPlan plan;
+    plan.closes = std::exchange(closing_, {});
+    plan.opens = work.opens;
+    if (work.prefill) {
+      const Sequence& sequence = sequences_.at(work.prefill->sequence);
+      const Range tokens = work.prefill->tokens;
+      StepPlan::Prefill& prefill = plan.prefill.emplace();
+      prefill.sequence = work.prefill->sequence;
+      prefill.tokens = tokens;
+      prefill.last = work.prefill->last;
+      prefill.logprobs = sequence.wanted_prompt_logprobs();
+      const std::vector<int32_t>& prompt = sequence.request().prompt;
+      int64_t end = tokens.end;
+      if (prefill.logprobs >= 0) end = std::min<int64_t>(end + 1, prompt.size());
+      prefill.ids.assign(prompt.begin() + tokens.begin, prompt.begin() + end);
+      sequences_.at(prefill.sequence).PrefillStarts(Now());
+    }
+    for (const int64_t id : work.decodes) {
+      const Sequence& sequence = sequences_.at(id);
+      plan.decodes.push_back({id, sequence.last_position(), sequence.last_token()});
+    }
+    return plan;
+  }
+
+  std::vector<RequestUpdate> Deliver(const StepPlan& plan, StepResult result) {
+    std::vector<RequestUpdate> updates;
+    if (plan.prefill) {
+      Sequence& sequence = sequences_.at(plan.prefill->sequence);
+      stats_.prompt_tokens += plan.prefill->tokens.size();
+      sequence.Prefilled(plan.prefill->tokens.end, std::move(result.prompt_logprobs));
+      RequestUpdate update = sequence.Update();
+      if (plan.prefill->last) update = Extend(&sequence, result.prefill_logits);
+      updates.push_back(std::move(update));
+    }
+    const int64_t vocab = model_->config.vocab_size;
+    for (size_t d = 0; d < plan.decodes.size(); ++d) {
+      updates.push_back(
+          Extend(&sequences_.at(plan.decodes[d].sequence),
+                 absl::MakeConstSpan(result.decode_logits.data() + d * vocab, vocab)));
+    }
+    for (const RequestUpdate& update : updates) {
+      if (!update.finished) continue;
+      scheduler_.Remove(update.request);
+      closing_.push_back(update.request);
+      sequences_.erase(update.request);
+    }
+    return updates;
+  }
+
+  RequestUpdate Extend(Sequence* sequence, absl::Span<const float> logits) {
+    stats_.generated_tokens += 1;
+    const int64_t position = sequence->next_position();
+    const SamplingParams& params = sequence->request().sampling;
+    const int32_t token = SampleToken(logits, params, sequence->seed(), position);
+    std::optional<TokenLogprobs> logprobs;
+    if (params.logprobs) logprobs = ComputeLogprobs(logits, token, *params.logprobs);
+    return sequence->Append(token, std::move(logprobs), model_->config.eos_token_ids, Now());
+  }
+
+  absl::Status GatherMemory() {
+    const int64_t peak = PeakMemory();
+    stats_.peak_memory_bytes.resize(communicator_->size());
+    return communicator_->AllGather("stats.memory", &peak, stats_.peak_memory_bytes.data(),
+                                    sizeof(peak));
+  }
+
+  Communicator* communicator_;
+  Config config_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  StepRunner runner_;
+  Scheduler scheduler_;
+  std::map<int64_t, Sequence> sequences_;
+  std::vector<int64_t> closing_;  // finished, to be freed with the next plan
+  int64_t next_id_ = 0;
+  EngineStats stats_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Config& config,
+                                                       Communicator* communicator) {
+  Config resolved = config;
+  // Rank 0 alone reads and writes text.
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = nullptr;
+  if (communicator->rank() == 0) tokenizer = Tokenizer::Load(config.model);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, tokenizer.status()));
+  LONGSPAN_ASSIGN_OR_RETURN(auto model, LoadModel(communicator, &resolved));
+  return std::make_unique<EngineImpl>(communicator, std::move(resolved), std::move(model),
+                                      *std::move(tokenizer));
+}
+
+}  // namespace longspan

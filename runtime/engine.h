@@ -1,0 +1,73 @@
+#ifndef LONGSPAN_RUNTIME_ENGINE_H_
+#define LONGSPAN_RUNTIME_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "collectives/communicator.h"
+#include "runtime/config.h"
+#include "runtime/request.h"
+#include "runtime/tokenizer.h"
+
+namespace longspan {
+
+// What happened to one request in one Engine::Step.
+struct RequestUpdate {
+  int64_t request = 0;      // as Submit returned it
+  int64_t prefilled = 0;    // prompt tokens in the cache
+  int64_t prompt_tokens = 0;
+  std::string text;         // newly decoded text, safe to print: whole characters, no stop string
+  bool finished = false;
+  Completion completion;    // when finished
+};
+
+struct EngineStats {
+  int64_t prompt_tokens = 0;     // prefilled
+  int64_t generated_tokens = 0;
+  double prefill_s = 0;          // wall time of steps' prefill part
+  double decode_s = 0;           // wall time of steps' decode part
+  int64_t attended_keys = 0;     // over queries and layers, of this job
+  int64_t dense_keys = 0;        // what dense attention would have attended to
+  std::vector<int64_t> peak_memory_bytes;  // [ranks] resident set
+};
+
+// The engine of one rank. Rank 0 schedules: it turns requests into steps and broadcasts each step;
+// every rank runs it (docs/ARCHITECTURE.md, "The way of a token"). All ranks create the engine;
+// then rank 0 calls Submit and Step, and Shutdown at the end, while the others sit in RunWorker.
+class Engine {
+ public:
+  // Loads the model. Refuses a cache that does not fit, before loading weights, saying how many
+  // bytes a rank needs and has. Collective: every rank returns the same error.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Config& config,
+                                                        Communicator* communicator);
+  virtual ~Engine() = default;
+
+  virtual const Config& config() const = 0;
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual int64_t vocab_size() const = 0;
+
+  // Rank 0. Queues a request; InvalidArgument if it can never run (too long, token ids out of
+  // range, no prompt). At most config().max_num_seqs run at once; others wait in order.
+  virtual absl::StatusOr<int64_t> Submit(Request request) = 0;
+  // Rank 0. True while a submitted request is unfinished.
+  virtual bool HasWork() const = 0;
+  // Rank 0. Requests waiting for a place among the running ones.
+  virtual int64_t num_waiting() const = 0;
+  // Rank 0. One step of the continuous batch: at most one prefill chunk, and one token of every
+  // sequence that is decoding. An error is fatal for the job.
+  virtual absl::StatusOr<std::vector<RequestUpdate>> Step() = 0;
+  // Rank 0. Ends RunWorker on the other ranks and gathers statistics.
+  virtual absl::StatusOr<EngineStats> Shutdown() = 0;
+
+  // Other ranks. Executes rank 0's steps until Shutdown.
+  virtual absl::Status RunWorker() = 0;
+};
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_ENGINE_H_

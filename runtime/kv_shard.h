@@ -1,0 +1,84 @@
+#ifndef LONGSPAN_RUNTIME_KV_SHARD_H_
+#define LONGSPAN_RUNTIME_KV_SHARD_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
+#include "sharding/sequence_layout.h"
+
+namespace longspan {
+
+// Sizes of a rank's cache. One page holds one stripe of one sequence, all layers.
+struct KvShape {
+  int64_t layers = 0;
+  int64_t kv_dim = 0;         // kv_heads * head_dim
+  int64_t score_dim = 0;      // of what the score reads; 0: nothing is scored
+  bool score_is_key = false;  // exact scores read the keys themselves
+  int64_t stripe_tokens = 0;
+  int64_t halo = 0;  // tokens either side of a stripe whose score keys are kept too (proximity)
+  DType dtype = DType::kFloat32;
+
+  int64_t row_bytes() const { return kv_dim * SizeOf(dtype); }
+  int64_t score_row_bytes() const { return score_dim * SizeOf(dtype); }
+  int64_t page_bytes() const;
+};
+
+// Pages of a rank, up to a limit. Freed pages are kept for the next sequence.
+class PagePool {
+ public:
+  PagePool(const KvShape& shape, int64_t max_pages) : shape_(shape), max_pages_(max_pages) {}
+
+  const KvShape& shape() const { return shape_; }
+  int64_t max_pages() const { return max_pages_; }
+  absl::StatusOr<std::unique_ptr<std::byte[]>> Allocate();
+  void Free(std::unique_ptr<std::byte[]> page);
+
+ private:
+  KvShape shape_;
+  int64_t max_pages_;
+  int64_t allocated_ = 0;
+  std::vector<std::unique_ptr<std::byte[]>> free_;
+};
+
+// What one rank keeps of one sequence: of its stripes, for each layer, keys before RoPE, values, and
+// the score keys with a halo either side. Rows are of the pool's dtype.
+class KvShard {
+ public:
+  KvShard(PagePool* pool, const SequenceLayout& layout, int rank)
+      : pool_(pool), layout_(layout), rank_(rank) {}
+  ~KvShard();
+  KvShard(const KvShard&) = delete;
+  KvShard& operator=(const KvShard&) = delete;
+
+  const SequenceLayout& layout() const { return layout_; }
+  int rank() const { return rank_; }
+
+  // Makes room for positions [0, tokens), halos of this rank's stripes included.
+  absl::Status Reserve(int64_t tokens);
+
+  // Rows of positions that this rank owns: [kv_dim]. Rows of one stripe are contiguous.
+  std::byte* Key(int64_t layer, int64_t position);
+  std::byte* Value(int64_t layer, int64_t position);
+  // Score key [score_dim] of `position` as kept beside the stripe of page `page`, to which it belongs
+  // or is at most `halo` away from.
+  std::byte* ScoreKey(int64_t layer, int64_t page, int64_t position);
+  // Pages (of this rank) whose stripe or halo holds `position`, for positions below Reserve's.
+  std::vector<int64_t> PagesNear(int64_t position) const;
+
+ private:
+  std::byte* LayerOfPage(int64_t layer, int64_t page);
+
+  PagePool* pool_;
+  SequenceLayout layout_;
+  int rank_;
+  std::vector<std::unique_ptr<std::byte[]>> pages_;
+};
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_KV_SHARD_H_

@@ -1,0 +1,43 @@
+#ifndef LONGSPAN_RUNTIME_MEMORY_PLAN_H_
+#define LONGSPAN_RUNTIME_MEMORY_PLAN_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/config.h"
+#include "runtime/kv_shard.h"
+#include "runtime/model_config.h"
+
+namespace longspan {
+
+// Bytes of one rank, by part. Nothing but the pages grows with the context.
+struct MemoryPlan {
+  int64_t weights = 0;      // this rank's share of the files that all ranks of a host map
+  int64_t activations = 0;  // of one chunk
+  int64_t scores = 0;       // gathered queries, maxima and candidates of one chunk
+  int64_t exchange = 0;     // messages of one ring round
+  int64_t page = 0;         // of the cache: one stripe of one sequence
+  int64_t available = 0;    // to this rank
+
+  int64_t fixed() const { return weights + activations + scores + exchange; }
+  // Cache pages that fit in `fraction` of what is available.
+  int64_t MaxPages(double fraction) const;
+  std::string ToString() const;
+};
+
+MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvShape& kv,
+                      int num_ranks, int ranks_on_host, int64_t weight_bytes);
+
+// Memory that new allocations of this process can use: what the host and its control group leave.
+int64_t AvailableMemory();
+// Peak resident set of this process.
+int64_t PeakMemory();
+
+// The parts of 1,234,567 bytes as people read them: "1.2 MB".
+std::string FormatBytes(int64_t bytes);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_MEMORY_PLAN_H_

@@ -1,0 +1,184 @@
+#include "runtime/model.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "collectives/agree.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/compressor.h"
+#include "sharding/topk_merge.h"
+
+namespace longspan {
+namespace {
+
+absl::StatusOr<int> CountRanksOnHost(Communicator* communicator) {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  std::vector<char> all(communicator->size() * sizeof(name));
+  LONGSPAN_RETURN_IF_ERROR(
+      communicator->AllGather("host.names", name, all.data(), sizeof(name)));
+  int count = 0;
+  for (int r = 0; r < communicator->size(); ++r) {
+    count += std::memcmp(all.data() + r * sizeof(name), name, sizeof(name)) == 0;
+  }
+  return count;
+}
+
+int64_t WeightBytes(const ModelWeights& weights) {
+  int64_t bytes = weights.embedding.num_bytes() + weights.final_norm.num_bytes();
+  if (weights.lm_head.data != weights.embedding.data) bytes += weights.lm_head.num_bytes();
+  for (const LayerWeights& layer : weights.layers) {
+    for (const Tensor* tensor :
+         {&layer.attention_norm, &layer.query, &layer.key, &layer.value, &layer.output,
+          &layer.mlp_norm, &layer.gate, &layer.up, &layer.down}) {
+      bytes += tensor->num_bytes();
+    }
+  }
+  return bytes;
+}
+
+// [dim, kv_dim] of a factor stored [kv_dim, dim].
+std::vector<float> Transposed(const Tensor& factor) {
+  const int64_t rows = factor.shape[0];
+  const int64_t columns = factor.shape[1];
+  const auto* from = static_cast<const float*>(factor.data);
+  std::vector<float> out(rows * columns);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) out[c * rows + r] = from[r * columns + c];
+  }
+  return out;
+}
+
+absl::Status LoadFactors(const Config& config, Model* model) {
+  const std::string path = config.esa.compressor.empty()
+                               ? absl::StrCat(config.model, "/compressor.safetensors")
+                               : config.esa.compressor;
+  LONGSPAN_ASSIGN_OR_RETURN(
+      const Compressor compressor,
+      LoadCompressor(path, model->config, ModelFingerprint(model->config, model->weights),
+                     config.esa.compressed_dim));
+  model->attention.factors = MakeScoreFactors(compressor);
+  return absl::OkStatus();
+}
+
+absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* model) {
+  LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(config.model));
+  LONGSPAN_ASSIGN_OR_RETURN(model->weights, LoadWeights(config.model, model->config));
+  model->rope = std::make_unique<Rope>(InverseFrequencies(model->config));
+  model->attention = MakeAttentionContext(config, model->config, communicator, model->rope.get(),
+                                          &model->counts);
+  if (model->attention.selects && config.esa.compression == Compression::kLowRank) {
+    return LoadFactors(config, model);
+  }
+  return absl::OkStatus();
+}
+
+// The number of cache pages every rank can have, and the length limit that follows.
+absl::Status FitCache(const MemoryPlan& plan, int64_t pages, Config* config,
+                      const SequenceLayout& layout) {
+  const int64_t round = layout.stripe_tokens * layout.num_ranks;
+  if (config->max_model_len == 0) {
+    if (pages == 0) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the model leaves no memory for a cache: a rank needs ",
+          plan.fixed() + plan.page, " bytes and may use ",
+          static_cast<int64_t>(static_cast<double>(plan.available) *
+                               config->kv_cache_memory_fraction),
+          " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ", plan.available,
+          ": ", plan.ToString(), ")"));
+    }
+    config->max_model_len = std::min(pages * round, kMaxPosition);
+    return absl::OkStatus();
+  }
+  const int64_t needed = layout.NumPages(0, config->max_model_len);
+  if (needed <= pages) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the cache does not fit: for max_model_len ", config->max_model_len, " a rank needs ",
+      plan.fixed() + needed * plan.page, " bytes and may use ",
+      static_cast<int64_t>(static_cast<double>(plan.available) *
+                           config->kv_cache_memory_fraction),
+      " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ", plan.available, ": ",
+      plan.ToString(), "); use more ranks, kv_cache.dtype bfloat16, or a max_model_len of at most ",
+      pages * round));
+}
+
+}  // namespace
+
+std::vector<ScoreFactors> MakeScoreFactors(const Compressor& compressor) {
+  std::vector<ScoreFactors> factors;
+  for (const LayerCompressor& layer : compressor.layers) {
+    factors.push_back({Transposed(layer.query), Transposed(layer.key)});
+  }
+  return factors;
+}
+
+std::vector<double> InverseFrequencies(const ModelConfig& model) {
+  std::vector<double> frequencies(model.head_dim / 2);
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    frequencies[i] = std::pow(model.rope.theta, -2.0 * static_cast<double>(i) /
+                                                    static_cast<double>(model.head_dim));
+  }
+  return frequencies;
+}
+
+KvShape MakeKvShape(const Config& config, const ModelConfig& model) {
+  KvShape kv;
+  kv.layers = model.num_layers;
+  kv.kv_dim = model.num_kv_heads * model.head_dim;
+  kv.stripe_tokens = config.parallel.stripe_tokens;
+  kv.dtype = KvCacheDType(config);
+  if (config.attention == Attention::kEsa && config.esa.top_k > 0) {
+    kv.score_is_key = config.esa.compression == Compression::kExact;
+    kv.score_dim = kv.score_is_key ? kv.kv_dim : config.esa.compressed_dim;
+    kv.halo = config.esa.proximity;
+  }
+  return kv;
+}
+
+AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,
+                                      Communicator* communicator, Rope* rope,
+                                      AttentionCounts* counts) {
+  AttentionContext context;
+  context.communicator = communicator;
+  context.shape = {model.num_heads, model.num_kv_heads, model.head_dim};
+  context.kv = MakeKvShape(config, model);
+  context.sizes = {config.esa.initial_tokens, config.esa.local_tokens,
+                   config.attention == Attention::kDense};
+  context.layout = {config.parallel.stripe_tokens, communicator->size()};
+  context.esa = config.esa;
+  context.selects = config.attention == Attention::kEsa && config.esa.top_k > 0;
+  context.deterministic = config.deterministic;
+  context.panel_rows = config.deterministic ? kPanelRows : 0;
+  context.rope = rope;
+  context.counts = counts;
+  return context;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config) {
+  auto model = std::make_unique<Model>();
+  LONGSPAN_RETURN_IF_ERROR(
+      AgreeOnStatus(communicator, LoadFiles(*config, communicator, model.get())));
+  LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(communicator));
+  model->memory = PlanMemory(*config, model->config, model->attention.kv, communicator->size(),
+                             on_host, WeightBytes(model->weights));
+  // Ranks must agree on how much fits, so that none runs out first.
+  int64_t pages = model->memory.MaxPages(config->kv_cache_memory_fraction);
+  std::vector<int64_t> all(communicator->size());
+  LONGSPAN_RETURN_IF_ERROR(
+      communicator->AllGather("cache.pages", &pages, all.data(), sizeof(pages)));
+  pages = *std::min_element(all.begin(), all.end());
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
+      communicator, FitCache(model->memory, pages, config, model->attention.layout)));
+  model->pool = std::make_unique<PagePool>(model->attention.kv, pages);
+  model->transformer =
+      std::make_unique<Transformer>(model->config, model->weights, model->attention);
+  return model;
+}
+
+}  // namespace longspan

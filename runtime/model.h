@@ -1,0 +1,46 @@
+#ifndef LONGSPAN_RUNTIME_MODEL_H_
+#define LONGSPAN_RUNTIME_MODEL_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "collectives/communicator.h"
+#include "runtime/attention_context.h"
+#include "runtime/compressor.h"
+#include "runtime/config.h"
+#include "runtime/memory_plan.h"
+#include "runtime/model_config.h"
+#include "runtime/transformer.h"
+#include "runtime/weights.h"
+
+namespace longspan {
+
+// A model loaded on one rank, with everything that its forward pass refers to.
+struct Model {
+  ModelConfig config;
+  ModelWeights weights;
+  std::unique_ptr<Rope> rope;
+  AttentionCounts counts;
+  AttentionContext attention;
+  std::unique_ptr<Transformer> transformer;
+  std::unique_ptr<PagePool> pool;
+  MemoryPlan memory;
+};
+
+// Loads the model directory for this rank and plans its memory; refuses what does not fit before
+// reading any weight. Collective: every rank returns the same error. `config` is resolved; a
+// max_model_len of 0 becomes the longest that the cache can hold.
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config);
+
+// Cache shape and attention context of a model without its weights, for tests and calibration.
+KvShape MakeKvShape(const Config& config, const ModelConfig& model);
+AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,
+                                      Communicator* communicator, Rope* rope,
+                                      AttentionCounts* counts);
+std::vector<ScoreFactors> MakeScoreFactors(const Compressor& compressor);
+std::vector<double> InverseFrequencies(const ModelConfig& model);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_MODEL_H_

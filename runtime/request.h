@@ -1,0 +1,54 @@
+#ifndef LONGSPAN_RUNTIME_REQUEST_H_
+#define LONGSPAN_RUNTIME_REQUEST_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace longspan {
+
+// Sampling of one request; names and meanings are those of the OpenAI completions API.
+struct SamplingParams {
+  int64_t max_tokens = 16;
+  double temperature = 1.0;  // 0: greedy
+  double top_p = 1.0;
+  std::optional<uint64_t> seed;  // unset: the request's number
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  bool echo = false;                // with logprobs: of the prompt's tokens too
+  std::optional<int64_t> logprobs;  // number of alternatives per token
+};
+
+struct Request {
+  std::vector<int32_t> prompt;  // token ids
+  SamplingParams sampling;
+};
+
+struct TokenLogprobs {
+  double logprob = 0;                              // of the token itself, natural log
+  std::vector<std::pair<int32_t, double>> top;     // descending
+};
+
+enum class FinishReason { kStop, kLength };
+
+struct RequestTimings {
+  double queue_s = 0;    // from submission to the first prefill chunk
+  double prefill_s = 0;  // from the first prefill chunk to the first sampled token
+  double decode_s = 0;   // from the first sampled token to the last
+};
+
+struct Completion {
+  std::vector<int32_t> tokens;  // generated, without the end-of-sequence token
+  std::string text;             // of `tokens`, cut before a stop string
+  FinishReason finish_reason = FinishReason::kLength;
+  std::vector<TokenLogprobs> logprobs;         // of each generated token, when asked for
+  std::vector<TokenLogprobs> prompt_logprobs;  // echo and logprobs: of prompt tokens 1 on
+  RequestTimings timings;
+  double attended_share = 1;  // keys attended over keys that dense attention would, all layers
+};
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_REQUEST_H_

@@ -1,0 +1,272 @@
+#include "runtime/selection.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "kernels/base/lane_gemm.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/linear.h"
+#include "kernels/score.h"
+#include "kernels/select.h"
+#include "sharding/topk_merge.h"
+
+namespace longspan {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// With grouped-query attention the head-summed score is one dot product of the queries summed over
+// each group with the concatenated keys. queries [rows, heads, head_dim] -> [rows, kv_dim].
+std::vector<float> SumGroups(const AttentionShape& shape, const float* queries, int64_t rows) {
+  std::vector<float> sums(rows * shape.kv_dim(), 0.0f);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t h = 0; h < shape.heads; ++h) {
+      const float* query = queries + (r * shape.heads + h) * shape.head_dim;
+      float* sum = sums.data() + r * shape.kv_dim() + h / shape.group() * shape.head_dim;
+      for (int64_t d = 0; d < shape.head_dim; ++d) sum[d] += query[d];
+    }
+  }
+  return sums;
+}
+
+void ApplyFactor(const AttentionContext& context, const std::vector<float>& factor, const float* x,
+                 int64_t rows, bool decode, float* y) {
+  LinearArgs args;
+  args.x = x;
+  args.rows = rows;
+  args.in = context.shape.kv_dim();
+  args.weight = factor.data();
+  args.out = context.kv.score_dim;
+  args.y = y;
+  decode ? LinearFewRows(args) : Linear(args, context.panel_rows);
+}
+
+std::vector<float> CompressQueries(const AttentionContext& context, int64_t layer,
+                                   const float* queries, int64_t rows, bool decode) {
+  std::vector<float> sums = SumGroups(context.shape, queries, rows);
+  if (context.exact()) return sums;
+  std::vector<float> compressed(rows * context.kv.score_dim);
+  ApplyFactor(context, context.factors[layer].query, sums.data(), rows, decode, compressed.data());
+  return compressed;
+}
+
+// A block that has more to select from than it may take.
+struct ScoredBlock {
+  size_t index = 0;  // among all blocks
+  Range middle;
+  int64_t count = 0;  // queries
+  std::vector<float> panels;
+  float* maxima = nullptr;  // [panels * kPanelLanes] of a buffer that all blocks share
+};
+
+ScoreKeys KeysOf(const AttentionContext& context, int64_t layer, KvShard* cache, int64_t page,
+                 Range run) {
+  return {cache->ScoreKey(layer, page, run.begin), context.kv.dtype, run.size()};
+}
+
+// Step 2: every rank gets the compressed queries of all scored blocks, packed for the kernels.
+absl::Status GatherQueries(const AttentionContext& context, int64_t layer,
+                           absl::Span<const PrefillBlock> blocks, int64_t first_row,
+                           const float* queries, std::vector<ScoredBlock>* scored) {
+  const int64_t dim = context.kv.score_dim;
+  std::vector<int64_t> bytes(context.layout.num_ranks, 0);
+  std::vector<float> mine;
+  const int64_t panel = std::max<int64_t>(1, context.panel_rows);
+  for (const ScoredBlock& block : *scored) {
+    const PrefillBlock& source = blocks[block.index];
+    bytes[source.rank] += block.count * dim * static_cast<int64_t>(sizeof(float));
+    if (source.rank != context.communicator->rank()) continue;
+    const int64_t padded = (block.count + panel - 1) / panel * panel;
+    const std::vector<float> compressed = CompressQueries(
+        context, layer, queries + (source.row - first_row) * context.shape.query_dim(), padded,
+        /*decode=*/false);
+    mine.insert(mine.end(), compressed.begin(), compressed.begin() + block.count * dim);
+  }
+  const int64_t total = std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
+  std::vector<float> all(total / static_cast<int64_t>(sizeof(float)));
+  LONGSPAN_RETURN_IF_ERROR(
+      context.communicator->AllGatherV("select.queries", mine.data(), all.data(), bytes));
+
+  std::vector<const float*> next(context.layout.num_ranks);  // rows of each rank's next block
+  const float* from = all.data();
+  for (int r = 0; r < context.layout.num_ranks; ++r) {
+    next[r] = from;
+    from += bytes[r] / static_cast<int64_t>(sizeof(float));
+  }
+  for (ScoredBlock& block : *scored) {
+    block.panels.resize(NumPanels(block.count) * dim * kPanelLanes);
+    const float*& rows = next[blocks[block.index].rank];
+    PackQueries(rows, block.count, dim, dim, block.panels.data());
+    rows += block.count * dim;
+  }
+  return absl::OkStatus();
+}
+
+// Step 3, pass one: each query's maximum over its block's middle, over all ranks.
+absl::Status ReduceMaxima(const AttentionContext& context, int64_t layer, KvShard* cache,
+                          absl::Span<ScoredBlock> scored, std::vector<float>* maxima) {
+  int64_t lanes = 0;
+  for (const ScoredBlock& block : scored) lanes += NumPanels(block.count) * kPanelLanes;
+  maxima->assign(lanes, -kInfinity);
+  float* next = maxima->data();
+  for (ScoredBlock& block : scored) {
+    block.maxima = next;
+    next += NumPanels(block.count) * kPanelLanes;
+    for (const Range& run : cache->layout().OwnedRuns(cache->rank(), block.middle)) {
+      ScoreMaximaArgs args;
+      args.queries = block.panels.data();
+      args.num_panels = NumPanels(block.count);
+      args.dim = context.kv.score_dim;
+      args.keys = KeysOf(context, layer, cache, cache->layout().page(run.begin), run);
+      args.maxima = block.maxima;
+      ScoreMaxima(args);
+    }
+  }
+  LONGSPAN_RETURN_IF_ERROR(
+      context.communicator->AllReduceMax("select.maxima", maxima->data(), lanes));
+  for (ScoredBlock& block : scored) {
+    std::fill(block.maxima + block.count, block.maxima + NumPanels(block.count) * kPanelLanes,
+              kInfinity);
+  }
+  return absl::OkStatus();
+}
+
+// `run` and its halo, as far as they are in `middle`.
+Range WithHalo(Range run, int64_t halo, Range middle) {
+  return Intersect({run.begin - halo, run.end + halo}, middle);
+}
+
+// Step 3, pass two, and the local part of step 4: this rank's top-k of one block. `score(range,
+// page, out)` writes F of the positions of `range`, which lie in the stripe of `page` or its halo.
+template <typename Score>
+void LocalTopK(const AttentionContext& context, KvShard* cache, Range middle, Score&& score,
+               Candidate* out) {
+  TopK top(context.esa.top_k);
+  std::vector<float> scores, spread;
+  for (const Range& run : cache->layout().OwnedRuns(cache->rank(), middle)) {
+    const Range range = WithHalo(run, context.esa.proximity, middle);
+    scores.resize(range.size());
+    spread.resize(run.size());
+    score(range, cache->layout().page(run.begin), scores.data());
+    Proximity(scores.data(), range.size(), context.esa.proximity, run.begin - range.begin,
+              run.end - range.begin, spread.data());
+    top.Add(spread.data(), run.size(), run.begin);
+  }
+  top.Take(out);
+}
+
+// Step 4: candidates of all ranks, [blocks, top_k] each; the merged selection of each block.
+absl::StatusOr<Selections> Merge(const AttentionContext& context,
+                                 const std::vector<Candidate>& mine, int64_t blocks) {
+  const int64_t k = context.esa.top_k;
+  const int64_t ranks = context.layout.num_ranks;
+  std::vector<Candidate> all(ranks * blocks * k);
+  LONGSPAN_RETURN_IF_ERROR(
+      context.communicator->AllGather("select.candidates", mine.data(), all.data(),
+                                      blocks * k * static_cast<int64_t>(sizeof(Candidate))));
+  Selections selections(blocks);
+  std::vector<Candidate> of_block(ranks * k);
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t r = 0; r < ranks; ++r) {
+      std::copy_n(all.data() + (r * blocks + b) * k, k, of_block.data() + r * k);
+    }
+    selections[b] = MergeTopK(absl::MakeSpan(of_block), k);
+  }
+  return selections;
+}
+
+std::vector<int64_t> AllOf(Range range) {
+  std::vector<int64_t> positions(range.size());
+  std::iota(positions.begin(), positions.end(), range.begin);
+  return positions;
+}
+
+}  // namespace
+
+void CompressKeys(const AttentionContext& context, int64_t layer, const float* keys, int64_t rows,
+                  bool decode, float* out) {
+  ApplyFactor(context, context.factors[layer].key, keys, rows, decode, out);
+}
+
+absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int64_t layer,
+                                           KvShard* cache, absl::Span<const PrefillBlock> blocks,
+                                           int64_t first_row, const float* queries) {
+  Selections selections(blocks.size());
+  if (!context.selects) return selections;
+  std::vector<ScoredBlock> scored;
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    const Range middle = blocks[b].ranges.middle;
+    if (middle.size() <= context.esa.top_k) {
+      selections[b] = AllOf(middle);
+    } else {
+      scored.push_back({b, middle, blocks[b].tokens.size(), {}, nullptr});
+    }
+  }
+  if (scored.empty()) return selections;
+
+  LONGSPAN_RETURN_IF_ERROR(GatherQueries(context, layer, blocks, first_row, queries, &scored));
+  std::vector<float> maxima;
+  LONGSPAN_RETURN_IF_ERROR(ReduceMaxima(context, layer, cache, absl::MakeSpan(scored), &maxima));
+  std::vector<Candidate> candidates(scored.size() * context.esa.top_k);
+  for (size_t s = 0; s < scored.size(); ++s) {
+    const ScoredBlock& block = scored[s];
+    const auto score = [&](Range range, int64_t page, float* out) {
+      ScoreBlockArgs args;
+      args.queries = block.panels.data();
+      args.num_queries = block.count;
+      args.dim = context.kv.score_dim;
+      args.keys = KeysOf(context, layer, cache, page, range);
+      args.maxima = block.maxima;
+      args.scores = out;
+      ScoreBlock(args);
+    };
+    LocalTopK(context, cache, block.middle, score, candidates.data() + s * context.esa.top_k);
+    context.communicator->Progress();
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(Selections merged,
+                            Merge(context, candidates, static_cast<int64_t>(scored.size())));
+  for (size_t s = 0; s < scored.size(); ++s) {
+    selections[scored[s].index] = std::move(merged[s]);
+  }
+  return selections;
+}
+
+absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int64_t layer,
+                                           absl::Span<const DecodeToken> tokens,
+                                           const float* queries) {
+  Selections selections(tokens.size());
+  if (!context.selects) return selections;
+  std::vector<size_t> scored;
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    const Range block = {tokens[t].position, tokens[t].position + 1};
+    const Range middle = RangesOfBlock(context.sizes, block).middle;
+    if (middle.size() <= context.esa.top_k) {
+      selections[t] = AllOf(middle);
+    } else {
+      scored.push_back(t);
+    }
+  }
+  if (scored.empty()) return selections;
+
+  const int64_t dim = context.kv.score_dim;
+  const std::vector<float> compressed = CompressQueries(
+      context, layer, queries, static_cast<int64_t>(tokens.size()), /*decode=*/true);
+  std::vector<Candidate> candidates(scored.size() * context.esa.top_k);
+  for (size_t s = 0; s < scored.size(); ++s) {
+    const DecodeToken& token = tokens[scored[s]];
+    const auto score = [&](Range range, int64_t page, float* out) {
+      ScoreToken(compressed.data() + scored[s] * dim, dim,
+                 KeysOf(context, layer, token.cache, page, range), out);
+    };
+    const Range block = {token.position, token.position + 1};
+    LocalTopK(context, token.cache, RangesOfBlock(context.sizes, block).middle, score,
+              candidates.data() + s * context.esa.top_k);
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(Selections merged,
+                            Merge(context, candidates, static_cast<int64_t>(scored.size())));
+  for (size_t s = 0; s < scored.size(); ++s) selections[scored[s]] = std::move(merged[s]);
+  return selections;
+}
+
+}  // namespace longspan

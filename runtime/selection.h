@@ -1,0 +1,36 @@
+#ifndef LONGSPAN_RUNTIME_SELECTION_H_
+#define LONGSPAN_RUNTIME_SELECTION_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "runtime/attention_context.h"
+
+namespace longspan {
+
+// Middle positions that each block selected, ascending, the same on every rank. [blocks]
+using Selections = std::vector<std::vector<int64_t>>;
+
+// Scores each rank's own tokens against the queries of all ranks and merges the local top-k (ESA,
+// arXiv 2502.14477, section 3; docs/ALGORITHM.md). Collective. `queries` are this rank's rows of
+// `blocks`, [rows, heads, head_dim] float32 before RoPE, the first at row `first_row` of the chunk.
+absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int64_t layer,
+                                           KvShard* cache, absl::Span<const PrefillBlock> blocks,
+                                           int64_t first_row, const float* queries);
+
+// The same for one token of each of several sequences. queries: [tokens, heads, head_dim], equal on
+// all ranks.
+absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int64_t layer,
+                                           absl::Span<const DecodeToken> tokens,
+                                           const float* queries);
+
+// What the score reads of keys [rows, kv_dim]: out [rows, score_dim]. Prefill uses whole panels of
+// rows, decode few rows.
+void CompressKeys(const AttentionContext& context, int64_t layer, const float* keys, int64_t rows,
+                  bool decode, float* out);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_SELECTION_H_

@@ -1,0 +1,146 @@
+#include "runtime/tokenizer.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/tokenizer_json.h"
+#include "runtime/tokenizer_utf8.h"
+
+namespace longspan {
+namespace {
+
+constexpr uintmax_t kMaxFileBytes = 256 << 20;
+
+absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path) {
+  std::error_code error;
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) return absl::NotFoundError(absl::StrCat(path.string(), ": ", error.message()));
+  if (size > kMaxFileBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(), ": ", size, " bytes, at most ", kMaxFileBytes));
+  }
+  std::string contents(size, '\0');
+  std::ifstream file(path, std::ios::binary);
+  if (!file.read(contents.data(), static_cast<std::streamsize>(size))) {
+    return absl::UnavailableError(absl::StrCat(path.string(), ": cannot be read"));
+  }
+  return contents;
+}
+
+absl::Status Annotate(const absl::Status& status, const std::string& file) {
+  return absl::Status(status.code(), absl::StrCat(file, ": ", status.message()));
+}
+
+}  // namespace
+
+Tokenizer::Tokenizer(std::unique_ptr<const TokenizerParts> parts) : parts_(std::move(parts)) {}
+Tokenizer::~Tokenizer() = default;
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& model_dir) {
+  const std::filesystem::path dir(model_dir);
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string tokenizer_json, ReadFile(dir / "tokenizer.json"));
+  absl::StatusOr<std::string> config_json = ReadFile(dir / "tokenizer_config.json");
+  if (absl::IsNotFound(config_json.status())) config_json = "";
+  if (!config_json.ok()) return config_json.status();
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Parse(tokenizer_json, *config_json);
+  if (!tokenizer.ok()) return Annotate(tokenizer.status(), model_dir);
+  return tokenizer;
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view tokenizer_json,
+                                                            std::string_view config_json) {
+  auto parts = ParseTokenizerJson(tokenizer_json);
+  if (!parts.ok()) return Annotate(parts.status(), "tokenizer.json");
+  if (!config_json.empty()) {
+    const absl::Status status = ReadTokenizerConfig(config_json, **parts);
+    if (!status.ok()) return Annotate(status, "tokenizer_config.json");
+  }
+  return std::unique_ptr<Tokenizer>(new Tokenizer(*std::move(parts)));
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
+                                                       bool add_special_tokens,
+                                                       EncodeNotes* notes) const {
+  EncodeNotes counts;
+  std::string replaced;
+  if (WellFormedPrefix(text) < static_cast<int64_t>(text.size())) {
+    counts.replaced = AppendWellFormed(text, replaced);
+    text = replaced;
+  }
+  std::vector<int32_t> ids;
+  if (add_special_tokens) ids = parts_->prefix;
+  PreTokenizerRun pre_tokenizer(parts_->pre_tokenizer);
+  BpeEncoder bpe(parts_->bpe);
+  LONGSPAN_RETURN_IF_ERROR(parts_->added->Split(text, [&](AddedSpan span) -> absl::Status {
+    if (span.id >= 0) {
+      ids.push_back(span.id);
+      return absl::OkStatus();
+    }
+    return pre_tokenizer.Split(span.text, [&](std::string_view word) { bpe.Encode(word, ids); });
+  }));
+  if (add_special_tokens) {
+    ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
+  }
+  counts.dropped_bytes = bpe.dropped_bytes();
+  if (notes != nullptr) *notes = counts;
+  return ids;
+}
+
+std::string Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const {
+  StreamDecoder decoder(*this, skip_special_tokens);
+  std::string text;
+  for (const int32_t id : ids) text += decoder.Push(id);
+  return text += decoder.Flush();
+}
+
+int64_t Tokenizer::vocab_size() const { return static_cast<int64_t>(parts_->tokens.size()); }
+std::optional<int32_t> Tokenizer::bos_id() const { return parts_->bos_id; }
+std::optional<int32_t> Tokenizer::eos_id() const { return parts_->eos_id; }
+
+std::optional<int32_t> Tokenizer::TokenToId(std::string_view token) const {
+  const auto it = parts_->ids.find(absl::string_view(token.data(), token.size()));
+  if (it == parts_->ids.end()) return std::nullopt;
+  return it->second;
+}
+
+bool Tokenizer::IsSpecial(int32_t id) const {
+  return id >= 0 && id < vocab_size() && parts_->tokens[id].special;
+}
+
+std::string_view Tokenizer::IdToBytes(int32_t id) const {
+  if (id < 0 || id >= vocab_size()) return {};
+  return parts_->tokens[id].bytes;
+}
+
+std::string Tokenizer::IdToPiece(int32_t id) const {
+  const std::string_view bytes = IdToBytes(id);
+  if (WellFormedPrefix(bytes) == static_cast<int64_t>(bytes.size())) return std::string(bytes);
+  std::string piece = "bytes:";
+  for (const char byte : bytes)
+    absl::StrAppendFormat(&piece, "\\x%02x", static_cast<uint8_t>(byte));
+  return piece;
+}
+
+std::string StreamDecoder::Push(int32_t id) {
+  std::string text;
+  if (skip_special_tokens_ && tokenizer_->IsSpecial(id)) return text;
+  pending_ += tokenizer_->IdToBytes(id);
+  std::string rest;
+  AppendWellFormed(pending_, text, &rest);
+  pending_ = std::move(rest);
+  return text;
+}
+
+std::string StreamDecoder::Flush() {
+  std::string text;
+  AppendWellFormed(std::exchange(pending_, {}), text);
+  return text;
+}
+
+}  // namespace longspan

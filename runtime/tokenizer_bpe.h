@@ -1,0 +1,75 @@
+#ifndef LONGSPAN_RUNTIME_TOKENIZER_BPE_H_
+#define LONGSPAN_RUNTIME_TOKENIZER_BPE_H_
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+
+namespace longspan {
+
+// Byte-pair encoding over ids (Sennrich et al. 2016, section 3.2, on bytes as in GPT-2).
+struct BpeModel {
+  struct Merge {
+    int32_t rank;  // lower merges first
+    int32_t id;    // of the merged token
+  };
+  static uint64_t PairKey(int32_t left, int32_t right) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  }
+
+  std::array<int32_t, 256> byte_ids;            // -1: the vocabulary has no token for the byte
+  absl::flat_hash_map<uint64_t, Merge> merges;  // by PairKey
+  // With `ignore_merges`, words that are tokens as they are, by their bytes; otherwise empty.
+  absl::flat_hash_map<std::string, int32_t> whole_words;
+};
+
+// Encodes words with one model, which it must not outlive, and remembers short ones; one thread.
+class BpeEncoder {
+ public:
+  explicit BpeEncoder(const BpeModel& model) : model_(model) {}
+
+  // Appends the ids of `word` (any bytes); O(n log n).
+  void Encode(std::string_view word, std::vector<int32_t>& ids);
+  int64_t dropped_bytes() const { return dropped_bytes_; }
+
+ private:
+  // The tokens of a word are a doubly linked list in an array; -1 ends it.
+  struct Symbol {
+    int32_t id;  // -1: merged into the symbol before
+    int64_t previous;
+    int64_t next;
+  };
+  struct Candidate {
+    int32_t rank;
+    int32_t id;
+    int64_t left;  // the symbol that would take in its next
+    // Orders a heap whose top is the lowest rank, then the leftmost.
+    bool operator<(const Candidate& other) const {
+      return rank != other.rank ? rank > other.rank : left > other.left;
+    }
+  };
+  struct CachedWord {
+    int64_t begin;  // in cached_ids_
+    int64_t count;
+  };
+
+  void Merge(std::string_view word, std::vector<int32_t>& ids);
+  void MergeOnce(const Candidate& best);
+  const BpeModel::Merge* FindMerge(int64_t left) const;
+  void PushCandidate(int64_t left);
+
+  const BpeModel& model_;
+  std::vector<Symbol> symbols_;
+  std::vector<Candidate> heap_;
+  absl::flat_hash_map<std::string, CachedWord> cache_;
+  std::vector<int32_t> cached_ids_;
+  int64_t dropped_bytes_ = 0;
+};
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_TOKENIZER_BPE_H_

@@ -1,0 +1,65 @@
+#ifndef LONGSPAN_RUNTIME_TOKENIZER_SPLIT_H_
+#define LONGSPAN_RUNTIME_TOKENIZER_SPLIT_H_
+
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "runtime/tokenizer_regex.h"
+
+namespace longspan {
+
+// What becomes of the matches of a pattern (the library's SplitDelimiterBehavior).
+enum class SplitBehavior {
+  kRemoved,
+  kIsolated,
+  kMergedWithPrevious,
+  kMergedWithNext,
+  kContiguous,
+};
+
+// Cuts a piece at the matches of `regex`; with `invert` at what lies between them.
+struct SplitStage {
+  Regex regex;
+  SplitBehavior behavior = SplitBehavior::kIsolated;
+  bool invert = false;
+};
+
+// Puts a space before a piece that does not begin with one.
+struct PrefixSpaceStage {};
+
+// Pre-tokenization: each stage cuts or rewrites the pieces that the one before left.
+using PreTokenizerStage = std::variant<SplitStage, PrefixSpaceStage>;
+
+// Memory to run the stages, which it must not outlive; for one thread.
+class PreTokenizerRun {
+ public:
+  explicit PreTokenizerRun(const std::vector<PreTokenizerStage>& stages);
+
+  // Passes the words of `text` to `emit`, in order. A word lives only until `emit` returns.
+  using Emit = absl::FunctionRef<void(std::string_view word)>;
+  absl::Status Split(std::string_view text, Emit emit);
+
+ private:
+  struct SplitRun {
+    RegexMatcher matcher;
+    SplitBehavior behavior;
+    bool invert;
+  };
+  struct PrefixSpaceRun {
+    std::string piece;
+  };
+  using StageRun = std::variant<SplitRun, PrefixSpaceRun>;
+
+  absl::Status RunFrom(size_t stage, std::string_view piece, Emit emit);
+  absl::Status RunSplit(size_t stage, std::string_view piece, Emit emit);
+
+  std::vector<StageRun> stages_;
+};
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_TOKENIZER_SPLIT_H_

@@ -1,0 +1,46 @@
+#ifndef LONGSPAN_RUNTIME_WEIGHTS_H_
+#define LONGSPAN_RUNTIME_WEIGHTS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/model_config.h"
+#include "runtime/safetensors.h"
+
+namespace longspan {
+
+// Each tensor is float32, bfloat16 or float16 on its own account: checkpoints do mix them.
+// Matrices are [outputs, inputs]: y = W x.
+struct LayerWeights {
+  Tensor attention_norm;  // [hidden]
+  Tensor query;           // [heads*head_dim, hidden]
+  Tensor key;             // [kv_heads*head_dim, hidden]
+  Tensor value;           // [kv_heads*head_dim, hidden]
+  Tensor output;          // [hidden, heads*head_dim]
+  Tensor mlp_norm;        // [hidden]
+  Tensor gate;            // [intermediate, hidden]
+  Tensor up;              // [intermediate, hidden]
+  Tensor down;            // [hidden, intermediate]
+};
+
+struct ModelWeights {
+  Tensor embedding;   // [vocab, hidden]
+  Tensor final_norm;  // [hidden]
+  Tensor lm_head;     // [vocab, hidden]; the embedding's data when tied
+  std::vector<LayerWeights> layers;
+};
+
+// Maps model.safetensors, or the shards that model.safetensors.index.json names, and checks every
+// shape against `config`. No tensor data is read. Tensors that the architecture does not know are
+// ignored, except those of quantised checkpoints: Unimplemented.
+absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config);
+
+// 32 hex digits that bind a compressor to its model: a hash of what in `config` changes the
+// network's function, and of every tensor's role, dtype, shape and 1,024 bytes from 16 places.
+// Independent of sharding and of token ids, of the stated dtype and context. Not cryptographic.
+std::string ModelFingerprint(const ModelConfig& config, const ModelWeights& weights);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_WEIGHTS_H_

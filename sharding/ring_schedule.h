@@ -1,0 +1,43 @@
+#ifndef LONGSPAN_SHARDING_RING_SCHEDULE_H_
+#define LONGSPAN_SHARDING_RING_SCHEDULE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "sharding/sequence_layout.h"
+
+namespace longspan {
+
+// What one query block reads of the cache, and where it is computed.
+struct BlockKeys {
+  int rank = 0;              // owner of the queries
+  std::vector<int64_t> far;  // positions, ascending: initial and selected ones
+  Range near;                // positions behind every far one
+};
+
+// One round of the ring. In step i (0 <= i < P) a rank sends to rank + i and receives from rank - i
+// (mod P); step 0 is its own tokens. Runs are ascending and disjoint; a message holds their tokens
+// one after the other.
+struct RingRound {
+  Range window;                              // only positions in here take part
+  std::vector<std::vector<Range>> sends;     // [destination] runs of this rank's positions
+  std::vector<std::vector<Range>> receives;  // [source] runs of the source's positions
+};
+
+// The rounds of `rank` that bring each token that a block reads to the block's rank, once for each
+// rank that reads it. Every rank derives matching rounds from the same blocks. A round moves at most
+// about `max_tokens` different positions, so that buffers do not grow with the context.
+std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
+                                absl::Span<const BlockKeys> blocks, int64_t max_tokens);
+
+inline int RingDestination(int rank, int step, int num_ranks) { return (rank + step) % num_ranks; }
+inline int RingSource(int rank, int step, int num_ranks) {
+  return (rank - step + num_ranks) % num_ranks;
+}
+
+int64_t CountTokens(absl::Span<const Range> runs);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_SHARDING_RING_SCHEDULE_H_

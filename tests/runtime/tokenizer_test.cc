@@ -1,0 +1,462 @@
+#include "runtime/tokenizer.h"
+
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "runtime/tokenizer_regex.h"
+#include "runtime/tokenizer_utf8.h"
+
+namespace longspan {
+namespace {
+
+using nlohmann::json;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// tools/make_tokenizer_fixtures.py makes these files and says what is in them.
+const std::string kData = LONGSPAN_SOURCE_DIR "/tests/runtime/testdata/tokenizer/";
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  EXPECT_TRUE(file.good()) << path;
+  std::ostringstream contents;
+  contents << file.rdbuf();
+  return contents.str();
+}
+
+json Fixture(const std::string& name) { return json::parse(ReadFile(kData + name)); }
+
+json TokenizerJson(const std::string& base) { return Fixture(base + "/tokenizer.json"); }
+
+std::unique_ptr<Tokenizer> MustParse(const json& file) {
+  auto tokenizer = Tokenizer::Parse(file.dump());
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return tokenizer.ok() ? *std::move(tokenizer) : nullptr;
+}
+
+std::vector<int32_t> MustEncode(const Tokenizer& tokenizer, std::string_view text,
+                                bool add_special_tokens = false) {
+  auto ids = tokenizer.Encode(text, add_special_tokens);
+  EXPECT_TRUE(ids.ok()) << ids.status();
+  return ids.ok() ? *ids : std::vector<int32_t>{-1};
+}
+
+std::vector<std::string> Pieces(const Tokenizer& tokenizer, std::string_view text) {
+  std::vector<std::string> pieces;
+  for (int32_t id : MustEncode(tokenizer, text)) pieces.push_back(tokenizer.IdToPiece(id));
+  return pieces;
+}
+
+// A byte-level tokenizer.json with one token for each byte; `more` follows from id 256 on.
+json ByteTokenizer(const std::vector<std::string>& more = {}, json merges = json::array()) {
+  json vocab = json::object();
+  for (int b = 0; b < 256; ++b) vocab[ByteLevelCharacter(static_cast<uint8_t>(b))] = b;
+  for (size_t i = 0; i < more.size(); ++i) vocab[more[i]] = 256 + i;
+  const json byte_level = {{"type", "ByteLevel"},
+                           {"add_prefix_space", false},
+                           {"trim_offsets", false},
+                           {"use_regex", false}};
+  return {{"pre_tokenizer", byte_level},
+          {"decoder", {{"type", "ByteLevel"}}},
+          {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", merges}}}};
+}
+
+// ---- Equality with the library ----
+
+struct Text {
+  std::string name;
+  std::string bytes;
+};
+
+std::vector<Text> Corpus() {
+  std::vector<Text> corpus;
+  for (const json& entry : Fixture("corpus.json")) {
+    Text text{entry["name"], ""};
+    if (entry.contains("hex")) {
+      text.bytes = absl::HexStringToBytes(entry["hex"].get<std::string>());
+    } else if (entry.contains("text")) {
+      text.bytes = entry["text"];
+    } else {
+      for (int i = 0; i < entry["count"]; ++i) text.bytes += entry["unit"].get<std::string>();
+    }
+    corpus.push_back(text);
+  }
+  return corpus;
+}
+
+uint64_t Fnv1a(std::string_view bytes, uint64_t state) {
+  for (const char byte : bytes) state = (state ^ static_cast<uint8_t>(byte)) * 0x100000001B3u;
+  return state;
+}
+
+std::string Digest(const Tokenizer& tokenizer, std::string_view text) {
+  uint64_t state = 0xCBF29CE484222325u;
+  std::vector<int32_t> ids;
+  for (const bool special : {false, true}) {
+    ids = MustEncode(tokenizer, text, special);
+    for (const int32_t id : ids) {
+      const uint32_t u = static_cast<uint32_t>(id);
+      for (int shift = 0; shift < 32; shift += 8) state = Fnv1a(std::string(1, u >> shift), state);
+    }
+  }
+  for (const bool skip : {true, false}) state = Fnv1a(tokenizer.Decode(ids, skip), state);
+  return absl::StrFormat("%016x", state);
+}
+
+TEST(TokenizerFixtures, EqualTheLibraryInEveryVariant) {
+  const std::vector<Text> corpus = Corpus();
+  const json variants = Fixture("variants.json");
+  const json expected = Fixture("expected.json");
+  ASSERT_GT(corpus.size(), 150u);
+  ASSERT_EQ(variants.size(), expected.size());
+  for (const auto& [name, variant] : variants.items()) {
+    json file = TokenizerJson(variant["base"]);
+    file.merge_patch(variant["patch"]);
+    const auto tokenizer = MustParse(file);
+    ASSERT_NE(tokenizer, nullptr) << name;
+    ASSERT_EQ(expected[name].size(), corpus.size()) << name;
+    for (size_t i = 0; i < corpus.size(); ++i) {
+      EXPECT_EQ(Digest(*tokenizer, corpus[i].bytes), expected[name][i])
+          << "see tools/make_tokenizer_fixtures.py --ids " << name << " " << corpus[i].name;
+    }
+  }
+}
+
+TEST(TokenizerFixtures, StreamedDecodingEqualsWhole) {
+  for (const char* base : {"needle", "gpt2", "llama3"}) {
+    const auto tokenizer = MustParse(TokenizerJson(base));
+    for (const Text& text : Corpus()) {
+      std::vector<int32_t> ids = MustEncode(*tokenizer, text.bytes);
+      ids.push_back(ids.empty() ? 0 : ids[ids.size() / 2]);  // so that characters are cut as well
+      for (const bool skip : {false, true}) {
+        StreamDecoder decoder(*tokenizer, skip);
+        std::string streamed;
+        for (const int32_t id : ids) {
+          const std::string part = decoder.Push(id);
+          ASSERT_EQ(WellFormedPrefix(part), static_cast<int64_t>(part.size())) << text.name;
+          streamed += part;
+        }
+        streamed += decoder.Flush();
+        EXPECT_EQ(streamed, tokenizer->Decode(ids, skip)) << base << " " << text.name;
+      }
+    }
+  }
+}
+
+TEST(TokenizerFixtures, WellFormedTextSurvivesTheRoundTrip) {
+  for (const char* base : {"gpt2", "llama3"}) {
+    const auto tokenizer = MustParse(TokenizerJson(base));
+    for (const Text& text : Corpus()) {
+      std::string well_formed;
+      AppendWellFormed(text.bytes, well_formed);
+      EXPECT_EQ(tokenizer->Decode(MustEncode(*tokenizer, text.bytes), false), well_formed);
+    }
+  }
+}
+
+TEST(TokenizerFixtures, LoadReadsTheDirectory) {
+  const auto tokenizer = Tokenizer::Load(kData + "needle");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->vocab_size(), 1204);
+  EXPECT_EQ((*tokenizer)->bos_id(), (*tokenizer)->TokenToId("<|begin|>"));
+  EXPECT_EQ((*tokenizer)->eos_id(), (*tokenizer)->TokenToId("<|end|>"));
+  EXPECT_EQ((*tokenizer)->TokenToId("<|end|>"), 1);
+  EXPECT_TRUE((*tokenizer)->IsSpecial(1));
+  EXPECT_FALSE((*tokenizer)->IsSpecial(-1));
+  EXPECT_EQ((*tokenizer)->TokenToId("no such token"), std::nullopt);
+
+  const auto without_config = Tokenizer::Load(kData + "gpt2");
+  ASSERT_TRUE(without_config.ok());
+  EXPECT_EQ((*without_config)->bos_id(), std::nullopt);
+
+  const auto missing = Tokenizer::Load(kData + "nowhere");
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(missing.status().message()), HasSubstr("nowhere/tokenizer.json"));
+}
+
+// ---- Encoding ----
+
+TEST(Tokenizer, SaysWhatItReplaced) {
+  const auto tokenizer = MustParse(ByteTokenizer());
+  EncodeNotes notes;
+  const auto ids = tokenizer->Encode(
+      "a\xE2\x82"
+      "b\xFF\xFF",
+      false, &notes);
+  ASSERT_TRUE(ids.ok());
+  EXPECT_EQ(tokenizer->Decode(*ids, false), "a\uFFFDb\uFFFD\uFFFD");
+  EXPECT_EQ(notes.replaced, 3);
+  ASSERT_TRUE(tokenizer->Encode("a\uFFFD", false, &notes).ok());
+  EXPECT_EQ(notes.replaced, 0);
+}
+
+TEST(Tokenizer, DropsAndCountsBytesWithoutToken) {
+  json file = ByteTokenizer({"ac"}, json::array({json::array({"a", "c"})}));
+  file["model"]["vocab"].erase("b");
+  file["model"]["vocab"]["ac"] = static_cast<int>('b');
+  const auto tokenizer = MustParse(file);
+  EncodeNotes notes;
+  const auto ids = tokenizer->Encode("abc abc", false, &notes);
+  ASSERT_TRUE(ids.ok());
+  EXPECT_EQ(tokenizer->Decode(*ids, false), "ac ac");
+  EXPECT_THAT(*ids, ElementsAre('b', ' ', 'b'));  // what is left merges
+  EXPECT_EQ(notes.dropped_bytes, 2);
+}
+
+TEST(Tokenizer, MergesLowestRankFirstThenLeftmost) {
+  const json merges = {"b c", "a b", "a a", "aa aa"};
+  const auto tokenizer = MustParse(ByteTokenizer({"bc", "ab", "aa", "aaaa"}, merges));
+  EXPECT_THAT(Pieces(*tokenizer, "abc"), ElementsAre("a", "bc"));
+  EXPECT_THAT(Pieces(*tokenizer, "aaab"), ElementsAre("aa", "ab"));
+  EXPECT_THAT(Pieces(*tokenizer, "aaaaaaa"), ElementsAre("aaaa", "aa", "a"));
+}
+
+TEST(Tokenizer, LongRunsAreNotQuadratic) {
+  const json merges = {"a a", "aa aa", "aaaa aaaa"};
+  const auto tokenizer = MustParse(ByteTokenizer({"aa", "aaaa", "aaaaaaaa"}, merges));
+  const std::vector<int32_t> ids = MustEncode(*tokenizer, std::string(1 << 20, 'a'));
+  EXPECT_EQ(ids, std::vector<int32_t>(1 << 17, 258));
+  const auto gpt2 = MustParse(TokenizerJson("gpt2"));
+  for (const char c : {'a', ' ', '\n', '7', '!', '\0'}) {
+    const std::string run(1 << 20, c);
+    EXPECT_EQ(gpt2->Decode(MustEncode(*gpt2, run), false), run);
+  }
+}
+
+TEST(Tokenizer, PiecesAreTextOrBytes) {
+  const auto tokenizer = MustParse(ByteTokenizer());
+  EXPECT_EQ(tokenizer->IdToPiece(' '), " ");
+  EXPECT_EQ(tokenizer->IdToPiece(0xE2), "bytes:\\xe2");
+  EXPECT_EQ(tokenizer->IdToBytes(0xE2), "\xE2");
+  EXPECT_EQ(tokenizer->IdToBytes(-1), "");
+  EXPECT_EQ(tokenizer->IdToBytes(256), "");
+  EXPECT_EQ(tokenizer->Decode({'a', -1, 256, 'b', 2147483647}, false), "ab");
+}
+
+TEST(StreamDecoder, NeverSplitsACharacter) {
+  const auto tokenizer = MustParse(ByteTokenizer());
+  StreamDecoder decoder(*tokenizer, false);
+  EXPECT_EQ(decoder.Push(0xF0), "");
+  EXPECT_EQ(decoder.Push(0x9F), "");
+  EXPECT_EQ(decoder.Push(0x98), "");
+  EXPECT_EQ(decoder.Push(0x80), "😀");
+  EXPECT_EQ(decoder.Push(0xE2), "");
+  EXPECT_EQ(decoder.Push('x'), "\uFFFDx");
+  EXPECT_EQ(decoder.Push(0xC3), "");
+  EXPECT_EQ(decoder.Flush(), "\uFFFD");
+  EXPECT_EQ(decoder.Flush(), "");
+}
+
+TEST(Tokenizer, TemplatesPutTokensOnBothSides) {
+  json file = ByteTokenizer({"<s>", "</s>"});
+  file["post_processor"] = json::parse(R"({"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "B", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+               {"SpecialToken": {"id": "E", "type_id": 0}}],
+    "special_tokens": {"B": {"id": "B", "ids": [256], "tokens": ["<s>"]},
+                       "E": {"id": "E", "ids": [257, 257], "tokens": ["</s>", "</s>"]}}})");
+  const auto tokenizer = MustParse(file);
+  EXPECT_THAT(MustEncode(*tokenizer, "x", true), ElementsAre(256, 'x', 257, 257));
+  EXPECT_THAT(MustEncode(*tokenizer, "", true), ElementsAre(256, 257, 257));
+  EXPECT_THAT(MustEncode(*tokenizer, "x", false), ElementsAre('x'));
+  EXPECT_THAT(MustEncode(*tokenizer, "", false), IsEmpty());
+}
+
+// ---- Files that are refused ----
+
+std::string Refusal(std::string_view contents, std::string_view config = {}) {
+  const auto tokenizer = Tokenizer::Parse(contents, config);
+  return tokenizer.ok() ? "accepted" : std::string(tokenizer.status().message());
+}
+
+TEST(TokenizerRefuses, MalformedJson) {
+  EXPECT_THAT(Refusal(""), HasSubstr("tokenizer.json: malformed JSON"));
+  EXPECT_THAT(Refusal("{\"model\": "), HasSubstr("malformed JSON"));
+  EXPECT_THAT(Refusal("[]"), HasSubstr("expected a JSON object"));
+  EXPECT_THAT(Refusal("{\"a\": \"\xFF\"}"), HasSubstr("malformed JSON"));
+  EXPECT_THAT(Refusal("{\"a\": \"\\ud800\"}"), HasSubstr("malformed JSON"));
+  EXPECT_THAT(Refusal(std::string(1 << 20, '[')), HasSubstr("nested deeper"));
+  const std::string deep = std::string(1 << 20, '[') + std::string(1 << 20, ']');
+  EXPECT_THAT(Refusal("{\"pre_tokenizer\": " + deep + "}"), HasSubstr("nested deeper"));
+  // Every beginning of a file that is in order.
+  const std::string good = ByteTokenizer().dump();
+  for (size_t length = 0; length < good.size(); length += 7) {
+    EXPECT_NE(Refusal(std::string_view(good).substr(0, length)), "accepted");
+  }
+}
+
+struct Refused {
+  const char* path;  // JSON pointer of what is replaced
+  const char* value;
+  const char* message;
+};
+
+TEST(TokenizerRefuses, NamesWhatIsAtFault) {
+  const Refused cases[] = {
+      {"/model", "null", "model null is not supported; supported: BPE"},
+      {"/model/type", "\"Unigram\"", "model Unigram is not supported; supported: BPE"},
+      {"/model/type", "7", "model"},
+      {"/model/vocab", "[1]", "model.vocab: expected an object"},
+      {"/model/vocab", "null", "model.vocab: expected an object"},
+      {"/model/vocab/a", "\"97\"", "model.vocab[\"a\"]: expected a token id"},
+      {"/model/vocab/a", "-1", "model.vocab[\"a\"]: expected a token id"},
+      {"/model/vocab/a", "97.5", "model.vocab[\"a\"]: expected a token id"},
+      {"/model/vocab/a", "1e99", "model.vocab[\"a\"]: expected a token id"},
+      {"/model/vocab/a", "18446744073709551615", "model.vocab[\"a\"]: expected a token id"},
+      {"/model/vocab/a", "2147483647", "id 2147483647 is out of range: there are 256 tokens"},
+      {"/model/vocab/a", "256", "ids must be 0 to 255 without gaps"},
+      {"/model/vocab/b", "97", "id 97 is also of token \"a\""},
+      {"/model/merges", "{}", "model.merges: expected an array"},
+      {"/model/merges", "null", "model.merges: expected an array"},
+      {"/model/merges", "[\"a b\"]", "model.merges[0]: \"ab\" is not in model.vocab"},
+      {"/model/merges", "[[\"a\", \"zz\"]]", "model.merges[0]: \"zz\" is not in model.vocab"},
+      {"/model/merges", "[\"ab\"]", "model.merges[0]: expected \"left right\""},
+      {"/model/merges", "[\"a b c\"]", "model.merges[0]: expected \"left right\""},
+      {"/model/merges", "[[\"a\"]]", "model.merges[0]: expected"},
+      {"/model/merges", "[[\"a\", 1]]", "model.merges[0]: expected"},
+      {"/model/dropout", "0.1", "model.dropout 0.1 is not supported"},
+      {"/model/byte_fallback", "true", "model.byte_fallback true is not supported"},
+      {"/model/byte_fallback", "1", "model.byte_fallback: expected true or false"},
+      {"/model/ignore_merges", "\"no\"", "model.ignore_merges: expected true or false"},
+      {"/model/end_of_word_suffix", "\"</w>\"", "model.end_of_word_suffix \"</w>\" is not"},
+      {"/model/continuing_subword_prefix", "\"##\"", "model.continuing_subword_prefix"},
+      {"/normalizer", "{\"type\": \"NFC\"}", "normalizer NFC is not supported; supported: null"},
+      {"/decoder", "null", "decoder null is not supported; supported: ByteLevel"},
+      {"/decoder", "{\"type\": \"Metaspace\"}", "decoder Metaspace is not supported"},
+      {"/pre_tokenizer", "null", "pre_tokenizer null is not supported; supported: Sequence, Split"},
+      {"/pre_tokenizer", "{\"type\": \"Metaspace\"}", "pre_tokenizer Metaspace is not supported"},
+      {"/pre_tokenizer/type", "\"Digits\"", "pre_tokenizer without ByteLevel is not supported"},
+      {"/pre_tokenizer/use_regex", "3", "pre_tokenizer.use_regex: expected true or false"},
+      {"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers": 1})",
+       "pre_tokenizer.pretokenizers: expected an array"},
+      {"/pre_tokenizer",
+       R"({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "Digits"}]})",
+       "pre_tokenizer.pretokenizers[1]: a pre-tokenizer after ByteLevel"},
+      {"/pre_tokenizer", R"({"type": "Split", "behavior": "Isolated", "pattern": "x"})",
+       "pre_tokenizer.pattern: expected {\"Regex\""},
+      {"/pre_tokenizer", R"({"type": "Split", "behavior": "Shred", "pattern": {"Regex": "x"}})",
+       "pre_tokenizer.behavior \"Shred\" is unknown"},
+      {"/pre_tokenizer", R"({"type": "Split", "behavior": "Removed", "pattern": {"Regex": "(x"}})",
+       "regular expression \"(x\": missing closing parenthesis"},
+      {"/post_processor", "{\"type\": \"BertProcessing\"}",
+       "post_processor BertProcessing is not supported; supported: Sequence, TemplateProcessing"},
+      {"/post_processor", "{\"type\": \"TemplateProcessing\"}", "post_processor.single: expected"},
+      {"/post_processor", R"({"type": "TemplateProcessing", "single": []})", "a Sequence A"},
+      {"/post_processor",
+       R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "B"}}]})",
+       "post_processor.special_tokens[\"B\"]: expected"},
+      {"/post_processor",
+       R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "B"}}],
+           "special_tokens": {"B": {"ids": [256]}}})",
+       "256 is out of range, there are 256 tokens"},
+      {"/added_tokens", "{}", "added_tokens: expected an array"},
+      {"/added_tokens", "[3]", "added_tokens[0]: expected an object"},
+      {"/added_tokens", R"([{"id": 256}])", "added_tokens[0].content: expected a string"},
+      {"/added_tokens", R"([{"id": -1, "content": "x"}])", "added_tokens[0].id: expected a token"},
+      {"/added_tokens", R"([{"id": 256, "content": ""}])", "added_tokens[0].content is empty"},
+      {"/added_tokens", R"([{"id": 258, "content": "<s>"}])", "added_tokens[0]: id 258 is out of"},
+      {"/added_tokens", R"([{"id": 97, "content": "<s>"}])", "id 97 is also of token \"a\""},
+      {"/added_tokens", R"([{"id": 98, "content": "a"}])", "but model.vocab says 97"},
+      {"/added_tokens", R"([{"id": 256, "content": "<s>"}, {"id": 256, "content": "<s>"}])",
+       "added_tokens[1]: token \"<s>\" is listed twice"},
+      {"/added_tokens", R"([{"id": 256, "content": "<s>", "lstrip": 1}])",
+       "added_tokens[0].lstrip: expected true or false"},
+  };
+  for (const Refused& refused : cases) {
+    json file = ByteTokenizer();
+    file[json::json_pointer(refused.path)] = json::parse(refused.value);
+    EXPECT_THAT(Refusal(file.dump()), HasSubstr(refused.message))
+        << refused.path << " " << refused.value;
+  }
+}
+
+TEST(TokenizerRefuses, UnknownTokensOnlyWhereBytesAreMissing) {
+  json file = ByteTokenizer();
+  file["model"]["unk_token"] = "a";
+  EXPECT_EQ(Refusal(file.dump()), "accepted");
+  file["model"]["vocab"].erase("b");
+  file["model"]["vocab"]["bb"] = static_cast<int>('b');
+  EXPECT_THAT(Refusal(file.dump()), HasSubstr("model.unk_token \"a\" is not supported"));
+}
+
+TEST(TokenizerRefuses, ConfigThatNamesNoToken) {
+  const std::string file = ByteTokenizer().dump();
+  EXPECT_THAT(Refusal(file, R"({"eos_token": "<none>"})"),
+              HasSubstr("tokenizer_config.json: eos_token: \"<none>\" is no token"));
+  EXPECT_THAT(Refusal(file, R"({"bos_token": 5})"), HasSubstr("bos_token: expected a string"));
+  EXPECT_THAT(Refusal(file, "{"), HasSubstr("tokenizer_config.json: malformed JSON"));
+  EXPECT_EQ(Refusal(file, R"({"bos_token": null})"), "accepted");
+}
+
+// ---- Regular expressions ----
+
+TEST(TokenizerRegex, RefusesWhatOnigurumaReadsDifferently) {
+  for (const char* pattern :
+       {"[a[b]]",  "[[:alpha:]]", "[a&&b]",  "a{2}?",    "a{2,3}+",       "a(?i)b",
+        R"(\bx)",  R"((a)\1)",    "(?<n>a)", R"(\k<n>)", R"([\W])",       R"(\xff)",
+        R"(\p{L)", R"(\p{L&})",   R"(\K)",   R"(\X)",    R"(\Qa\E)",      "(?x: a)",
+        "(*FAIL)", "[]a]",        "[a",      "\\",       R"(\p{Letter})", R"(\x{110000})"}) {
+    EXPECT_EQ(Regex::Compile(pattern).status().code(), absl::StatusCode::kInvalidArgument)
+        << pattern;
+  }
+  EXPECT_FALSE(Regex::Compile(std::string(100'000, 'a')).ok());
+  EXPECT_FALSE(Regex::Compile(std::string(10'000, '(') + std::string(10'000, ')')).ok());
+}
+
+TEST(TokenizerRegex, HostilePatternsEndInAnError) {
+  for (const char* pattern : {"(?:a*)*b", "(?:a|a)+b", "(?:a?){60}a{60}b|(?:(?:a+)+)+$b"}) {
+    json file = ByteTokenizer();
+    const json split = {{"type", "Split"},
+                        {"behavior", "Isolated"},
+                        {"invert", false},
+                        {"pattern", {{"Regex", pattern}}}};
+    file["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", {split, file["pre_tokenizer"]}}};
+    const auto tokenizer = MustParse(file);
+    const auto ids = tokenizer->Encode(std::string(2000, 'a') + "cb", false);
+    EXPECT_EQ(ids.status().code(), absl::StatusCode::kResourceExhausted) << pattern;
+  }
+}
+
+// ---- UTF-8 ----
+
+TEST(Utf8, ReplacesMaximalSubparts) {
+  const std::map<std::string, std::string> cases = {
+      {"\xE2\x82", "\uFFFD"},
+      {"\xE2\x28\xA1", "\uFFFD(\uFFFD"},
+      {"\xF0\x9F\x98z", "\uFFFDz"},
+      {"\xC0\xAF", "\uFFFD\uFFFD"},
+      {"\xED\xA0\x80", "\uFFFD\uFFFD\uFFFD"},
+      {"\xF4\x90\x80\x80", "\uFFFD\uFFFD\uFFFD\uFFFD"},
+      {"12345678\x80"
+       "abcdefghi\xE4\xBD\xA0",
+       "12345678\uFFFDabcdefghi你"},
+  };
+  for (const auto& [bytes, text] : cases) {
+    std::string out;
+    AppendWellFormed(bytes, out);
+    EXPECT_EQ(out, text) << absl::BytesToHexString(bytes);
+  }
+}
+
+TEST(Utf8, ByteAlphabetIsABijection) {
+  for (int b = 0; b < 256; ++b) {
+    const std::string character = ByteLevelCharacter(static_cast<uint8_t>(b));
+    EXPECT_EQ(BytesOfByteLevelToken(character), std::string(1, static_cast<char>(b)));
+  }
+  EXPECT_EQ(BytesOfByteLevelToken("Ġa"), " a");
+  EXPECT_EQ(BytesOfByteLevelToken("a b"), std::nullopt);
+  EXPECT_EQ(BytesOfByteLevelToken("你"), std::nullopt);
+}
+
+}  // namespace
+}  // namespace longspan

@@ -1,0 +1,413 @@
+#!/usr/bin/env python3
+"""Makes tests/runtime/testdata/tokenizer: small tokenizer.json files, a corpus, expected ids.
+
+Needs `pip install tokenizers` (made with 0.23.3). Without --train the committed tokenizer.json
+files are kept and only the corpus and the expectations are written anew.
+
+  corpus.json    [{"name", "text" | "hex" | "unit" and "count"}]; hex is of bytes that need not be
+                 UTF-8, unit is repeated count times
+  variants.json  {name: {"base": directory, "patch": JSON merge patch (RFC 7396) of tokenizer.json}}
+  expected.json  {name: a digest for each text of the corpus}: FNV-1a of the ids without special
+                 tokens and with them, then of their decoding without special tokens and with them
+"""
+
+import argparse
+import json
+import pathlib
+import random
+
+import tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import trainers
+
+OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/runtime/testdata/tokenizer"
+
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
+O200K_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK_PATTERN = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+SCRIPTS = {
+    "latin": "The quick brown fox jumps over the lazy dog; it's what they've said we'll do, isn't it?",
+    "german": "Größenwahn im Straßenverkehr: Äpfel, Öl und Übermut kosten 12,50 € pro Stück.",
+    "french": "L'été dernier, j'ai aperçu un cœur naïf à Noël — « déjà-vu », dit-elle.",
+    "vietnamese": "Tôi đã đọc quyển sách này ở thư viện; nó rất hay và đáng để đọc lại.",
+    "turkish": "İstanbul'da yağmur yağıyor, ığdır'da ise güneş var. DİYARBAKIR ılık.",
+    "decomposed": "Cafe\u0301 nai\u0308ve A\u030angstro\u0308m e\u0301\u0323\u0302",
+    "greek": "Η γρήγορη αλεπού πηδάει πάνω από το σκυλί. Ὦ ξεῖν᾽, ἀγγέλλειν Λακεδαιμονίοις",
+    "cyrillic": "Съешь ещё этих мягких французских булок, да выпей же чаю. Їжак і ґава.",
+    "armenian": "Բարև աշխարհ, այսօր եղանակը լավ է։",
+    "georgian": "გამარჯობა მსოფლიო, დღეს კარგი ამინდია. ᲛᲗᲐᲕᲠᲣᲚᲘ",
+    "hebrew": "שלום עולם, הספר נמצא על השולחן. בְּרֵאשִׁית בָּרָא",
+    "arabic": "مرحبا بالعالم، الكتاب على الطاولة. السَّلَامُ عَلَيْكُمْ ١٢٣٤",
+    "persian": "می‌خواهم به خانه بروم؛ امروز هوا خوب است ۱۲۳۴.",
+    "syriac": "ܫܠܡܐ ܥܠܟܘܢ",
+    "devanagari": "नमस्ते दुनिया, आज मौसम अच्छा है। क्षत्रिय १२३४",
+    "bengali": "আমার সোনার বাংলা, আমি তোমায় ভালোবাসি। ৩৪৫",
+    "gurmukhi": "ਸਤ ਸ੍ਰੀ ਅਕਾਲ ਦੁਨੀਆ ੧੨੩",
+    "gujarati": "નમસ્તે વિશ્વ, આજે હવામાન સારું છે. ૪૫૬",
+    "oriya": "ନମସ୍କାର ଦୁନିଆ ୭୮",
+    "tamil": "வணக்கம் உலகம், இன்று வானிலை நன்றாக உள்ளது. ௧௨௩",
+    "telugu": "నమస్కారం ప్రపంచం, ఈ రోజు వాతావరణం బాగుంది ౧౨",
+    "kannada": "ನಮಸ್ಕಾರ ಜಗತ್ತು ೧೨೩",
+    "malayalam": "നമസ്കാരം ലോകം ൧൨൩ ന്‍റെ",
+    "sinhala": "ආයුබෝවන් ලෝකය ශ්‍රී ලංකාව",
+    "thai": "สวัสดีชาวโลก วันนี้อากาศดี ราคา ๑๒๓ บาท",
+    "lao": "ສະບາຍດີຊາວໂລກ ໑໒໓",
+    "tibetan": "བཀྲ་ཤིས་བདེ་ལེགས། ༡༢༣",
+    "myanmar": "မင်္ဂလာပါ ကမ္ဘာလောက ၁၂၃",
+    "khmer": "សួស្តី​ពិភពលោក ១២៣",
+    "ethiopic": "ሰላም ልዑል ዓለም፡ ፩፪፫",
+    "cherokee": "ᎣᏏᏲ ᎡᎶᎯ ꭰꮄ",
+    "canadian": "ᐃᓄᒃᑎᑐᑦ ᓄᓇᕗᑦ",
+    "mongolian": "ᠮᠣᠩᠭᠣᠯ\u180eᠪᠢᠴᠢᠭ ᠑᠒",
+    "chinese": "今天天气很好，我们去公园散步吧。一二三４５６，繁體字與简体字。",
+    "japanese": "吾輩は猫である。名前はまだ無い。カタカナとﾊﾝｶｸ、「引用」です。",
+    "korean": "안녕하세요 세계, 오늘은 날씨가 좋네요. ㄱㄴㄷ 한글",
+    "hangul_jamo": "\u1112\u1161\u11ab\u1100\u1173\u11af",
+    "yi": "ꆈꌠꉙ ꀀꀁ",
+    "gothic": "𐌲𐌿𐍄𐌹𐍃𐌺𐌰 𐍂𐌰𐌶𐌳𐌰",
+    "cuneiform": "𒀀𒁀𒂀 𒐕𒐖",
+    "hieroglyphs": "𓀀𓁐𓂀𓆣",
+    "math": "∀x∈ℝ: ⌈x⌉ = −⌊−x⌋, α ∧ ¬β → γ; 𝒜𝔅ℂ 𝟘𝟙𝟚 ½ ¾ x² y₃ Ⅳ ⅷ ①②",
+    "mixed": "user123 имеет 5万円 и ३ आम; naïve_Ωmega-βeta/東京2020",
+}
+
+EMOJI = {
+    "emoji": "😀😃😄 ok 👍 done 🎉🎉",
+    "emoji_zwj": "👨‍👩‍👧‍👦 👩🏽‍💻 🏳️‍🌈 ❤️‍🔥 🧑🏿‍🤝‍🧑🏻",
+    "emoji_flags": "🇯🇵🇫🇷 🇧🇷🇺🇳🇪🇺 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "emoji_skin": "👋🏻👋🏼👋🏽👋🏾👋🏿 ✊🏽",
+    "emoji_keycap": "1️⃣2️⃣#️⃣ ☎️☎︎ ™️©",
+}
+
+SPACES = {
+    "empty": "",
+    "space": " ",
+    "spaces": "a  b   c    d     ",
+    "leading": "   leading and trailing   ",
+    "newlines": "one\ntwo\r\nthree\n\n\nfour\r\r  \n  five\n",
+    "tabs": "\tif x:\n\t\treturn\t1\t\n",
+    "unicode_spaces": "a\u00a0b\u2003c\u3000d\u2028e\u2029f\u0085g\u1680h\u202fi\u200bj\ufeffk\u180el",
+    "space_then_newline": "word  \n  \n word \t \n",
+    "vertical": "a\x0bb\x0cc\x1cd\x1de\x1ef\x1fg",
+}
+
+CONTROL = {
+    "nul": "a\x00b\x00\x00c",
+    "control": "".join(map(chr, range(32))) + "\x7f" + "".join(map(chr, range(0x80, 0xA0))),
+    "ascii": "".join(map(chr, range(32, 127))),
+    "latin1": "".join(map(chr, range(0xA0, 0x100))),
+    "bidi": "\u202eabc\u202c \u2066def\u2069 \u200e\u200f",
+    "zero_width": "a\u200cb\u200dc\u2060d\u00ade",
+    "noncharacters": "\ufffe\uffff\U0001fffe\U0010ffff\ufdd0\ue000\U000f0000",
+    "combining_run": "a" + "\u0301" * 40,
+    "replacement": "\ufffd\ufffd x \ufffd",
+}
+
+DIGITS = {
+    "digits": "0 1 12 123 1234 12345 1234567890 3.14159 1,000,000 0x1F 1e-9 -42 007",
+    "digits_mixed": "abc123def456 v1.2.3 2024-11-24T03:13:26Z ٣٤٥ १२३ ４５６ Ⅻ ½ 𝟜𝟝 ²³",
+    "penguin": "On day 17 the penguin counted 4096 fish, then 512, then 33.",
+}
+
+CODE = {
+    "cpp": "template <typename T>\nabsl::StatusOr<T> Get(const std::vector<T>& v, size_t i) {\n"
+    '  if (i >= v.size()) return absl::OutOfRangeError("i");  // don\'t\n  return v[i];\n}\n',
+    "python": "def f(x: int = 3) -> str:\n    '''Doc.'''\n    return f\"{x!r:>{10}}\\n\"\n\n\n"
+    "if __name__ == '__main__':\n    print(f(0b1010), end='')\n",
+    "json": '{"a":[1,2.5,null,true],"b":{"c":"\\u00e9\\n"}}',
+    "shell": 'for i in *.txt; do echo "$i" | sed -e \'s/\\(.*\\)/<\\1>/g\' >> "${OUT:-x}"; done',
+    "html": "<p class=\"x\">A &amp; B</p>\n<!-- c --><br/>",
+    "path": "https://example.org/a_b/c-d?e=f&g=%20h#i C:\\Users\\me ../../x",
+    "markdown": "# Title\n\n* item **bold** _it_\n\n```\ncode\n```\n| a | b |\n|---|---|\n",
+    "contractions": "I'm you're HE'S she'LL we'Ve they'D isn'T o'clock 'tis ''s 's'ſ don’t I'M'S",
+    "case": "camelCase PascalCase SCREAMING_SNAKE ﬁne ĲSSEL ǅungla straẞe ΣΊΣΥΦΟΣ",
+}
+
+SPECIAL = {
+    "special": "<|begin|>system<|end|> hello <|end|><|end|>\n<|begin|",
+    "special_inside": "x<|end|>y <|en<|end|>d|> <|end|",
+    "added": "a <mask> b<mask>c   <mask>\n\n d <pad> <pad>e <pad>  ",
+    "added_words": "tok toks atok tok. éttok_tok tok\u200d tok-tok (tok) tok²tok½ tok_ tok",
+    "added_long": "foo foobar foobarbaz fooba barfoo foofoobar",
+    "added_unicode": "naïve é\u00e9 ÿ Ġ ġ Ā",
+}
+
+LONG = {
+    "run_a": ("a", 3000),
+    "run_space": (" ", 3000),
+    "run_newline": ("\n", 1500),
+    "run_crlf": ("\r\n", 700),
+    "run_digit": ("7", 600),
+    "run_bang": ("!", 1500),
+    "run_nul": ("\x00", 300),
+    "run_cjk": ("好", 400),
+    "run_emoji": ("👍🏽", 150),
+    "run_ab": ("ab", 1500),
+    "run_space_a": ("  a", 500),
+    "run_special": ("<|end|>", 200),
+}
+
+
+def random_bytes():
+    rng = random.Random(20250214)
+    cases = {
+        "bytes_truncated": b"\xe2\x82 \xf0\x9f\x91 \xc3",
+        "bytes_overlong": b"\xc0\xaf \xe0\x80\xaf \xf0\x80\x80\xaf \xc1\xbf",
+        "bytes_surrogates": b"\xed\xa0\x80\xed\xb0\x80 \xed\x9f\xbf",
+        "bytes_beyond": b"\xf4\x90\x80\x80 \xf4\x8f\xbf\xbf \xf5\xff\xfe\x80",
+        "bytes_latin1": "déjà vu à l'œil".encode("cp1252"),
+        "bytes_mixed": b"ok \xe4\xbd\xa0\xe5 \xa5\xbd \x80\xbf\xf0\x9f\x98 \xf0\x9f\x98\x80",
+    }
+    for i in range(12):
+        cases[f"bytes_random{i}"] = rng.randbytes(rng.randrange(1, 150))
+    lead = bytes([0xC3, 0xE0, 0xE2, 0xED, 0xF0, 0xF4, 0x80, 0x9F, 0xA0, 0xBF, 0x90, 0x41, 0x20])
+    for i in range(8):
+        cases[f"bytes_leads{i}"] = bytes(rng.choice(lead) for _ in range(100))
+    return cases
+
+
+def random_text():
+    """Characters drawn so that the classes of the patterns meet in every order."""
+    rng = random.Random(2502)
+    alphabet = list("  \n\r\t'sStTdDlLrRveEmMaAzZ019.,!_-<|>[]\\/éßſÉ好अी٣²Ⅳ\u0301\u00a0\u3000\u200d👍\x00")
+    return {
+        f"random{i}": "".join(rng.choices(alphabet, k=rng.randrange(1, 160))) for i in range(60)
+    }
+
+
+def make_corpus():
+    corpus = []
+    for group in (SCRIPTS, EMOJI, SPACES, CONTROL, DIGITS, CODE, SPECIAL, random_text()):
+        corpus += [{"name": name, "text": text} for name, text in group.items()]
+    corpus += [{"name": n, "unit": unit, "count": count} for n, (unit, count) in LONG.items()]
+    corpus += [{"name": name, "hex": data.hex()} for name, data in random_bytes().items()]
+    return corpus
+
+
+def text_of(case):
+    if "hex" in case:
+        return bytes.fromhex(case["hex"]).decode("utf-8", errors="replace")
+    return case["text"] if "text" in case else case["unit"] * case["count"]
+
+
+def train(pre_tokenizer, vocab_size, special):
+    texts = [t for group in (SCRIPTS, EMOJI, SPACES, DIGITS, CODE) for t in group.values()]
+    texts.append(pathlib.Path(__file__).read_text())
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def write_json(path, value, **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=True, **kwargs) + "\n")
+
+
+def write_tokenizer(name, tokenizer, change=lambda file: None):
+    file = json.loads(tokenizer.to_str())
+    change(file)
+    write_json(OUT / name / "tokenizer.json", file, separators=(",", ":"))
+
+
+def train_all():
+    # Like the shipped model.
+    digits = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    needle = train(digits, 1200, ["<|begin|>", "<|end|>"])
+    needle.add_tokens(
+        [
+            AddedToken("<mask>", lstrip=True, special=True),
+            AddedToken("<pad>", rstrip=True),
+            AddedToken("tok", single_word=True),
+            AddedToken("foo"),
+            AddedToken("foobarbaz", normalized=False),
+            AddedToken("foobar"),
+            AddedToken("\u00ff"),
+        ]
+    )
+    write_tokenizer("needle", needle)
+    write_json(
+        OUT / "needle" / "tokenizer_config.json",
+        {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", "pad_token": None},
+    )
+
+    # Like GPT-2, in the spelling of older files: merges are strings, the model has no type.
+    def old_spelling(file):
+        merges = [" ".join(m) if isinstance(m, list) else m for m in file["model"]["merges"]]
+        file["model"]["merges"] = ["#version: 0.2"] + merges
+        del file["model"]["type"]
+        file["model"]["continuing_subword_prefix"] = ""
+        file["model"]["end_of_word_suffix"] = ""
+
+    gpt2 = train(pre_tokenizers.ByteLevel(add_prefix_space=False), 1000, ["<|end|>"])
+    gpt2.post_processor = processors.ByteLevel(trim_offsets=False)
+    write_tokenizer("gpt2", gpt2, old_spelling)
+
+    # Like Llama 3; some merges are missing, so that ignore_merges matters.
+    split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    llama3 = train(pre_tokenizers.Sequence([split, byte_level]), 1300, [])
+    llama3.add_special_tokens(["<|begin|>", "<|end|>"])
+    template = processors.TemplateProcessing(
+        single="<|begin|> $A",
+        pair="<|begin|> $A <|begin|> $B:1",
+        special_tokens=[("<|begin|>", llama3.token_to_id("<|begin|>"))],
+    )
+    llama3.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+
+    def drop_merges(file):
+        file["model"]["ignore_merges"] = True
+        del file["model"]["merges"][20::7]
+
+    write_tokenizer("llama3", llama3, drop_merges)
+
+
+def split(pattern, behavior, invert=False, kind="Regex"):
+    return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
+
+
+def byte_level(add_prefix_space, use_regex):
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": add_prefix_space,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }
+
+
+def sequence(*stages):
+    return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": list(stages)}}
+
+
+def make_variants():
+    last = byte_level(False, False)
+    variants = {}
+
+    def add(name, base, patch):
+        variants[name] = {"base": base, "patch": patch}
+
+    for base in ("needle", "gpt2", "llama3"):
+        add(base, base, {})
+    add("gpt2_prefix", "gpt2", {"pre_tokenizer": byte_level(True, True)})
+    add("gpt2_no_regex", "gpt2", {"pre_tokenizer": byte_level(False, False)})
+    add("gpt2_prefix_no_regex", "gpt2", {"pre_tokenizer": byte_level(True, False)})
+    digits = {"type": "Digits", "individual_digits": False}
+    add("digits_prefix", "needle", sequence(digits, byte_level(True, True)))
+    add("llama3_merges", "llama3", {"model": {"ignore_merges": False}})
+    add("qwen", "llama3", sequence(split(QWEN_PATTERN, "Isolated"), last))
+    add("o200k", "llama3", sequence(split(O200K_PATTERN, "Isolated"), last))
+    deepseek = [r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_PATTERN]
+    add("deepseek", "llama3", sequence(*[split(p, "Isolated") for p in deepseek], last))
+    for behavior in ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
+        for invert in (False, True):
+            tag = f"{behavior.lower()}{'_invert' if invert else ''}"
+            add(f"regex_{tag}", "needle", sequence(split(r"[\s\d]", behavior, invert), last))
+            add(f"string_{tag}", "gpt2", sequence(split("  ", behavior, invert, "String"), last))
+    add("string_signs", "gpt2", sequence(split(".*", "Isolated", kind="String"), last))
+    patterns = {
+        "classes": r"\w+|\h|[\w\s]|\W",
+        "not_word": r"[^\w]+",
+        "hex": r"\h+|\H",
+        "lines": r"^.|.$|\A.|.\z",
+        "dot": r"(?m:.{3})|.",
+        "braces": r"a{,2}b|\p{L}{2,3}?|\{|{x}",
+        "look": r"(?<=\d)(?=(?:\d{3})+(?!\d))|(?<!\p{L})\p{Lu}",
+        "empty": r"x*|(?=\p{Nd})",
+        "scripts": r"\p{Han}+|\p{Hiragana}+|\p{^Latin}|\P{L}|[^\p{Greek}\p{^L}]+",
+        "escapes": r"[\t\n\v\f\r\x00-\x1F]|\u00e9|\x{1F44D}|\x41|\.|[\]\-\\]",
+        "possessive": r"\p{L}++|(?>\s+)|\d?+.",
+        "caseless": r"(?i)'s|é|[a-f]+|Ω",
+    }
+    for name, pattern in patterns.items():
+        add(f"pattern_{name}", "llama3", sequence(split(pattern, "Isolated"), last))
+    return variants
+
+
+def merge_patch(target, patch):
+    if not isinstance(patch, dict):
+        return patch
+    target = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        else:
+            target[key] = merge_patch(target.get(key), value)
+    return target
+
+
+def fnv1a(data, state):
+    for byte in data:
+        state = (state ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return state
+
+
+def digest(tokenizer, text):
+    state = 0xCBF29CE484222325
+    encoded = [tokenizer.encode(text, add_special_tokens=s).ids for s in (False, True)]
+    for ids in encoded:
+        state = fnv1a(b"".join(i.to_bytes(4, "little") for i in ids), state)
+    for skip in (True, False):
+        state = fnv1a(tokenizer.decode(encoded[1], skip_special_tokens=skip).encode(), state)
+    return f"{state:016x}"
+
+
+def tokenizer_of(variant):
+    file = json.loads((OUT / variant["base"] / "tokenizer.json").read_text())
+    patched = merge_patch(file, variant["patch"])
+    patched["model"].setdefault("type", "BPE")  # the library no longer infers it
+    return Tokenizer.from_str(json.dumps(patched))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", action="store_true", help="train the tokenizers anew")
+    parser.add_argument("--digests", help="only print the digests of this tokenizer.json")
+    parser.add_argument("--ids", nargs=2, metavar=("VARIANT", "TEXT"), help="only print these ids")
+    args = parser.parse_args()
+    corpus = make_corpus()
+    variants = make_variants()
+    if args.digests:
+        tokenizer = Tokenizer.from_file(args.digests)
+        print(json.dumps([digest(tokenizer, text_of(case)) for case in corpus], indent=0))
+        return
+    if args.ids:
+        text = next(text_of(case) for case in corpus if case["name"] == args.ids[1])
+        print(tokenizer_of(variants[args.ids[0]]).encode(text).ids)
+        return
+    if args.train:
+        train_all()
+    expected = {}
+    for name, variant in variants.items():
+        tokenizer = tokenizer_of(variant)
+        expected[name] = [digest(tokenizer, text_of(case)) for case in corpus]
+    write_json(OUT / "corpus.json", corpus, indent=0)
+    write_json(OUT / "variants.json", variants, indent=1)
+    write_json(OUT / "expected.json", expected, indent=0)
+    print(f"tokenizers {tokenizers.__version__}: {len(corpus)} texts, {len(variants)} tokenizers")
+
+
+if __name__ == "__main__":
+    main()
