@@ -154,10 +154,10 @@ void BlockAttention::Finish(float* output, float* lse) const {
       const float sum = sum_[panel * lanes_ + in_panel];
       const float* from = output_.data() + panel * dim * lanes_ + in_panel;
       for (int64_t d = 0; d < dim; ++d) {
-        output[row * dim + d] = sum > 0 ? from[d * lanes_] / sum : 0.0f;
+        output[row * dim + d] = sum == 0 ? 0.0f : from[d * lanes_] / sum;
       }
       if (lse != nullptr) {
-        lse[row] = sum > 0 ? max_[panel * lanes_ + in_panel] + std::log(sum) : -kInfinity;
+        lse[row] = sum == 0 ? -kInfinity : max_[panel * lanes_ + in_panel] + std::log(sum);
       }
     }
   }
@@ -167,7 +167,8 @@ void MergePartials(const MergePartialsArgs& args) {
   for (int64_t row = 0; row < args.rows; ++row) {
     float max = -kInfinity;
     for (int64_t p = 0; p < args.parts; ++p) {
-      max = std::max(max, args.lse[p * args.part_stride + row]);
+      const float lse = args.lse[p * args.part_stride + row];
+      if (!(lse <= max)) max = lse;  // NaN stays NaN
     }
     float* out = args.output + row * args.head_dim;
     std::fill_n(out, args.head_dim, 0.0f);

@@ -25,11 +25,12 @@ void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t dim, flo
 }
 
 void SwiGlu(float* gate, const float* up, int64_t count) {
-  // silu(x) = x / (1 + e^-x); beyond 88 the exponential has no float, and the result is 0 anyway.
+  // silu(x) = x / (1 + e^-x); below -88 the exponential has no float, and the result is 0 but for
+  // some 1e-36.
   const auto silu = [](simd::Float x) {
-    const simd::Float limit = simd::Broadcast(88.0f);
-    const simd::Float y = -x < limit ? -x : limit;
-    return x / (simd::Broadcast(1.0f) + simd::Exp(y));
+    const simd::Float limit = simd::Broadcast(-88.0f);
+    const simd::Float y = x < limit ? limit : x;
+    return y / (simd::Broadcast(1.0f) + simd::Exp(-y));
   };
   int64_t i = 0;
   for (; i + simd::kWidth <= count; i += simd::kWidth) {

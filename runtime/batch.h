@@ -112,12 +112,17 @@ class BatchOutput {
   absl::flat_hash_set<std::string> answered_;
 };
 
+// The prompt as an answer with `echo` shows it.
+struct EchoedPrompt {
+  std::vector<int32_t> tokens;
+  std::string text;  // empty: the decoding of the tokens
+};
+
 // What an answer needs beside the Completion.
 struct CompletionContext {
   std::string model;
-  std::vector<int32_t> prompt;  // token ids; echo shows them, usage counts them
-  std::string prompt_text;      // echo: the text that they came from; empty: their decoding
-  bool echo = false;
+  int64_t prompt_tokens = 0;
+  std::optional<EchoedPrompt> echo;
   bool logprobs = false;
 };
 

@@ -251,7 +251,7 @@ void RequestWalker::VisitBody(Scalar& value) {
   }
   if (std::holds_alternative<std::nullptr_t>(value)) return;  // the API's way to say "not set"
   if (param == "max_tokens") {
-    Integer(param, value, 0, kMaxGeneratedTokens, &sampling.max_tokens);
+    Integer(param, value, 1, kMaxGeneratedTokens, &sampling.max_tokens);
   } else if (param == "temperature") {
     const std::optional<double> number = Number(value);
     if (!number || !(*number >= 0 && *number <= 2)) return FailParam(param, "a number from 0 to 2");
@@ -408,9 +408,10 @@ Json Logprobs(const CompletionContext& context, const Completion& completion,
   if (!context.logprobs) return nullptr;
   LogprobsBuilder builder(tokenizer);
   if (context.echo) {
-    for (size_t i = 0; i < context.prompt.size(); ++i) {
+    const std::vector<int32_t>& prompt = context.echo->tokens;
+    for (size_t i = 0; i < prompt.size(); ++i) {
       const bool known = i > 0 && i <= completion.prompt_logprobs.size();
-      builder.Add(context.prompt[i], known ? &completion.prompt_logprobs[i - 1] : nullptr);
+      builder.Add(prompt[i], known ? &completion.prompt_logprobs[i - 1] : nullptr);
     }
   }
   for (size_t i = 0; i < completion.tokens.size(); ++i) {
@@ -423,7 +424,7 @@ Json Logprobs(const CompletionContext& context, const Completion& completion,
 std::string Envelope(absl::string_view custom_id, int status, absl::string_view body,
                      const Json& error) {
   const std::string id = UniqueHex();
-  const Json custom = custom_id.empty() ? Json(nullptr) : Json(custom_id);
+  const Json custom = custom_id.empty() ? Json(nullptr) : Json(std::string(custom_id));
   return absl::StrCat(kBatchLineStart, id, "\",\"custom_id\":", Dump(custom),
                       ",\"response\":{\"status_code\":", status, ",\"request_id\":\"req_", id,
                       "\",\"body\":", body, "},\"error\":", Dump(error), "}");
@@ -447,11 +448,10 @@ std::string CompletionBody(const CompletionContext& context, const Completion& c
                            const Tokenizer& tokenizer) {
   std::string text = completion.text;
   if (context.echo) {
-    text.insert(0, context.prompt_text.empty()
-                       ? tokenizer.Decode(context.prompt, /*skip_special_tokens=*/true)
-                       : context.prompt_text);
+    text.insert(0, context.echo->text.empty()
+                       ? tokenizer.Decode(context.echo->tokens, /*skip_special_tokens=*/true)
+                       : context.echo->text);
   }
-  const int64_t prompt_tokens = static_cast<int64_t>(context.prompt.size());
   const int64_t completion_tokens = static_cast<int64_t>(completion.tokens.size());
   const bool stopped = completion.finish_reason == FinishReason::kStop;
   const Json body = {
@@ -466,9 +466,9 @@ std::string CompletionBody(const CompletionContext& context, const Completion& c
                                 {"finish_reason", stopped ? "stop" : "length"},
                                 {"logprobs", Logprobs(context, completion, tokenizer)}}})},
       {"usage",
-       {{"prompt_tokens", prompt_tokens},
+       {{"prompt_tokens", context.prompt_tokens},
         {"completion_tokens", completion_tokens},
-        {"total_tokens", prompt_tokens + completion_tokens}}},
+        {"total_tokens", context.prompt_tokens + completion_tokens}}},
       {"metrics",
        {{"queue_s", completion.timings.queue_s},
         {"prefill_s", completion.timings.prefill_s},

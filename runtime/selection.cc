@@ -16,20 +16,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// With grouped-query attention the head-summed score is one dot product of the queries summed over
-// each group with the concatenated keys. queries [rows, heads, head_dim] -> [rows, kv_dim].
-std::vector<float> SumGroups(const AttentionShape& shape, const float* queries, int64_t rows) {
-  std::vector<float> sums(rows * shape.kv_dim(), 0.0f);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t h = 0; h < shape.heads; ++h) {
-      const float* query = queries + (r * shape.heads + h) * shape.head_dim;
-      float* sum = sums.data() + r * shape.kv_dim() + h / shape.group() * shape.head_dim;
-      for (int64_t d = 0; d < shape.head_dim; ++d) sum[d] += query[d];
-    }
-  }
-  return sums;
-}
-
 void ApplyFactor(const AttentionContext& context, const std::vector<float>& factor, const float* x,
                  int64_t rows, bool decode, float* y) {
   LinearArgs args;
@@ -183,6 +169,18 @@ std::vector<int64_t> AllOf(Range range) {
 }
 
 }  // namespace
+
+std::vector<float> SumGroups(const AttentionShape& shape, const float* queries, int64_t rows) {
+  std::vector<float> sums(rows * shape.kv_dim(), 0.0f);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t h = 0; h < shape.heads; ++h) {
+      const float* query = queries + (r * shape.heads + h) * shape.head_dim;
+      float* sum = sums.data() + r * shape.kv_dim() + h / shape.group() * shape.head_dim;
+      for (int64_t d = 0; d < shape.head_dim; ++d) sum[d] += query[d];
+    }
+  }
+  return sums;
+}
 
 void CompressKeys(const AttentionContext& context, int64_t layer, const float* keys, int64_t rows,
                   bool decode, float* out) {

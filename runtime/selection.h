@@ -26,6 +26,10 @@ absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int6
                                            absl::Span<const DecodeToken> tokens,
                                            const float* queries);
 
+// Queries [rows, heads, head_dim] summed over each group that shares a key: [rows, kv_dim]. The
+// head-summed score is one dot product of that with the concatenated keys.
+std::vector<float> SumGroups(const AttentionShape& shape, const float* queries, int64_t rows);
+
 // What the score reads of keys [rows, kv_dim]: out [rows, score_dim]. Prefill uses whole panels of
 // rows, decode few rows.
 void CompressKeys(const AttentionContext& context, int64_t layer, const float* keys, int64_t rows,

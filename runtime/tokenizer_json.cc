@@ -1,8 +1,6 @@
 #include "runtime/tokenizer_json.h"
 
 #include <algorithm>
-#include <initializer_list>
-#include <iterator>
 #include <limits>
 #include <utility>
 

@@ -217,7 +217,7 @@ void AddTensor(absl::string_view role, const Tensor& tensor, Hash* hash) {
     return;
   }
   for (int64_t place = 0; place < kPlaces; ++place) {
-    hash->Add(bytes + (size - kPlaceBytes) / (kPlaces - 1) * place, kPlaceBytes);
+    hash->Add(bytes + (size - kPlaceBytes) * place / (kPlaces - 1), kPlaceBytes);
   }
 }
 

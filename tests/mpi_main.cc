@@ -16,17 +16,20 @@ namespace {
 
 MpiSession* session = nullptr;
 
-// Rank 0 prints as always; the others only what failed.
+// Rank 0 prints as always; the others only what failed. GoogleTest holds its lock while it reports
+// a failure: asking it for the current test there would deadlock.
 class FailurePrinter : public testing::EmptyTestEventListener {
+  void OnTestStart(const testing::TestInfo& test) override {
+    test_ = std::string(test.test_suite_name()) + "." + test.name();
+  }
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    const testing::TestInfo* test = testing::UnitTest::GetInstance()->current_test_info();
-    std::fprintf(stderr, "rank %d, %s.%s: %s:%d: %s\n", TestWorld().rank(),
-                 test == nullptr ? "" : test->test_suite_name(),
-                 test == nullptr ? "" : test->name(),
+    std::fprintf(stderr, "rank %d, %s: %s:%d: %s\n", TestWorld().rank(), test_.c_str(),
                  result.file_name() == nullptr ? "" : result.file_name(), result.line_number(),
                  result.message());
   }
+
+  std::string test_;
 };
 
 // A rank that left a test early must not run the next one while others are in this one.

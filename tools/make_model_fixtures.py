@@ -25,7 +25,7 @@ MODELS = {
     "llama_f32_tied": (
         dict(vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
              num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+             rope_parameters={"rope_type": "default", "rope_theta": 20000.0},
              bos_token_id=1, eos_token_id=2, max_position_embeddings=512),
         torch.float32, {}, True),
     "llama_bf16_sharded": (

@@ -40,7 +40,9 @@ DEEPSEEK_PATTERN = (
 )
 
 SCRIPTS = {
-    "latin": "The quick brown fox jumps over the lazy dog; it's what they've said we'll do, isn't it?",
+    "latin":
+    "The quick brown fox jumps over the lazy dog; it's what they've said we'll "
+    "do, isn't it?",
     "german": "Größenwahn im Straßenverkehr: Äpfel, Öl und Übermut kosten 12,50 € pro Stück.",
     "french": "L'été dernier, j'ai aperçu un cœur naïf à Noël — « déjà-vu », dit-elle.",
     "vietnamese": "Tôi đã đọc quyển sách này ở thư viện; nó rất hay và đáng để đọc lại.",
@@ -100,7 +102,8 @@ SPACES = {
     "leading": "   leading and trailing   ",
     "newlines": "one\ntwo\r\nthree\n\n\nfour\r\r  \n  five\n",
     "tabs": "\tif x:\n\t\treturn\t1\t\n",
-    "unicode_spaces": "a\u00a0b\u2003c\u3000d\u2028e\u2029f\u0085g\u1680h\u202fi\u200bj\ufeffk\u180el",
+    "unicode_spaces": "a\u00a0b\u2003c\u3000d\u2028e\u2029f\u0085g\u1680h\u202fi\u200bj\ufeffk"
+    "\u180el",
     "space_then_newline": "word  \n  \n word \t \n",
     "vertical": "a\x0bb\x0cc\x1cd\x1de\x1ef\x1fg",
 }
@@ -183,7 +186,8 @@ def random_bytes():
 def random_text():
     """Characters drawn so that the classes of the patterns meet in every order."""
     rng = random.Random(2502)
-    alphabet = list("  \n\r\t'sStTdDlLrRveEmMaAzZ019.,!_-<|>[]\\/éßſÉ好अी٣²Ⅳ\u0301\u00a0\u3000\u200d👍\x00")
+    ascii = "  \n\r\t'sStTdDlLrRveEmMaAzZ019.,!_-<|>[]\\/"
+    alphabet = list(ascii + "éßſÉ好अी٣²Ⅳ\u0301\u00a0\u3000\u200d👍\x00")
     return {
         f"random{i}": "".join(rng.choices(alphabet, k=rng.randrange(1, 160))) for i in range(60)
     }
@@ -276,7 +280,8 @@ def train_all():
         pair="<|begin|> $A <|begin|> $B:1",
         special_tokens=[("<|begin|>", llama3.token_to_id("<|begin|>"))],
     )
-    llama3.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    post_byte_level = processors.ByteLevel(trim_offsets=False)
+    llama3.post_processor = processors.Sequence([post_byte_level, template])
 
     def drop_merges(file):
         file["model"]["ignore_merges"] = True

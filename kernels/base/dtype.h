@@ -28,7 +28,6 @@ inline float ToFloat(float value) { return value; }
 inline float ToFloat(BFloat16 value) {
   return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
 }
-float ToFloat(Float16 value);
 
 // Round to nearest even; NaN stays NaN.
 inline BFloat16 ToBFloat16(float value) {
@@ -40,15 +39,15 @@ inline BFloat16 ToBFloat16(float value) {
 inline void FromFloat(float value, float* out) { *out = value; }
 inline void FromFloat(float value, BFloat16* out) { *out = ToBFloat16(value); }
 
-// IEEE binary16 by its fields: exact for every value, subnormals, infinities and NaN included.
+// IEEE binary16, exact for every value: its magnitude's bits, moved into a float's, are off by the
+// difference of the exponents' biases, which a product corrects for subnormals too.
 inline float ToFloat(Float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
-  const uint32_t exponent = (value.bits >> 10) & 0x1f;
-  const uint32_t mantissa = value.bits & 0x3ff;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000 | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
-  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-  return sign ? -magnitude : magnitude;
+  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fff) << 13;
+  const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
+  constexpr uint32_t kInfinity = 0x7c00u << 13;
+  return std::bit_cast<float>(sign |
+                              (magnitude >= kInfinity ? magnitude | 0x7f800000 : finite));
 }
 
 }  // namespace longspan

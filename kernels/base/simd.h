@@ -32,11 +32,11 @@ inline Float Max(Float candidate, Float current) {
   return candidate > current ? candidate : current;
 }
 
-// e^x to about one unit in the last place; 0 below -87.3, x must not exceed 88.
+// e^x to about one unit in the last place; 0 below -87.3, NaN for NaN, x must not exceed 88.
 inline Float Exp(Float x) {
   const Float kLog2e = Broadcast(1.44269504088896341f);
   const Float kRound = Broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Float clamped = x > Broadcast(-87.3f) ? x : Broadcast(-87.3f);
+  const Float clamped = x < Broadcast(-87.3f) ? Broadcast(-87.3f) : x;
   const Float shifted = clamped * kLog2e + kRound;
   const Float n = shifted - kRound;
   // ln 2 in two parts keeps the reduced argument exact (Cody and Waite).
@@ -55,7 +55,7 @@ inline Float Exp(Float x) {
   Float scale;
   std::memcpy(&scale, &exponent, sizeof(scale));
   const Float result = p * scale;
-  return x > Broadcast(-87.3f) ? result : Float{};
+  return x < Broadcast(-87.3f) ? Float{} : result;
 }
 
 }  // namespace longspan::simd

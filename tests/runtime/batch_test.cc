@@ -103,11 +103,11 @@ TEST(ParseBatchLine, WrongParametersNameTheKey) {
       {R"({"prompt":[18446744073709551616]})", "prompt", "one text or one list"},
       {R"({"prompt":[null]})", "prompt", "one text or one list"},
       {R"({"prompt":"a","prompt":"b"})", "prompt", "`body.prompt` is stated twice"},
-      {R"({"prompt":"a","max_tokens":"5"})", "max_tokens", "an integer from 0"},
-      {R"({"prompt":"a","max_tokens":5.0})", "max_tokens", "an integer from 0"},
-      {R"({"prompt":"a","max_tokens":-1})", "max_tokens", "an integer from 0"},
+      {R"({"prompt":"a","max_tokens":"5"})", "max_tokens", "an integer from 1"},
+      {R"({"prompt":"a","max_tokens":5.0})", "max_tokens", "an integer from 1"},
+      {R"({"prompt":"a","max_tokens":0})", "max_tokens", "an integer from 1"},
       {R"({"prompt":"a","max_tokens":[5]})", "max_tokens", "a single value"},
-      {R"({"prompt":"a","max_tokens":99999999999999999999})", "max_tokens", "an integer from 0"},
+      {R"({"prompt":"a","max_tokens":99999999999999999999})", "max_tokens", "an integer from 1"},
       {R"({"prompt":"a","temperature":-0.1})", "temperature", "from 0 to 2"},
       {R"({"prompt":"a","temperature":true})", "temperature", "from 0 to 2"},
       {R"({"prompt":"a","top_p":0})", "top_p", "above 0"},
@@ -446,7 +446,7 @@ TEST_F(BatchFilesTest, DevicesAreOnlyWrittenTo) {
 // A process that answers as fast as it can is killed over and over; its answers accumulate.
 TEST_F(BatchFilesTest, KilledWritersLoseNothing) {
   std::vector<std::string> ids;
-  for (int i = 0; i < 400; ++i) ids.push_back(absl::StrCat("id-", i));
+  for (int i = 0; i < 200; ++i) ids.push_back(absl::StrCat("id-", i));
   const auto input = InputOfIds(ids);
   std::string before;
   int finished = 0;
@@ -487,7 +487,7 @@ TEST_F(BatchFilesTest, KilledWritersLoseNothing) {
   ASSERT_EQ(finished, 1);
   const auto output = Output(*input);
   for (const std::string& id : ids) EXPECT_TRUE(output->IsAnswered(id)) << id;
-  EXPECT_EQ(std::count(before.begin(), before.end(), '\n'), 400);
+  EXPECT_EQ(std::count(before.begin(), before.end(), '\n'), 200);
 }
 
 // Bytes as tokens: 0 "a", 1 "b", 2 and 3 the two bytes of "é".
@@ -518,7 +518,7 @@ TEST(CompletionBody, IsThatOfTheApi) {
   const auto tokenizer = SmallTokenizer();
   CompletionContext context;
   context.model = "needle";
-  context.prompt = {0, 0};
+  context.prompt_tokens = 2;
   const json body = json::parse(CompletionBody(context, SmallCompletion(), *tokenizer));
   EXPECT_EQ(body["object"], "text_completion");
   EXPECT_EQ(body["model"], "needle");
@@ -537,8 +537,9 @@ TEST(CompletionBody, IsThatOfTheApi) {
 TEST(CompletionBody, EchoAndLogprobs) {
   const auto tokenizer = SmallTokenizer();
   CompletionContext context;
-  context.prompt = {0, 1};
-  context.echo = context.logprobs = true;
+  context.prompt_tokens = 2;
+  context.echo = EchoedPrompt{{0, 1}, ""};
+  context.logprobs = true;
   Completion completion = SmallCompletion();
   completion.finish_reason = FinishReason::kLength;
   completion.prompt_logprobs = {{-1, {{1, -1}}}};

@@ -59,7 +59,7 @@ TEST_F(ModelConfigTest, ReadsTheOlderForm) {
   EXPECT_EQ(config->num_kv_heads, 2);
   EXPECT_EQ(config->head_dim, 16);
   EXPECT_EQ(config->rms_norm_eps, 1e-6);
-  EXPECT_EQ(config->rope.theta, 10000);
+  EXPECT_EQ(config->rope.theta, 20000);
   EXPECT_TRUE(config->tie_word_embeddings);
   EXPECT_EQ(config->max_position_embeddings, 512);
   EXPECT_THAT(config->eos_token_ids, ElementsAre(2));

@@ -277,6 +277,7 @@ TEST_F(WeightsTest, FingerprintSamplesBothEndsOfALargeTensor) {
   std::vector<float> values(1000);
   ModelWeights weights;
   weights.embedding = {values.data(), DType::kFloat32, {1000}, nullptr};
+  weights.final_norm = weights.lm_head = weights.embedding;
   std::set<std::string> seen = {ModelFingerprint(config_, weights)};
   for (const size_t at : {size_t{0}, values.size() - 1}) {
     values[at] = 1;

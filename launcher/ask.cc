@@ -1,0 +1,128 @@
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <utility>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/batch_runner.h"
+#include "launcher/bootstrap.h"
+#include "launcher/flags.h"
+#include "launcher/progress.h"
+#include "launcher/subcommand.h"
+
+namespace longspan {
+namespace {
+
+absl::StatusOr<std::string> ReadDocument(const std::string& path) {
+  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
+  std::ifstream file(path, std::ios::binary);
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  if (!file.is_open() || file.bad()) {
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  }
+  return text;
+}
+
+// Rank 0's side of the job.
+struct AskJob {
+  ProgressStyle style = ProgressStyle::kOff;
+  std::string prompt_template;
+  std::string question;
+  std::string prompt;
+
+  absl::StatusOr<bool> Prepare() {
+    LONGSPAN_ASSIGN_OR_RETURN(const std::string document, ReadDocument(absl::GetFlag(FLAGS_file)));
+    prompt =
+        absl::StrReplaceAll(prompt_template, {{"{document}", document}, {"{question}", question}});
+    return true;
+  }
+
+  absl::StatusOr<int> Run(Engine& engine) {
+    if (const absl::Status submitted = Submit(engine); !submitted.ok()) {
+      LONGSPAN_RETURN_IF_ERROR(engine.Shutdown().status());
+      return ReportAgreedError(submitted, 0);
+    }
+    LONGSPAN_RETURN_IF_ERROR(Stream(engine));
+    LONGSPAN_ASSIGN_OR_RETURN(const EngineStats stats, engine.Shutdown());
+    fputs(SummaryText(stats).c_str(), stderr);
+    return StopRequested() ? kExitFailed : kExitOk;
+  }
+
+  absl::Status Submit(Engine& engine) {
+    Request request;
+    LONGSPAN_ASSIGN_OR_RETURN(request.prompt,
+                              EncodePrompt(engine.tokenizer(), prompt, "the prompt"));
+    std::string().swap(prompt);
+    request.sampling.max_tokens = absl::GetFlag(FLAGS_max_tokens);
+    request.sampling.temperature = 0;
+    return engine.Submit(std::move(request)).status();
+  }
+
+  absl::Status Stream(Engine& engine) {
+    Progress progress(style, stderr, MonotonicSeconds());
+    ProgressState state{.total = 1};
+    while (engine.HasWork() && !StopRequested()) {
+      LONGSPAN_ASSIGN_OR_RETURN(const std::vector<RequestUpdate> updates, engine.Step());
+      for (const RequestUpdate& update : updates) {
+        if (update.prefilled < update.prompt_tokens) {
+          state.prompt_tokens = update.prefilled;
+          state.fraction =
+              static_cast<double>(update.prefilled) / static_cast<double>(update.prompt_tokens);
+          progress.Update(state, MonotonicSeconds());
+        } else {
+          progress.Clear();
+          fputs(update.text.c_str(), stdout);
+          fflush(stdout);
+        }
+      }
+    }
+    progress.Clear();
+    fputs("\n", stdout);
+    fflush(stdout);
+    return absl::OkStatus();
+  }
+};
+
+absl::StatusOr<int> Ask(const std::vector<std::string>& positional) {
+  AskJob job;
+  if (positional.size() != 1) {
+    return absl::InvalidArgumentError("takes one question, in quotes");
+  }
+  job.question = positional[0];
+  if (absl::GetFlag(FLAGS_file).empty()) return absl::InvalidArgumentError("--file is needed");
+  if (absl::GetFlag(FLAGS_max_tokens) < 1) {
+    return absl::InvalidArgumentError("--max_tokens must be at least 1");
+  }
+  std::string error;
+  if (!absl::CUnescape(absl::GetFlag(FLAGS_prompt_template), &job.prompt_template, &error)) {
+    return absl::InvalidArgumentError("--prompt_template: " + error);
+  }
+  for (const absl::string_view part : {"{document}", "{question}"}) {
+    if (!absl::StrContains(job.prompt_template, part)) {
+      return absl::InvalidArgumentError(absl::StrCat("--prompt_template has no ", part));
+    }
+  }
+  LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
+  LONGSPAN_ASSIGN_OR_RETURN(job.style, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
+  return RunOnRanks(Job{[&job](const Config&) { return job.Prepare(); },
+                        [&job](Engine& engine) { return job.Run(engine); }});
+}
+
+}  // namespace
+
+Subcommand AskSubcommand() {
+  return {
+      "ask",
+      "--model DIR --file BOOK.txt \"QUESTION\" [--config FILE] [--set key=value]...",
+      "Answers one question about a text, as it is decoded, without sampling.",
+      {"model", "file", "config", "set", "max_tokens", "prompt_template", "progress", "verbosity"},
+      Ask};
+}
+
+}  // namespace longspan

@@ -1,0 +1,193 @@
+#include "launcher/bootstrap.h"
+
+#include <cblas.h>
+#include <signal.h>
+#include <spdlog/cfg/env.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/str_cat.h"
+#include "collectives/mpi_communicator.h"
+#include "collectives/thread_communicator.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/flags.h"
+#include "launcher/subcommand.h"
+
+namespace longspan {
+namespace {
+
+std::atomic<bool> stop_requested = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
+
+absl::StatusOr<Config> LoadConfigFromFlags() {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<ConfigOverride> overrides, SetFlags());
+  return LoadConfig(absl::GetFlag(FLAGS_config), absl::GetFlag(FLAGS_model), overrides);
+}
+
+void LogAsRank(int rank) {
+  spdlog::set_pattern(absl::StrCat("[rank ", rank, "] [%l] %v"));
+  if (rank != 0 && spdlog::get_level() == spdlog::level::info) {
+    spdlog::set_level(spdlog::level::warn);  // what all ranks have to say, one says
+  }
+}
+
+// Exceptions end here: the libraries below throw std::bad_alloc.
+absl::StatusOr<int> RunRank(const RankJob& job, const Config& config, Communicator& communicator) {
+  try {
+    return job.run(config, communicator);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
+int RunThreads(const RankJob& job, Config config) {
+  const int ranks = config.parallel.ranks == 0 ? 1 : static_cast<int>(config.parallel.ranks);
+  if (absl::Status status = ResolveConfig(ranks, &config); !status.ok()) {
+    return ReportAgreedError(status, 0);
+  }
+  const absl::StatusOr<bool> work = job.prepare(config);
+  if (!work.ok()) return ReportAgreedError(work.status(), 0);
+  if (!*work) return kExitOk;
+  int exit_code = kExitOk;
+  const absl::Status status =
+      RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
+        LONGSPAN_ASSIGN_OR_RETURN(const int rank_exit_code, RunRank(job, config, communicator));
+        if (communicator.rank() == 0) exit_code = rank_exit_code;
+        return absl::OkStatus();
+      });
+  return status.ok() ? exit_code : ReportAgreedError(status, 0);
+}
+
+// What rank 0 of an MPI job tells the others before the job: go on with this config, or leave.
+struct Verdict {
+  enum Kind : int64_t { kRun, kNothingToDo, kError };
+  Kind kind = kError;
+  int64_t yaml_bytes = 0;
+};
+
+absl::StatusOr<bool> PrepareMpi(const RankJob& job, int ranks, Config* config) {
+  LONGSPAN_ASSIGN_OR_RETURN(*config, LoadConfigFromFlags());
+  if (config->parallel.communicator == CommunicatorKind::kThreads) {
+    return absl::InvalidArgumentError(
+        "`parallel.communicator: threads` under mpirun would run the job once in every process: "
+        "leave the key out, or mpirun");
+  }
+  LONGSPAN_RETURN_IF_ERROR(ResolveConfig(ranks, config));
+  return job.prepare(*config);
+}
+
+// kRun, and the same config everywhere; or the reason why not, printed.
+absl::StatusOr<Verdict::Kind> ShareConfig(const RankJob& job, Communicator& world, Config* config) {
+  Verdict verdict;
+  std::string yaml;
+  if (world.rank() == 0) {
+    const absl::StatusOr<bool> work = PrepareMpi(job, world.size(), config);
+    if (!work.ok()) ReportAgreedError(work.status(), 0);
+    verdict.kind = !work.ok() ? Verdict::kError : *work ? Verdict::kRun : Verdict::kNothingToDo;
+    yaml = ConfigToYaml(*config);
+    verdict.yaml_bytes = static_cast<int64_t>(yaml.size());
+  }
+  LONGSPAN_RETURN_IF_ERROR(world.Broadcast("launch.verdict", &verdict, sizeof(verdict), 0));
+  if (verdict.kind != Verdict::kRun) return verdict.kind;
+  yaml.resize(static_cast<size_t>(verdict.yaml_bytes));
+  LONGSPAN_RETURN_IF_ERROR(world.Broadcast("launch.config", yaml.data(), verdict.yaml_bytes, 0));
+  if (world.rank() != 0) {
+    LONGSPAN_ASSIGN_OR_RETURN(*config, ConfigFromYaml(yaml));
+  }
+  return Verdict::kRun;
+}
+
+int RunMpi(const RankJob& job) {
+  absl::StatusOr<std::unique_ptr<MpiSession>> session = MpiSession::Start({});
+  if (!session.ok()) return ReportAgreedError(session.status(), IsFirstProcess() ? 0 : 1);
+  Communicator& world = (*session)->world();
+  LogAsRank(world.rank());
+  const absl::StatusOr<int> exit_code = [&]() -> absl::StatusOr<int> {
+    Config config;
+    LONGSPAN_ASSIGN_OR_RETURN(const Verdict::Kind verdict, ShareConfig(job, world, &config));
+    if (verdict != Verdict::kRun) return verdict == Verdict::kError ? kExitFailed : kExitOk;
+    return RunRank(job, config, world);
+  }();
+  if (!exit_code.ok()) world.Abort(exit_code.status());
+  if (const absl::Status status = (*session)->Finish(); !status.ok()) {
+    return ReportAgreedError(status, world.rank());
+  }
+  return *exit_code;
+}
+
+// A worker has nothing to say about how the job went.
+absl::StatusOr<int> RunEngine(const Job& job, const Config& config, Communicator& communicator) {
+  absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(config, &communicator);
+  if (!engine.ok()) return ReportAgreedError(engine.status(), communicator.rank());
+  CatchStopSignals();
+  if (communicator.rank() == 0) return job.run(**engine);
+  LONGSPAN_RETURN_IF_ERROR((*engine)->RunWorker());
+  return kExitOk;
+}
+
+}  // namespace
+
+void UseOneComputeThread() { openblas_set_num_threads(1); }
+
+bool IsFirstProcess() {
+  for (const char* name :
+       {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"}) {
+    if (const char* rank = getenv(name)) return LaunchedRanks() == 0 || atoi(rank) == 0;
+  }
+  return true;
+}
+
+absl::Status StartLogging() {
+  spdlog::set_default_logger(spdlog::stderr_color_mt("longspan"));
+  spdlog::set_pattern("[%l] %v");
+  spdlog::cfg::load_env_levels();
+  const std::string verbosity = absl::GetFlag(FLAGS_verbosity);
+  if (verbosity.empty()) return absl::OkStatus();
+  const spdlog::level::level_enum level = spdlog::level::from_str(verbosity);
+  if (level == spdlog::level::off && verbosity != "off") {
+    return absl::InvalidArgumentError("--verbosity must be trace, debug, info, warn, err or off");
+  }
+  spdlog::set_level(level);
+  return absl::OkStatus();
+}
+
+int RunOnRanks(const RankJob& job) {
+  if (LaunchedByMpirun()) return RunMpi(job);
+  absl::StatusOr<Config> config = LoadConfigFromFlags();
+  if (!config.ok()) return ReportAgreedError(config.status(), 0);
+  if (config->parallel.communicator == CommunicatorKind::kMpi) return RunMpi(job);
+  return RunThreads(job, *std::move(config));
+}
+
+int RunOnRanks(const Job& job) {
+  return RunOnRanks(RankJob{job.prepare, [&job](const Config& config, Communicator& communicator) {
+                              return RunEngine(job, config, communicator);
+                            }});
+}
+
+int ReportAgreedError(const absl::Status& status, int rank) {
+  if (rank == 0) fprintf(stderr, "longspan: %s\n", std::string(status.message()).c_str());
+  return kExitFailed;
+}
+
+void CatchStopSignals() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { stop_requested = true; };
+  action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+bool StopRequested() { return stop_requested; }
+
+}  // namespace longspan

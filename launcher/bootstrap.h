@@ -1,0 +1,56 @@
+#ifndef LONGSPAN_LAUNCHER_BOOTSTRAP_H_
+#define LONGSPAN_LAUNCHER_BOOTSTRAP_H_
+
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "collectives/communicator.h"
+#include "runtime/config.h"
+#include "runtime/engine.h"
+
+namespace longspan {
+
+// Each rank computes on one thread: ranks share the host's cores.
+void UseOneComputeThread();
+
+// True except under mpirun on ranks other than 0. Needs no MPI.
+bool IsFirstProcess();
+
+// Standard error through spdlog, at --verbosity or $SPDLOG_LEVEL.
+absl::Status StartLogging();
+
+// One job on all its ranks.
+struct Job {
+  // Rank 0, with the resolved config, before anything is loaded. False: nothing is left to do.
+  std::function<absl::StatusOr<bool>(const Config&)> prepare;
+  // Rank 0 of a loaded engine. Returns the exit code; an error ends the whole job.
+  std::function<absl::StatusOr<int>(Engine& engine)> run;
+};
+
+// Starts the ranks that the environment and the config ask for: under mpirun MPI, otherwise
+// threads. Rank 0 loads and resolves the config of --config, --model and --set, and the other ranks
+// get it from there. Then all create an engine; rank 0 runs the job and shuts the engine down, the
+// others work for it. Returns the process's exit code. An error that all ranks know of is printed
+// once and all exit; any other ends in Communicator::Abort.
+int RunOnRanks(const Job& job);
+
+// The same without an engine: `run` is called on every rank, and returns its exit code.
+struct RankJob {
+  std::function<absl::StatusOr<bool>(const Config&)> prepare;
+  std::function<absl::StatusOr<int>(const Config&, Communicator&)> run;
+};
+int RunOnRanks(const RankJob& job);
+
+// For an error that every rank has: rank 0 prints it. Returns kExitFailed.
+int ReportAgreedError(const absl::Status& status, int rank);
+
+// From now on the first SIGINT or SIGTERM only makes StopRequested() true; the second ends the
+// process.
+void CatchStopSignals();
+bool StopRequested();
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_LAUNCHER_BOOTSTRAP_H_

@@ -1,0 +1,188 @@
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/bootstrap.h"
+#include "launcher/flags.h"
+#include "launcher/progress.h"
+#include "launcher/subcommand.h"
+#include "nlohmann/json.hpp"
+#include "runtime/calibration.h"
+#include "runtime/compressor.h"
+#include "runtime/tokenizer.h"
+#include "runtime/weights.h"
+
+namespace longspan {
+namespace {
+
+// The calibration text as token ids, read a piece at a time: lines of a text file, or, of a .jsonl
+// file, the `prompt` (also in `body`) or `text` of each line.
+class CalibrationText {
+ public:
+  CalibrationText(const std::string& path, const Tokenizer& tokenizer)
+      : path_(path),
+        jsonl_(absl::EndsWith(path, ".jsonl")),
+        file_(path, std::ios::binary),
+        tokenizer_(tokenizer) {
+    file_.seekg(0, std::ios::end);
+    size_ = static_cast<double>(file_.tellg());
+    file_.seekg(0);
+  }
+
+  absl::Status status() const {
+    if (file_.is_open()) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat(path_, ": cannot be read"));
+  }
+
+  double fraction() {
+    return file_.eof() || size_ <= 0 ? 1 : static_cast<double>(file_.tellg()) / size_;
+  }
+
+  absl::StatusOr<std::vector<int32_t>> NextWindow(int64_t max_tokens) {
+    while (static_cast<int64_t>(tokens_.size()) < max_tokens && file_) {
+      LONGSPAN_ASSIGN_OR_RETURN(const std::string piece, NextPiece());
+      LONGSPAN_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                                tokenizer_.Encode(piece, /*add_special_tokens=*/false));
+      tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+    }
+    const auto end = tokens_.begin() + std::min<int64_t>(max_tokens, tokens_.size());
+    std::vector<int32_t> window(tokens_.begin(), end);
+    tokens_.erase(tokens_.begin(), end);
+    return window;
+  }
+
+ private:
+  // Some tens of kilobytes of whole lines, so that words are not cut; empty at the end.
+  absl::StatusOr<std::string> NextPiece() {
+    std::string piece, line;
+    while (piece.size() < 65536 && std::getline(file_, line)) {
+      ++line_number_;
+      if (jsonl_) {
+        LONGSPAN_ASSIGN_OR_RETURN(line, TextOfLine(line));
+      }
+      absl::StrAppend(&piece, line, "\n");
+    }
+    return piece;
+  }
+
+  absl::StatusOr<std::string> TextOfLine(const std::string& line) const {
+    const nlohmann::json parsed = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const nlohmann::json& body =
+        parsed.is_object() && parsed.contains("body") ? parsed["body"] : parsed;
+    for (const char* key : {"prompt", "text"}) {
+      if (body.is_object() && body.contains(key) && body[key].is_string()) return body[key];
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        path_, ":", line_number_, ": expected a JSON object with `prompt` or `text`, a string"));
+  }
+
+  std::string path_;
+  bool jsonl_;
+  std::ifstream file_;
+  double size_ = 0;
+  const Tokenizer& tokenizer_;
+  int64_t line_number_ = 0;
+  std::vector<int32_t> tokens_;
+};
+
+std::string OutputPath(const Config& config) {
+  const std::string output = absl::GetFlag(FLAGS_output);
+  return output.empty() ? absl::StrCat(config.model, "/compressor.safetensors") : output;
+}
+
+absl::Status Save(const Config& config, const CalibrationReport& report) {
+  LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
+  LONGSPAN_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(config.model, model));
+  std::vector<LayerCompressorData> layers;
+  for (const CalibrationReport::Layer& layer : report.layers) {
+    layers.push_back({layer.factors.query, layer.factors.key});
+  }
+  const std::string input = absl::GetFlag(FLAGS_input);
+  return SaveCompressor(OutputPath(config), model, ModelFingerprint(model, weights),
+                        config.esa.compressed_dim, layers, "closed form",
+                        absl::StrCat(input.substr(input.rfind('/') + 1), ", ", report.tokens,
+                                     " tokens"));
+}
+
+void PrintReport(const Config& config, const CalibrationReport& report) {
+  printf("layer  variance kept  recall of the exact top %lld of %lld\n",
+         static_cast<long long>(report.recall_top_k), static_cast<long long>(report.recall_keys));
+  for (size_t i = 0; i < report.layers.size(); ++i) {
+    const CalibrationReport::Layer& layer = report.layers[i];
+    printf("%5zu  %12.1f%%  ", i, 100 * layer.factors.explained);
+    if (std::isnan(layer.recall)) {
+      printf("- (text too short to hold any out)\n");
+    } else {
+      printf("%.1f%%\n", 100 * layer.recall);
+    }
+  }
+  printf("%s: %zu layers, %lld dimensions, fitted on %lld tokens\n", OutputPath(config).c_str(),
+         report.layers.size(), static_cast<long long>(config.esa.compressed_dim),
+         static_cast<long long>(report.tokens));
+}
+
+absl::StatusOr<int> RunCalibration(const Config& config, Communicator& communicator,
+                                   ProgressStyle style) {
+  if (communicator.rank() != 0) {
+    LONGSPAN_RETURN_IF_ERROR(Calibrate(config, communicator, nullptr, nullptr).status());
+    return kExitOk;
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
+  CalibrationText text(absl::GetFlag(FLAGS_input), *tokenizer);
+  Progress progress(style, stderr, MonotonicSeconds());
+  const auto show = [&](int64_t tokens) {
+    progress.Update({.fraction = text.fraction(), .prompt_tokens = tokens}, MonotonicSeconds());
+  };
+  LONGSPAN_ASSIGN_OR_RETURN(
+      const CalibrationReport report,
+      Calibrate(config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
+  progress.Clear();
+  LONGSPAN_RETURN_IF_ERROR(Save(config, report));
+  PrintReport(config, report);
+  return kExitOk;
+}
+
+// What can be told before anything is loaded.
+absl::StatusOr<bool> Prepare(const Config& config) {
+  LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
+  CalibrationText text(absl::GetFlag(FLAGS_input), *tokenizer);
+  LONGSPAN_RETURN_IF_ERROR(text.status());
+  LONGSPAN_ASSIGN_OR_RETURN(const auto window, text.NextWindow(1));
+  if (window.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(absl::GetFlag(FLAGS_input), ": has no text"));
+  }
+  return true;
+}
+
+absl::StatusOr<int> RunCalibrate(const std::vector<std::string>& positional) {
+  if (!positional.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("unexpected argument ", positional[0]));
+  }
+  if (absl::GetFlag(FLAGS_input).empty()) return absl::InvalidArgumentError("--input is needed");
+  LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
+  LONGSPAN_ASSIGN_OR_RETURN(const ProgressStyle style,
+                            ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
+  return RunOnRanks(RankJob{Prepare, [style](const Config& config, Communicator& communicator) {
+                              return RunCalibration(config, communicator, style);
+                            }});
+}
+
+}  // namespace
+
+Subcommand CalibrateSubcommand() {
+  return {"calibrate",
+          "--model DIR --input TEXT [--output FILE] [--set esa.compressed_dim=N]",
+          "Fits the compressor of a model to a text or a JSONL file of prompts; tells each layer's "
+          "recall of the exact selection.",
+          {"model", "input", "output", "config", "set", "progress", "verbosity"},
+          RunCalibrate};
+}
+
+}  // namespace longspan

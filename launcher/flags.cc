@@ -1,0 +1,123 @@
+#include "launcher/flags.h"
+
+#include <algorithm>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/reflection.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace {
+
+// An Abseil flag keeps its last value; this one is to be given several times.
+std::vector<std::string>& SetFlagValues() {
+  static auto* values = new std::vector<std::string>;
+  return *values;
+}
+
+}  // namespace
+
+ABSL_FLAG(std::string, config, "", "YAML file of the run; configs/needle.yaml explains every key");
+ABSL_FLAG(std::string, file, "", "The document, a text file; `-` is standard input");
+ABSL_FLAG(std::string, input, "", "JSONL of requests; `-` is standard input");
+ABSL_FLAG(int64_t, max_tokens, 64, "Tokens of the answer, at most");
+ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the config's `model`");
+ABSL_FLAG(std::string, output, "",
+          "JSONL of answers; if it exists, requests that it answers are not run again; `-` is "
+          "standard output");
+ABSL_FLAG(std::string, progress, "auto",
+          "bar, lines, off, or auto: a bar if standard error is a terminal (mpirun hides whether "
+          "it is), otherwise lines");
+ABSL_FLAG(std::string, prompt_template, R"({document}\n{question})",
+          "The prompt, with {document} and {question}; \\n and the like are escapes");
+ABSL_FLAG(std::string, set, "",
+          "key=value, a key of the config that wins over the files, as in --set esa.top_k=512; "
+          "repeatable")
+    .OnUpdate([] {
+      if (std::string value = absl::GetFlag(FLAGS_set); !value.empty()) {
+        SetFlagValues().push_back(std::move(value));
+      }
+    });
+ABSL_FLAG(std::string, verbosity, "",
+          "trace, debug, info, warn, err or off; the default is $SPDLOG_LEVEL, or info");
+
+namespace longspan {
+namespace {
+
+absl::CommandLineFlag* FindFlag(absl::string_view name,
+                                absl::Span<const absl::string_view> allowed) {
+  const bool known = std::find(allowed.begin(), allowed.end(), name) != allowed.end();
+  return known ? absl::FindCommandLineFlag(name) : nullptr;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::string>> ParseFlags(absl::Span<const std::string> arguments,
+                                                    absl::Span<const absl::string_view> allowed) {
+  std::vector<std::string> positional;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    absl::string_view name = arguments[i];
+    if (name == "--") {
+      positional.insert(positional.end(), arguments.begin() + i + 1, arguments.end());
+      break;
+    }
+    if (name == "-" || !absl::ConsumePrefix(&name, "-")) {
+      positional.push_back(arguments[i]);
+      continue;
+    }
+    absl::ConsumePrefix(&name, "-");
+    const size_t equals = name.find('=');
+    std::string value;
+    if (equals != name.npos) value = std::string(name.substr(equals + 1));
+    name = name.substr(0, equals);
+
+    absl::CommandLineFlag* flag = FindFlag(name, allowed);
+    absl::string_view negated = name;
+    const bool negates =
+        flag == nullptr && equals == name.npos && absl::ConsumePrefix(&negated, "no");
+    if (negates) flag = FindFlag(negated, allowed);
+    if (flag == nullptr || (negates && !flag->IsOfType<bool>())) {
+      return absl::InvalidArgumentError(absl::StrCat("unknown flag --", name));
+    }
+    if (equals == name.npos && flag->IsOfType<bool>()) {
+      value = negates ? "false" : "true";
+    } else if (equals == arguments[i].npos) {
+      if (++i == arguments.size()) {
+        return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value"));
+      }
+      value = arguments[i];
+    }
+    std::string error;
+    if (!flag->ParseFrom(value, &error)) {
+      return absl::InvalidArgumentError(absl::StrCat("--", name, ": not a valid value: ", value,
+                                                     error.empty() ? "" : ": ", error));
+    }
+  }
+  return positional;
+}
+
+absl::StatusOr<std::vector<ConfigOverride>> SetFlags() {
+  std::vector<ConfigOverride> overrides;
+  for (const std::string& value : SetFlagValues()) {
+    const size_t equals = value.find('=');
+    if (equals == value.npos || equals == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("--set ", value, ": must be key=value"));
+    }
+    overrides.push_back({value.substr(0, equals), value.substr(equals + 1)});
+  }
+  return overrides;
+}
+
+std::string DescribeFlags(absl::Span<const absl::string_view> names) {
+  std::string text;
+  for (const absl::string_view name : names) {
+    const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
+    const std::string initial = flag->DefaultValue();
+    absl::StrAppend(&text, "  --", name, "\n      ", flag->Help(),
+                    initial.empty() ? "" : absl::StrCat(" (default: ", initial, ")"), "\n");
+  }
+  return text;
+}
+
+}  // namespace longspan

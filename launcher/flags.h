@@ -1,0 +1,40 @@
+#ifndef LONGSPAN_LAUNCHER_FLAGS_H_
+#define LONGSPAN_LAUNCHER_FLAGS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/flags/declare.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "runtime/config.h"
+
+// Flags of all subcommands; each subcommand names those that it takes (see main.cc).
+ABSL_DECLARE_FLAG(std::string, config);
+ABSL_DECLARE_FLAG(std::string, file);
+ABSL_DECLARE_FLAG(std::string, input);
+ABSL_DECLARE_FLAG(int64_t, max_tokens);
+ABSL_DECLARE_FLAG(std::string, model);
+ABSL_DECLARE_FLAG(std::string, output);
+ABSL_DECLARE_FLAG(std::string, progress);
+ABSL_DECLARE_FLAG(std::string, prompt_template);
+ABSL_DECLARE_FLAG(std::string, verbosity);
+
+namespace longspan {
+
+// Sets flags from `--name=value`, `--name value`, `--name` and `--noname` (the last two: booleans),
+// up to `--`. Only flags in `allowed` are known. Returns the other arguments. Unlike
+// absl::ParseCommandLine it returns errors: under mpirun one rank alone must tell them.
+absl::StatusOr<std::vector<std::string>> ParseFlags(absl::Span<const std::string> arguments,
+                                                    absl::Span<const absl::string_view> allowed);
+
+// Every `--set key=value`, in order.
+absl::StatusOr<std::vector<ConfigOverride>> SetFlags();
+
+// One paragraph a flag, as `--help` shows it.
+std::string DescribeFlags(absl::Span<const absl::string_view> names);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_LAUNCHER_FLAGS_H_

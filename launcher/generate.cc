@@ -1,0 +1,78 @@
+#include <cstdio>
+#include <memory>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/batch_runner.h"
+#include "launcher/bootstrap.h"
+#include "launcher/flags.h"
+#include "launcher/progress.h"
+#include "launcher/subcommand.h"
+#include "runtime/batch.h"
+
+namespace longspan {
+namespace {
+
+// Rank 0's side of the job.
+struct GenerateJob {
+  ProgressStyle style = ProgressStyle::kOff;
+  std::unique_ptr<BatchInput> input;
+  std::unique_ptr<BatchOutput> output;
+
+  absl::StatusOr<bool> Prepare() {
+    LONGSPAN_ASSIGN_OR_RETURN(input, BatchInput::Open(absl::GetFlag(FLAGS_input)));
+    LONGSPAN_ASSIGN_OR_RETURN(output, BatchOutput::Open(absl::GetFlag(FLAGS_output), *input));
+    for (const BatchLine& line : input->lines()) {
+      if (!output->IsAnswered(line.custom_id)) return true;
+    }
+    fprintf(stderr, "requests      %d, nothing left to do\n",
+            static_cast<int>(input->lines().size()));
+    return false;
+  }
+
+  absl::StatusOr<int> Run(Engine& engine) {
+    Progress progress(style, stderr, MonotonicSeconds());
+    LONGSPAN_ASSIGN_OR_RETURN(const BatchCounts counts,
+                              AnswerBatch(*input, *output, engine, progress, StopRequested));
+    progress.Clear();
+    LONGSPAN_ASSIGN_OR_RETURN(const EngineStats stats, engine.Shutdown());
+    const std::string requests = absl::StrFormat(
+        "requests      %d: %d answered, %d with errors, %d answered before\n",
+        input->lines().size(), counts.answered, counts.failed, counts.answered_before);
+    fputs((requests + SummaryText(stats)).c_str(), stderr);
+    if (counts.stopped) {
+      fputs("longspan: stopped by a signal; the same command goes on where this run ended\n",
+            stderr);
+      return kExitFailed;
+    }
+    return counts.failed > 0 ? kExitSomeErrors : kExitOk;
+  }
+};
+
+absl::StatusOr<int> Generate(const std::vector<std::string>& positional) {
+  if (!positional.empty()) {
+    return absl::InvalidArgumentError("takes no arguments but flags, not " + positional[0]);
+  }
+  if (absl::GetFlag(FLAGS_input).empty() || absl::GetFlag(FLAGS_output).empty()) {
+    return absl::InvalidArgumentError("--input and --output are needed");
+  }
+  LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
+  GenerateJob job;
+  LONGSPAN_ASSIGN_OR_RETURN(job.style, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
+  return RunOnRanks(Job{[&job](const Config&) { return job.Prepare(); },
+                        [&job](Engine& engine) { return job.Run(engine); }});
+}
+
+}  // namespace
+
+Subcommand GenerateSubcommand() {
+  return {"generate",
+          "--config FILE --input IN.jsonl --output OUT.jsonl [--model DIR] [--set key=value]...",
+          "Answers OpenAI batch requests. Run again, it answers what is not answered yet.\n      "
+          "Exit code: 0 all answered, 3 some requests have errors, 1 the run failed, 2 usage.",
+          {"config", "input", "output", "model", "set", "progress", "verbosity"},
+          Generate};
+}
+
+}  // namespace longspan

@@ -1,0 +1,339 @@
+#include "runtime/calibration.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "collectives/thread_communicator.h"
+#include "kernels/base/convert.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/score.h"
+#include "kernels/select.h"
+#include "runtime/model.h"
+#include "runtime/selection.h"
+#include "sharding/topk_merge.h"
+
+namespace longspan {
+namespace {
+
+constexpr double kEigenvalueFloor = 1e-9;  // of the largest
+constexpr int64_t kHeldOutEvery = 8;
+constexpr int64_t kRecallKeys = 8192;     // of a rank and layer
+constexpr int64_t kRecallQueries = 256;   // of a rank and layer
+
+using Matrix = std::vector<double>;  // [n, n] row-major
+
+// V diag(f(eigenvalue)) V^T of a symmetric matrix given by its upper triangle.
+template <typename F>
+absl::StatusOr<Matrix> OfEigenvalues(const Matrix& vectors, const std::vector<double>& values,
+                                     int64_t n, F&& f) {
+  Matrix scaled(vectors);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) scaled[i * n + j] *= f(values[j]);
+  }
+  Matrix product(n * n);
+  const int size = static_cast<int>(n);
+  cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, size, size, size, 1.0, scaled.data(), size,
+              vectors.data(), size, 0.0, product.data(), size);
+  return product;
+}
+
+struct Roots {
+  Matrix root, inverse_root;
+};
+
+absl::StatusOr<Roots> SquareRoots(Matrix symmetric, int64_t n) {
+  std::vector<double> values(n);
+  const auto size = static_cast<lapack_int>(n);
+  const lapack_int failed = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', size, symmetric.data(),
+                                           size, values.data());
+  if (failed != 0) {
+    return absl::InternalError(absl::StrCat("eigendecomposition failed (dsyevd: ", failed, ")"));
+  }
+  const double floor = std::max(values.back() * kEigenvalueFloor, 1e-300);
+  Roots roots;
+  LONGSPAN_ASSIGN_OR_RETURN(roots.root, OfEigenvalues(symmetric, values, n, [&](double v) {
+                              return std::sqrt(std::max(v, floor));
+                            }));
+  LONGSPAN_ASSIGN_OR_RETURN(roots.inverse_root,
+                            OfEigenvalues(symmetric, values, n, [&](double v) {
+                              return 1.0 / std::sqrt(std::max(v, floor));
+                            }));
+  return roots;
+}
+
+// Queries and keys of held-out windows of one layer.
+struct HeldOut {
+  std::vector<float> queries;  // [<= kRecallQueries, width] summed over groups
+  std::vector<float> keys;     // [<= kRecallKeys, width]
+};
+
+struct Counts {
+  double hits = 0;
+  double total = 0;
+  double keys = 0;
+};
+
+// This rank's part of a layer's recall: exact and approximate top-k of the same queries and keys.
+Counts CountHits(const HeldOut& held_out, const LayerFactors& factors, int64_t width, int64_t dim,
+                 int64_t top_k) {
+  Counts counts;
+  const auto num_keys = static_cast<int64_t>(held_out.keys.size()) / width;
+  const auto num_queries = static_cast<int64_t>(held_out.queries.size()) / width;
+  const int64_t k = std::min(top_k, num_keys / 8);
+  if (k == 0) return counts;
+  const auto compress = [&](const std::vector<float>& rows, int64_t n, const auto& factor) {
+    std::vector<float> out(n * dim);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(n),
+                static_cast<int>(dim), static_cast<int>(width), 1.0f, rows.data(),
+                static_cast<int>(width), factor.data(), static_cast<int>(dim), 0.0f, out.data(),
+                static_cast<int>(dim));
+    return out;
+  };
+  const std::vector<float> queries = compress(held_out.queries, num_queries, factors.query);
+  const std::vector<float> keys = compress(held_out.keys, num_keys, factors.key);
+  std::vector<float> scores(num_keys);
+  const auto select = [&](const float* query, int64_t d, const float* data) {
+    ScoreToken(query, d, {data, DType::kFloat32, num_keys}, scores.data());
+    TopK top(k);
+    top.Add(scores.data(), num_keys, 0);
+    std::vector<Candidate> candidates(k);
+    top.Take(candidates.data());
+    return MergeTopK(absl::MakeSpan(candidates), k);
+  };
+  for (int64_t q = 0; q < num_queries; ++q) {
+    const auto exact = select(held_out.queries.data() + q * width, width, held_out.keys.data());
+    const auto approximate = select(queries.data() + q * dim, dim, keys.data());
+    std::vector<int64_t> both;
+    std::set_intersection(exact.begin(), exact.end(), approximate.begin(), approximate.end(),
+                          std::back_inserter(both));
+    counts.hits += static_cast<double>(both.size());
+    counts.total += static_cast<double>(k);
+  }
+  counts.keys = static_cast<double>(num_keys);
+  return counts;
+}
+
+// What one rank gathers.
+class Collector {
+ public:
+  Collector(const AttentionShape& shape, int64_t layers)
+      : shape_(shape), moments_(layers, LayerMoments(shape.kv_dim())), held_out_(layers) {}
+
+  void set_holding_out(bool holding_out) { holding_out_ = holding_out; }
+
+  void Observe(int64_t layer, const float* queries, const float* keys, int64_t rows) {
+    const std::vector<float> sums = SumGroups(shape_, queries, rows);
+    const int64_t width = shape_.kv_dim();
+    if (!holding_out_) {
+      moments_[layer].Add(sums.data(), keys, rows, width);
+      return;
+    }
+    HeldOut& out = held_out_[layer];
+    const auto append = [&](const float* from, int64_t step, int64_t limit, std::vector<float>* to) {
+      for (int64_t r = 0; r < rows; r += step) {
+        if (static_cast<int64_t>(to->size()) >= limit * width) return;
+        to->insert(to->end(), from + r * width, from + (r + 1) * width);
+      }
+    };
+    append(keys, 1, kRecallKeys, &out.keys);
+    // Spread over the window: the last queries of a text see most of it.
+    append(sums.data(), std::max<int64_t>(1, rows / 64), kRecallQueries, &out.queries);
+  }
+
+  // Adds up the moments of all ranks.
+  absl::Status Reduce(Communicator& communicator) {
+    for (LayerMoments& moments : moments_) {
+      for (auto* sums : {&moments.query, &moments.key, &moments.key_sum}) {
+        LONGSPAN_RETURN_IF_ERROR(communicator.AllReduceSum("calibrate.moments", sums->data(),
+                                                           static_cast<int64_t>(sums->size())));
+      }
+      LONGSPAN_RETURN_IF_ERROR(communicator.AllReduceSum("calibrate.count", &moments.count, 1));
+    }
+    return absl::OkStatus();
+  }
+
+  const std::vector<LayerMoments>& moments() const { return moments_; }
+  const std::vector<HeldOut>& held_out() const { return held_out_; }
+
+ private:
+  AttentionShape shape_;
+  bool holding_out_ = false;
+  std::vector<LayerMoments> moments_;
+  std::vector<HeldOut> held_out_;
+};
+
+// One window for each rank, read by rank 0. Empty ones at the end of the text.
+absl::StatusOr<std::vector<std::vector<int32_t>>> ReadRound(Communicator& communicator,
+                                                            const NextWindow& next_window,
+                                                            int64_t max_tokens) {
+  std::vector<int64_t> sizes(communicator.size(), 0);
+  std::vector<int32_t> tokens(communicator.size() * max_tokens);
+  absl::Status status;
+  if (communicator.rank() == 0) {
+    for (int r = 0; r < communicator.size() && status.ok(); ++r) {
+      absl::StatusOr<std::vector<int32_t>> window = next_window(max_tokens);
+      status = window.status();
+      if (!window.ok() || window->empty()) break;
+      sizes[r] = static_cast<int64_t>(window->size());
+      std::copy(window->begin(), window->end(), tokens.begin() + r * max_tokens);
+    }
+    if (!status.ok()) sizes.assign(sizes.size(), -1);
+  }
+  LONGSPAN_RETURN_IF_ERROR(communicator.Broadcast(
+      "calibrate.sizes", sizes.data(), static_cast<int64_t>(sizes.size() * sizeof(int64_t)), 0));
+  if (sizes[0] < 0) {
+    return status.ok() ? absl::AbortedError("rank 0 could not read the text") : status;
+  }
+  LONGSPAN_RETURN_IF_ERROR(communicator.Broadcast(
+      "calibrate.tokens", tokens.data(), static_cast<int64_t>(tokens.size() * sizeof(int32_t)), 0));
+  std::vector<std::vector<int32_t>> windows;
+  for (int r = 0; r < communicator.size(); ++r) {
+    const auto first = tokens.begin() + r * max_tokens;
+    windows.emplace_back(first, first + sizes[r]);
+  }
+  return windows;
+}
+
+// A rank's own copy of the model, alone: windows are independent.
+Config AloneWithDenseAttention(Config config, int64_t window) {
+  config.attention = Attention::kDense;
+  config.deterministic = false;
+  config.esa.selection_block = window;
+  config.prefill_chunk_tokens = window;
+  config.parallel.stripe_tokens = window;
+  config.max_model_len = window;
+  config.kv_cache_dtype = "float32";
+  return config;
+}
+
+absl::Status RunWindow(Model* model, Communicator* alone, const std::vector<int32_t>& tokens) {
+  const Range range = {0, static_cast<int64_t>(tokens.size())};
+  KvShard cache(model->pool.get(), model->attention.layout, alone->rank());
+  LONGSPAN_RETURN_IF_ERROR(cache.Reserve(range.end));
+  const PrefillChunk chunk =
+      PlanChunk(model->attention, model->attention.layout.stripe_tokens, &cache, range, range.end);
+  return model->transformer->Prefill(chunk, tokens, Transformer::Outputs::kAll);
+}
+
+}  // namespace
+
+void LayerMoments::Add(const float* queries, const float* keys, int64_t rows, int64_t width) {
+  const auto n = static_cast<int>(width);
+  const auto add = [&](const float* values, Matrix* sum) {
+    const std::vector<double> exact(values, values + rows * width);
+    cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, n, static_cast<int>(rows), 1.0, exact.data(),
+                n, 1.0, sum->data(), n);
+  };
+  add(queries, &query);
+  add(keys, &key);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < width; ++i) key_sum[i] += keys[r * width + i];
+  }
+  count += static_cast<double>(rows);
+}
+
+absl::StatusOr<LayerFactors> FitFactors(const LayerMoments& moments, int64_t width, int64_t dim) {
+  if (dim > width || dim < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("esa.compressed_dim ", dim,
+                                                   " must be between 1 and ", width,
+                                                   ", the width of the concatenated keys"));
+  }
+  if (moments.count == 0) return absl::InvalidArgumentError("there is no text to calibrate on");
+  Matrix query(moments.query), key(moments.key);
+  for (int64_t i = 0; i < width; ++i) {
+    for (int64_t j = i; j < width; ++j) {
+      query[i * width + j] /= moments.count;
+      key[i * width + j] = key[i * width + j] / moments.count -
+                           moments.key_sum[i] / moments.count * (moments.key_sum[j] / moments.count);
+    }
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const Roots q, SquareRoots(std::move(query), width));
+  LONGSPAN_ASSIGN_OR_RETURN(const Roots k, SquareRoots(std::move(key), width));
+  const auto n = static_cast<int>(width);
+  Matrix product(width * width), u(width * width), vt(width * width);
+  cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, n, n, 1.0, q.root.data(), n,
+              k.root.data(), n, 0.0, product.data(), n);
+  std::vector<double> s(width);
+  const lapack_int failed = LAPACKE_dgesdd(LAPACK_ROW_MAJOR, 'A', n, n, product.data(), n, s.data(),
+                                           u.data(), n, vt.data(), n);
+  if (failed != 0) {
+    return absl::InternalError(absl::StrCat("singular values failed (dgesdd: ", failed, ")"));
+  }
+  LayerFactors factors;
+  double kept = 0, all = 0;
+  for (int64_t i = 0; i < width; ++i) {
+    all += s[i] * s[i];
+    if (i < dim) kept += s[i] * s[i];
+  }
+  factors.explained = all > 0 ? kept / all : 1;
+  // Columns i of A and B: Cq^-1/2 u_i sqrt(s_i) and Ck^-1/2 v_i sqrt(s_i).
+  const auto factor = [&](const Matrix& inverse_root, auto&& vector_at) {
+    std::vector<float> out(width * dim);
+    for (int64_t i = 0; i < dim; ++i) {
+      for (int64_t r = 0; r < width; ++r) {
+        double sum = 0;
+        for (int64_t c = 0; c < width; ++c) sum += inverse_root[r * width + c] * vector_at(c, i);
+        out[r * dim + i] = static_cast<float>(sum * std::sqrt(s[i]));
+      }
+    }
+    return out;
+  };
+  factors.query = factor(q.inverse_root, [&](int64_t c, int64_t i) { return u[c * width + i]; });
+  factors.key = factor(k.inverse_root, [&](int64_t c, int64_t i) { return vt[i * width + c]; });
+  return factors;
+}
+
+absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& communicator,
+                                            const NextWindow& next_window,
+                                            const CalibrationProgress& progress) {
+  LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model_config, LoadModelConfig(config.model));
+  const int64_t window = model_config.max_position_embeddings;
+  const AttentionShape shape = {model_config.num_heads, model_config.num_kv_heads,
+                                model_config.head_dim};
+  const int64_t width = shape.kv_dim();
+  const int64_t dim = config.esa.compressed_dim;
+  Collector collector(shape, model_config.num_layers);
+  CalibrationReport report;
+  absl::Status status = RunThreadRanks(1, [&](Communicator& alone) -> absl::Status {
+    Config own = AloneWithDenseAttention(config, window);
+    LONGSPAN_ASSIGN_OR_RETURN(auto model, LoadModel(&alone, &own));
+    model->transformer->set_observer(
+        [&](int64_t layer, const float* queries, const float* keys, int64_t rows) {
+          collector.Observe(layer, queries, keys, rows);
+        });
+    for (int64_t index = 0;; index += communicator.size()) {
+      LONGSPAN_ASSIGN_OR_RETURN(const auto windows, ReadRound(communicator, next_window, window));
+      for (int r = 0; r < communicator.size(); ++r) {
+        const bool holding_out = (index + r) % kHeldOutEvery == kHeldOutEvery / 2;
+        if (!holding_out) report.tokens += static_cast<int64_t>(windows[r].size());
+        if (r != communicator.rank() || windows[r].empty()) continue;
+        collector.set_holding_out(holding_out);
+        LONGSPAN_RETURN_IF_ERROR(RunWindow(model.get(), &alone, windows[r]));
+      }
+      if (progress) progress(report.tokens);
+      if (windows.back().empty()) return absl::OkStatus();
+    }
+  });
+  LONGSPAN_RETURN_IF_ERROR(status);
+  LONGSPAN_RETURN_IF_ERROR(collector.Reduce(communicator));
+  for (int64_t layer = 0; layer < model_config.num_layers; ++layer) {
+    CalibrationReport::Layer& fit = report.layers.emplace_back();
+    LONGSPAN_ASSIGN_OR_RETURN(fit.factors, FitFactors(collector.moments()[layer], width, dim));
+    const Counts mine =
+        CountHits(collector.held_out()[layer], fit.factors, width, dim, config.esa.top_k);
+    double sums[] = {mine.hits, mine.total, mine.keys};
+    LONGSPAN_RETURN_IF_ERROR(communicator.AllReduceSum("calibrate.recall", sums, 3));
+    fit.recall = sums[1] > 0 ? sums[0] / sums[1] : std::nan("");
+    report.recall_keys = static_cast<int64_t>(sums[2]) / communicator.size();
+  }
+  report.recall_top_k = std::min(config.esa.top_k, report.recall_keys / 8);
+  return report;
+}
+
+}  // namespace longspan

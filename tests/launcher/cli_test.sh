@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+# The `longspan` program from outside: cli_test.sh BINARY SOURCE_DIR CASE [MPIRUN...].
+# Its model is a random one of two layers; its tokens are bytes.
+set -euo pipefail
+longspan=$1 source=$2 case=${3%_mpi}
+shift 3
+mpirun=("$@")
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+mkdir model
+cp "$source"/tests/runtime/testdata/models/llama_f16/{config.json,model.safetensors} model/
+cp "$source/tests/launcher/testdata/byte_tokenizer.json" model/tokenizer.json
+cat > run.yaml <<'YAML'
+model: model
+max_model_len: 4096
+esa: {initial_tokens: 4, local_tokens: 16, top_k: 8, selection_block: 8, compression: exact}
+prefill: {chunk_tokens: 32}
+max_num_seqs: 3
+deterministic: true
+YAML
+
+fail() { echo "FAILED: $*" >&2; exit 1; }
+# expect CODE COMMAND...: its output is in ./stdout and ./stderr.
+expect() {
+  local want=$1 got=0
+  shift
+  "$@" > stdout 2> stderr || got=$?
+  [ "$got" = "$want" ] || { cat stdout stderr >&2; fail "exit code $got, not $want: $*"; }
+}
+says() { grep -qF -- "$1" stderr || { cat stderr >&2; fail "stderr lacks: $1"; }; }
+ask_line() {  # ID PROMPT MAX_TOKENS
+  printf '{"custom_id":"%s","method":"POST","url":"/v1/completions","body":{"prompt":"%s",' "$1" "$2"
+  printf '"max_tokens":%d,"temperature":0,"ignore_eos":true}}\n' "$3"
+}
+prompt() { printf 'needle %d in hay. ' $(seq "$1" "$(($1 + $2))"); }
+requests() {  # COUNT MAX_TOKENS
+  local i
+  for i in $(seq "$1"); do ask_line "r$i" "$(prompt "$i" "$((i % 7))")" "$2"; done
+}
+generate=(generate --config run.yaml --input in.jsonl)
+# What does not differ between runs: id and text, sorted.
+answers() {
+  sed -E 's/.*("custom_id":[^,]*),.*"choices":(\[.*\]),"usage".*/\1 \2/; s/req_[0-9a-f]+//g' "$1" |
+    sort
+}
+same_answers() { diff <(answers "$1") <(answers "$2") > /dev/null || fail "$1 and $2 differ"; }
+
+case $case in
+  usage)
+    expect 0 "$longspan" --help
+    grep -q 'longspan generate' stdout
+    expect 0 "$longspan" --version
+    grep -q '^communicators .*mpi' stdout
+    expect 0 "$longspan" generate --help
+    grep -q -- '--output' stdout
+    expect 2 "$longspan"
+    expect 2 "$longspan" conquer; says 'unknown subcommand conquer'
+    expect 2 "$longspan" generate; says '--input and --output are needed'
+    expect 2 "$longspan" generate --max_tokens=5; says 'unknown flag --max_tokens'
+    expect 2 "$longspan" ask --max_tokens=many q; says '--max_tokens: not a valid value: many'
+    expect 2 "$longspan" ask --model; says '--model needs a value'
+    expect 2 "$longspan" generate --input a --output b --set top_k; says 'must be key=value'
+    expect 2 "$longspan" generate --input a --output b --verbosity loud; says '--verbosity'
+    ;;
+  refusals)  # told once, by one rank, before anything is loaded
+    rm model/model.safetensors
+    requests 2 4 > in.jsonl
+    run=("${mpirun[@]}" "$longspan" "${generate[@]}" --output out.jsonl)
+    refuse() {
+      local message=$1
+      shift
+      expect 1 "${run[@]}" "$@"
+      says "$message"
+      [ "$(grep -c '^longspan: ' stderr)" = 1 ] || { cat stderr >&2; fail "told more than once"; }
+      [ ! -s out.jsonl ] || fail "there is output"
+    }
+    refuse 'unknown key `esa.topk` (did you mean `esa.top_k`?)' --set esa.topk=5
+    if [ ${#mpirun[@]} = 0 ]; then
+      refuse '`prefill.chunk_tokens` (32) must be a multiple' --set esa.selection_block=24
+      refuse '`parallel.stripe_tokens` (12) must be a multiple' --set parallel.stripe_tokens=12
+      refuse 'this build has no CUDA' --set device=cuda
+      refuse 'this build has no NCCL' --set parallel.communicator=nccl
+      refuse 'absent is not a directory' --model absent
+      refuse 'absent.jsonl: cannot open' --input absent.jsonl
+    else
+      refuse '`parallel.ranks` is 7 but the job has' --set parallel.ranks=7
+      refuse '`parallel.communicator: threads` under mpirun' --set parallel.communicator=threads
+    fi
+    cat in.jsonl in.jsonl > twice.jsonl
+    refuse 'custom_id "r1" is that of line 1' --input twice.jsonl
+    refuse 'model.safetensors'
+    rm out.jsonl
+    echo precious > out.jsonl
+    expect 1 "${run[@]}"; says 'is no line of a batch output'
+    [ "$(cat out.jsonl)" = precious ] || fail "the file was overwritten"
+    ;;
+  answers)  # the same for every number of ranks; errors beside them
+    { requests 9 6; echo '{bad'; ask_line huge "$(prompt 1 300)" 9 | sed 's/"prompt"/"hint"/'; } \
+      > in.jsonl
+    for ranks in 1 2 3; do
+      expect 3 "$longspan" "${generate[@]}" --output "threads$ranks.jsonl" \
+        --set parallel.ranks="$ranks"
+      says '11: 9 answered, 2 with errors, 0 answered before'
+      same_answers threads1.jsonl "threads$ranks.jsonl"
+    done
+    expect 3 "${mpirun[@]}" "$longspan" "${generate[@]}" --output mpi.jsonl
+    grep -q '"line 10: not valid JSON' mpi.jsonl
+    grep -q '"custom_id":"huge".*unknown parameter `hint`.*"param":"hint"' mpi.jsonl
+    same_answers threads1.jsonl mpi.jsonl
+
+    requests 9 6 > in.jsonl
+    expect 0 "$longspan" "${generate[@]}" --output threads1.jsonl
+    says '9, nothing left to do'
+    expect 0 "${mpirun[@]}" "$longspan" "${generate[@]}" --output - --input - < in.jsonl
+    cp stdout piped.jsonl
+    grep '"status_code":200' mpi.jsonl > good.jsonl
+    same_answers good.jsonl piped.jsonl
+    ;;
+  resume)
+    requests 6 6 > in.jsonl
+    expect 0 "$longspan" "${generate[@]}" --output whole.jsonl
+    head -3 whole.jsonl > out.jsonl
+    sed -n 4p whole.jsonl | head -c 70 >> out.jsonl
+    expect 0 "$longspan" "${generate[@]}" --output out.jsonl
+    says '6: 3 answered, 0 with errors, 3 answered before'
+    same_answers whole.jsonl out.jsonl
+    cmp <(head -3 whole.jsonl) <(head -3 out.jsonl)
+    cp out.jsonl again.jsonl
+    rm model/model.safetensors
+    expect 0 "$longspan" "${generate[@]}" --output out.jsonl
+    says 'nothing left to do'
+    cmp out.jsonl again.jsonl
+    ;;
+  kill)  # kill -9 after every few answers, until a run gets through
+    requests 24 200 > in.jsonl
+    expect 0 "$longspan" "${generate[@]}" --output whole.jsonl
+    touch before.jsonl out.jsonl
+    kills=0 code=1
+    for round in $(seq 200); do
+      "${mpirun[@]}" "$longspan" "${generate[@]}" --output out.jsonl 2> stderr &
+      pid=$!
+      target=$(($(wc -l < before.jsonl) + round % 5))  # of 0: somewhere before the first answer
+      while [ "$(wc -l < out.jsonl)" -lt $target ] && kill -0 $pid 2> kill_error; do :; done
+      kill -9 $pid 2> kill_error || true
+      code=0
+      wait $pid 2> wait_error || code=$?
+      # An answer, once given, is there for good.
+      while read -r line; do
+        grep -qF -- "$line" out.jsonl || fail "an answer was lost in round $round"
+      done < <(grep '"error":null}$' before.jsonl)
+      cp out.jsonl before.jsonl
+      case $code in
+        0) break ;;
+        137) kills=$((kills + 1)) ;;
+        # The ranks of a killed mpirun may outlive it for a moment.
+        *) grep -q 'another run is writing' stderr || { cat stderr; fail "exit code $code"; } ;;
+      esac
+    done
+    [ $code = 0 ] || fail "no run got through"
+    echo "$kills runs were killed"
+    [ $kills -ge 3 ] || fail "too few"
+    same_answers whole.jsonl out.jsonl
+    ;;
+  stop)  # SIGTERM ends a run in order; meanwhile nobody else may write its output
+    requests 40 400 > in.jsonl
+    "$longspan" "${generate[@]}" --output out.jsonl 2> first_stderr &
+    pid=$!
+    until [ -s out.jsonl ]; do sleep 0.01; kill -0 $pid || fail "the run ended"; done
+    expect 1 "$longspan" "${generate[@]}" --output out.jsonl; says 'another run is writing'
+    kill -TERM $pid
+    code=0
+    wait $pid || code=$?
+    [ $code = 1 ] || fail "exit code $code"
+    grep -q 'stopped by a signal' first_stderr
+    lines=$(wc -l < out.jsonl)
+    [ "$lines" -gt 0 ] && [ "$lines" -lt 40 ] || fail "$lines answers"
+    [ "$(tail -c 1 out.jsonl | od -An -c | tr -d ' ')" = '\n' ] || fail "a torn line"
+    expect 0 "$longspan" "${generate[@]}" --output out.jsonl
+    [ "$(answers out.jsonl | cut -d' ' -f1 | uniq | wc -l)" = 40 ] || fail "not 40 ids"
+    ;;
+  ask)
+    prompt 1 20 > book.txt
+    { cat book.txt; printf '\nwhere?'; } > prompt.txt
+    ask_line q "$(sed ':a;N;$!ba;s/\n/\\n/g' prompt.txt)" 12 > in.jsonl
+    expect 0 "$longspan" "${generate[@]}" --output out.jsonl
+    expect 0 "${mpirun[@]}" "$longspan" ask --config run.yaml --file book.txt --max_tokens 12 'where?'
+    says 'peak memory'
+    expected=$(sed -E 's/.*"text":"(([^"\\]|\\.)*)","finish_reason".*/\1/' out.jsonl)
+    printf '%b\n' "${expected//\\\"/\"}" | cmp - stdout
+    expect 1 "$longspan" ask --config run.yaml --file absent.txt 'where?'
+    says 'absent.txt: cannot be read'
+    expect 1 "$longspan" ask --config run.yaml --file book.txt --max_tokens 5000 'where?'
+    says 'exceeds max_model_len'
+    expect 2 "$longspan" ask --config run.yaml --file book.txt --prompt_template '{question}' 'q'
+    says 'has no {document}'
+    ;;
+  *) fail "unknown case $case" ;;
+esac
