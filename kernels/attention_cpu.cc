@@ -167,20 +167,20 @@ void MergePartials(const MergePartialsArgs& args) {
   for (int64_t row = 0; row < args.rows; ++row) {
     float max = -kInfinity;
     for (int64_t p = 0; p < args.parts; ++p) {
-      const float lse = args.lse[p * args.part_stride + row];
-      if (!(lse <= max)) max = lse;  // NaN stays NaN
+      max = std::max(max, args.lse[p * args.part_stride + row]);
     }
+    const float shift = max > -kInfinity ? max : 0.0f;
     float* out = args.output + row * args.head_dim;
     std::fill_n(out, args.head_dim, 0.0f);
-    if (max == -kInfinity) continue;
     float total = 0;
     for (int64_t p = 0; p < args.parts; ++p) {
-      const float weight = std::exp(args.lse[p * args.part_stride + row] - max);
+      const float weight = std::exp(args.lse[p * args.part_stride + row] - shift);
       if (weight == 0) continue;
       const float* in = args.outputs + p * args.part_stride + row * args.head_dim;
       for (int64_t d = 0; d < args.head_dim; ++d) out[d] += weight * in[d];
       total += weight;
     }
+    if (total == 0) continue;
     for (int64_t d = 0; d < args.head_dim; ++d) out[d] /= total;
   }
 }

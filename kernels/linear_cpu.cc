@@ -1,6 +1,7 @@
 #include <cblas.h>
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "kernels/base/check.h"
@@ -18,17 +19,46 @@ constexpr int64_t kStripElements = 1 << 20;
 // Terms of one dot product are summed in `kUnroll` vectors to hide the latency of the adds.
 constexpr int kUnroll = 4;
 
-// A row of weights as floats, padded with zeros to whole unrolled vectors.
-float Dot(const float* a, const float* b, int64_t padded) {
+simd::Float LoadAs(const float* p) { return simd::Load(p); }
+simd::Float LoadAs(const BFloat16* p) {
+  typedef uint16_t Half __attribute__((vector_size(simd::kWidth * sizeof(uint16_t))));
+  typedef uint32_t Word __attribute__((vector_size(simd::kWidth * sizeof(uint32_t))));
+  Half half;
+  std::memcpy(&half, p, sizeof(half));
+  const Word word = __builtin_convertvector(half, Word) << 16;
+  simd::Float v;
+  std::memcpy(&v, &word, sizeof(v));
+  return v;
+}
+simd::Float LoadAs(const Float16* p) {
+  float values[simd::kWidth];
+  for (int i = 0; i < simd::kWidth; ++i) values[i] = ToFloat(p[i]);
+  return simd::Load(values);
+}
+
+constexpr int64_t kStep = kUnroll * simd::kWidth;
+
+template <typename T>
+void AddProducts(const T* weight, const float* x, simd::Float* sum) {
+  for (int u = 0; u < kUnroll; ++u) {
+    sum[u] += LoadAs(weight + u * simd::kWidth) * simd::Load(x + u * simd::kWidth);
+  }
+}
+
+// weight: [in]; x: [in] and zeros up to a whole step.
+template <typename T>
+float Dot(const T* weight, const float* x, int64_t in) {
   simd::Float sum[kUnroll] = {};
-  for (int64_t i = 0; i < padded; i += kUnroll * simd::kWidth) {
-    for (int u = 0; u < kUnroll; ++u) {
-      sum[u] += simd::Load(a + i + u * simd::kWidth) * simd::Load(b + i + u * simd::kWidth);
-    }
+  int64_t i = 0;
+  for (; i + kStep <= in; i += kStep) AddProducts(weight + i, x + i, sum);
+  if (i < in) {
+    T rest[kStep] = {};
+    std::copy_n(weight + i, in - i, rest);
+    AddProducts(rest, x + i, sum);
   }
   const simd::Float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
   float total = 0;
-  for (int i = 0; i < simd::kWidth; ++i) total += all[i];
+  for (int lane = 0; lane < simd::kWidth; ++lane) total += all[lane];
   return total;
 }
 
@@ -58,23 +88,21 @@ void Linear(const LinearArgs& args, int64_t panel_rows) {
 }
 
 void LinearFewRows(const LinearArgs& args) {
-  const int64_t step = kUnroll * simd::kWidth;
-  const int64_t padded = (args.in + step - 1) / step * step;
+  const int64_t padded = (args.in + kStep - 1) / kStep * kStep;
   std::vector<float> x(args.rows * padded);
   for (int64_t r = 0; r < args.rows; ++r) {
     std::copy_n(args.x + r * args.in, args.in, x.data() + r * padded);
   }
-  std::vector<float> row(padded);
-  for (int64_t o = 0; o < args.out; ++o) {
-    const auto* source =
-        static_cast<const std::byte*>(args.weight) + o * args.in * SizeOf(args.dtype);
-    ConvertToFloat(source, args.dtype, args.in, row.data());
-    for (int64_t r = 0; r < args.rows; ++r) {
-      const float value = Dot(row.data(), x.data() + r * padded, padded);
-      float& y = args.y[r * args.out + o];
-      y = args.accumulate ? y + value : value;
+  DispatchDType(args.dtype, [&]<typename T>(T) {
+    for (int64_t o = 0; o < args.out; ++o) {
+      const T* weight = static_cast<const T*>(args.weight) + o * args.in;
+      for (int64_t r = 0; r < args.rows; ++r) {
+        const float value = Dot(weight, x.data() + r * padded, args.in);
+        float& y = args.y[r * args.out + o];
+        y = args.accumulate ? y + value : value;
+      }
     }
-  }
+  });
 }
 
 }  // namespace longspan

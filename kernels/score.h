@@ -15,7 +15,13 @@ namespace longspan {
 int64_t NumPanels(int64_t queries);
 void PackQueries(const float* rows,  // [count, dim], rows `row_stride` floats apart
                  int64_t count, int64_t dim, int64_t row_stride,
-                 float* panels);     // [NumPanels(count), dim, kPanelLanes]
+                 float* panels);  // [NumPanels(count), dim, kPanelLanes]
+
+inline constexpr int64_t kMinTileKeys = 6;
+inline constexpr int64_t kMaxTileKeys = 96;
+inline int64_t NumTiles(int64_t keys, int64_t tile_keys) {
+  return (keys + tile_keys - 1) / tile_keys;
+}
 
 struct ScoreKeys {
   const void* data = nullptr;  // [count, dim] contiguous
@@ -31,8 +37,18 @@ struct ScoreMaximaArgs {
   int64_t dim = 0;
   ScoreKeys keys;
   float* maxima = nullptr;  // [num_panels * kPanelLanes], in and out
+  // If not null, the same maxima over each `tile_keys` consecutive keys alone (the last tile may have
+  // fewer): [NumTiles(keys.count, tile_keys), num_panels * kPanelLanes]. See TileBounds.
+  float* tile_maxima = nullptr;
+  int64_t tile_keys = kMinTileKeys;  // kMinTileKeys times a power of two, at most kMaxTileKeys
 };
 void ScoreMaxima(const ScoreMaximaArgs& args);
+
+// bounds[t] = max over the lanes of (tile_maxima[t] - maxima): with the final maxima this is exactly
+// the largest ScoreBlock score of the tile's keys, since rounding preserves order. Pass two can leave
+// out the tiles whose bound shows that they have no key to select. -inf if every term is NaN.
+void TileBounds(const float* tile_maxima, int64_t tiles, int64_t lanes, const float* maxima,
+                float* bounds);
 
 // Pass two: scores[m] = max over the block's queries c of (f(m; c) - maxima[c]). Terms that are NaN
 // are passed over; a key whose every term is NaN scores NaN. maxima of unused lanes are +inf.

@@ -3,6 +3,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/base/check.h"
 #include "kernels/base/convert.h"
 #include "kernels/base/lane_gemm.h"
 #include "kernels/score.h"
@@ -11,7 +12,8 @@ namespace longspan {
 namespace {
 
 // Keys that stay in the first-level cache while the panels of a block pass by.
-constexpr int64_t kKeyTile = 96;
+constexpr int64_t kKeyTile = kMaxTileKeys;
+static_assert(kMinTileKeys == kTileRows);
 
 // Calls f(tile of float keys [n, dim], first key, n) over all keys, converting where needed.
 template <typename F>
@@ -38,6 +40,7 @@ RegisterTile<kRows, kTileVectors> Scores(const float* keys, int64_t dim, const f
 
 constexpr int64_t kTileLanes = kTileVectors * simd::kWidth;
 
+// maxima = max(maxima, f) of the lanes of one register tile.
 void TileMaxima(const float* keys, int64_t n, int64_t dim, const float* queries, float* maxima) {
   simd::Float best[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) best[v] = simd::Load(maxima + v * simd::kWidth);
@@ -100,14 +103,42 @@ void PackQueries(const float* rows, int64_t count, int64_t dim, int64_t row_stri
 }
 
 void ScoreMaxima(const ScoreMaximaArgs& args) {
-  ForEachKeyTile(args.keys, args.dim, [&](const float* keys, int64_t, int64_t n) {
-    for (int64_t p = 0; p < args.num_panels; ++p) {
-      for (int64_t lane = 0; lane < kPanelLanes; lane += kTileLanes) {
-        TileMaxima(keys, n, args.dim, args.queries + p * args.dim * kPanelLanes + lane,
-                   args.maxima + p * kPanelLanes + lane);
+  const int64_t lanes = args.num_panels * kPanelLanes;
+  const bool tiled = args.tile_maxima != nullptr;
+  const int64_t step = tiled ? args.tile_keys : kKeyTile;
+  LONGSPAN_CHECK(kKeyTile % step == 0 && step % kMinTileKeys == 0);
+  if (tiled) {
+    std::fill_n(args.tile_maxima, NumTiles(args.keys.count, step) * lanes,
+                -std::numeric_limits<float>::infinity());
+  }
+  ForEachKeyTile(args.keys, args.dim, [&](const float* keys, int64_t first, int64_t n) {
+    for (int64_t lane = 0; lane < lanes; lane += kTileLanes) {
+      const float* queries = args.queries + lane / kPanelLanes * args.dim * kPanelLanes +
+                             lane % kPanelLanes;
+      for (int64_t m = 0; m < n; m += step) {
+        float* maxima = tiled ? args.tile_maxima + (first + m) / step * lanes : args.maxima;
+        TileMaxima(keys + m * args.dim, std::min(step, n - m), args.dim, queries, maxima + lane);
       }
     }
   });
+  if (!tiled) return;
+  for (int64_t t = 0; t < NumTiles(args.keys.count, step); ++t) {
+    const float* tile = args.tile_maxima + t * lanes;
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      args.maxima[lane] = tile[lane] > args.maxima[lane] ? tile[lane] : args.maxima[lane];
+    }
+  }
+}
+
+void TileBounds(const float* tile_maxima, int64_t tiles, int64_t lanes, const float* maxima,
+                float* bounds) {
+  for (int64_t t = 0; t < tiles; ++t) {
+    simd::Float best = simd::Broadcast(-std::numeric_limits<float>::infinity());
+    for (int64_t lane = 0; lane < lanes; lane += simd::kWidth) {
+      best = simd::Max(simd::Load(tile_maxima + t * lanes + lane) - simd::Load(maxima + lane), best);
+    }
+    bounds[t] = HorizontalMax(best);
+  }
 }
 
 void ScoreBlock(const ScoreBlockArgs& args) {

@@ -66,7 +66,7 @@ struct AskJob {
 
   absl::Status Stream(Engine& engine) {
     Progress progress(style, stderr, MonotonicSeconds());
-    ProgressState state{.total = 1};
+    ProgressState state;  // of no total: one prompt
     while (engine.HasWork() && !StopRequested()) {
       LONGSPAN_ASSIGN_OR_RETURN(const std::vector<RequestUpdate> updates, engine.Step());
       for (const RequestUpdate& update : updates) {

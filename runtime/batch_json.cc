@@ -164,16 +164,16 @@ const NeutralParam* FindNeutral(absl::string_view name) {
   return nullptr;
 }
 
-bool IsNeutral(const Scalar& value, absl::string_view neutral) {
-  if (neutral == "false") return value == Scalar(false);
-  const double number = neutral == "1" ? 1 : 0;
-  return value == Scalar(static_cast<int64_t>(number)) || value == Scalar(number);
-}
-
 std::optional<double> Number(const Scalar& value) {
   if (const int64_t* integer = std::get_if<int64_t>(&value)) return static_cast<double>(*integer);
   if (const double* number = std::get_if<double>(&value)) return *number;
   return std::nullopt;
+}
+
+bool IsNeutral(const Scalar& value, absl::string_view neutral) {
+  const bool* boolean = std::get_if<bool>(&value);
+  if (neutral == "false") return boolean != nullptr && !*boolean;
+  return Number(value) == (neutral == "1" ? 1.0 : 0.0);
 }
 
 void RequestWalker::VisitKey() {

@@ -53,7 +53,7 @@ std::string FormatBytes(int64_t bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
   double value = static_cast<double>(bytes);
   int unit = 0;
-  for (; value >= 1000 && unit < 4; ++unit) value /= 1000;
+  for (; value >= 999.95 && unit < 4; ++unit) value /= 1000;  // what would round to 1000.0
   return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
 }
 

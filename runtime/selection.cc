@@ -1,6 +1,7 @@
 #include "runtime/selection.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -43,7 +44,15 @@ struct ScoredBlock {
   Range middle;
   int64_t count = 0;  // queries
   std::vector<float> panels;
-  float* maxima = nullptr;  // [panels * kPanelLanes] of a buffer that all blocks share
+  float* maxima = nullptr;  // [lanes] of a buffer that blocks share
+
+  // Of tiles of this rank's keys, run by run: what pass two may leave out.
+  int64_t tile_keys = 0;
+  std::vector<float> tile_maxima;  // [tiles, lanes]
+  std::vector<float> bounds;       // [tiles]
+  float threshold = -kInfinity;    // at least top_k keys of all ranks reach it
+
+  int64_t lanes() const { return NumPanels(count) * kPanelLanes; }
 };
 
 ScoreKeys KeysOf(const AttentionContext& context, int64_t layer, KvShard* cache, int64_t page,
@@ -89,32 +98,98 @@ absl::Status GatherQueries(const AttentionContext& context, int64_t layer,
   return absl::OkStatus();
 }
 
+// Tile maxima of one block take at most this, whatever the context: tiles grow instead.
+constexpr int64_t kTileMaximaBytes = 16 << 20;
+// And those of the blocks that share a reduction.
+constexpr int64_t kGroupBytes = 32 << 20;
+
+// The same on all ranks: of the rank with the most keys.
+int64_t TileMaximaBytes(const AttentionContext& context, const ScoredBlock& block,
+                        int64_t tile_keys) {
+  const SequenceLayout& layout = context.layout;
+  const int64_t stripes = layout.stripe(block.middle.end - 1) - layout.stripe(block.middle.begin) + 1;
+  const int64_t runs = (stripes + layout.num_ranks - 1) / layout.num_ranks;
+  const int64_t keys = std::min(block.middle.size(), runs * layout.stripe_tokens);
+  return (keys / tile_keys + runs) * block.lanes() * static_cast<int64_t>(sizeof(float));
+}
+
+// Cuts the blocks into groups whose tile maxima are held at once; chooses the tiles.
+std::vector<absl::Span<ScoredBlock>> GroupBlocks(const AttentionContext& context,
+                                                 absl::Span<ScoredBlock> scored) {
+  std::vector<absl::Span<ScoredBlock>> groups;
+  int64_t bytes = 0;
+  for (size_t s = 0; s < scored.size(); ++s) {
+    int64_t& tile_keys = scored[s].tile_keys;
+    tile_keys = kMinTileKeys;
+    while (tile_keys < kMaxTileKeys &&
+           TileMaximaBytes(context, scored[s], tile_keys) > kTileMaximaBytes) {
+      tile_keys *= 2;
+    }
+    const int64_t more = TileMaximaBytes(context, scored[s], tile_keys);
+    if (groups.empty() || bytes + more > kGroupBytes) {
+      groups.push_back(scored.subspan(s, 0));
+      bytes = 0;
+    }
+    groups.back() = absl::MakeSpan(groups.back().data(), groups.back().size() + 1);
+    bytes += more;
+  }
+  return groups;
+}
+
 // Step 3, pass one: each query's maximum over its block's middle, over all ranks.
 absl::Status ReduceMaxima(const AttentionContext& context, int64_t layer, KvShard* cache,
                           absl::Span<ScoredBlock> scored, std::vector<float>* maxima) {
   int64_t lanes = 0;
-  for (const ScoredBlock& block : scored) lanes += NumPanels(block.count) * kPanelLanes;
+  for (const ScoredBlock& block : scored) lanes += block.lanes();
   maxima->assign(lanes, -kInfinity);
   float* next = maxima->data();
   for (ScoredBlock& block : scored) {
     block.maxima = next;
-    next += NumPanels(block.count) * kPanelLanes;
+    next += block.lanes();
     for (const Range& run : cache->layout().OwnedRuns(cache->rank(), block.middle)) {
+      const size_t filled = block.tile_maxima.size();
+      block.tile_maxima.resize(filled + NumTiles(run.size(), block.tile_keys) * block.lanes());
       ScoreMaximaArgs args;
       args.queries = block.panels.data();
       args.num_panels = NumPanels(block.count);
       args.dim = context.kv.score_dim;
       args.keys = KeysOf(context, layer, cache, cache->layout().page(run.begin), run);
       args.maxima = block.maxima;
+      args.tile_maxima = block.tile_maxima.data() + filled;
+      args.tile_keys = block.tile_keys;
       ScoreMaxima(args);
     }
   }
   LONGSPAN_RETURN_IF_ERROR(
       context.communicator->AllReduceMax("select.maxima", maxima->data(), lanes));
   for (ScoredBlock& block : scored) {
-    std::fill(block.maxima + block.count, block.maxima + NumPanels(block.count) * kPanelLanes,
-              kInfinity);
+    std::fill(block.maxima + block.count, block.maxima + block.lanes(), kInfinity);
   }
+  return absl::OkStatus();
+}
+
+// A score that top_k keys reach, over all ranks: if each of P ranks has top_k / P tiles whose best
+// key reaches t, then the smallest t will do. What lies below it need not be scored again.
+absl::Status AgreeOnThresholds(const AttentionContext& context, absl::Span<ScoredBlock> scored) {
+  const int64_t ranks = context.layout.num_ranks;
+  const int64_t share = (context.esa.top_k + ranks - 1) / ranks;
+  std::vector<float> negated;  // so that the largest over the ranks is the smallest threshold
+  for (ScoredBlock& block : scored) {
+    block.bounds.resize(static_cast<int64_t>(block.tile_maxima.size()) / block.lanes());
+    TileBounds(block.tile_maxima.data(), static_cast<int64_t>(block.bounds.size()), block.lanes(),
+               block.maxima, block.bounds.data());
+    block.tile_maxima = {};
+    std::vector<float> sorted = block.bounds;
+    float threshold = -kInfinity;
+    if (static_cast<int64_t>(sorted.size()) >= share) {
+      std::nth_element(sorted.begin(), sorted.begin() + share - 1, sorted.end(), std::greater<>());
+      threshold = sorted[share - 1];
+    }
+    negated.push_back(-threshold);
+  }
+  LONGSPAN_RETURN_IF_ERROR(context.communicator->AllReduceMax(
+      "select.thresholds", negated.data(), static_cast<int64_t>(negated.size())));
+  for (size_t s = 0; s < scored.size(); ++s) scored[s].threshold = -negated[s];
   return absl::OkStatus();
 }
 
@@ -123,8 +198,8 @@ Range WithHalo(Range run, int64_t halo, Range middle) {
   return Intersect({run.begin - halo, run.end + halo}, middle);
 }
 
-// Step 3, pass two, and the local part of step 4: this rank's top-k of one block. `score(range,
-// page, out)` writes F of the positions of `range`, which lie in the stripe of `page` or its halo.
+// The local part of step 4: this rank's top-k of one block. `score(run, range, out)` writes F of the
+// positions of `range`, which is a run of one stripe and its halo.
 template <typename Score>
 void LocalTopK(const AttentionContext& context, KvShard* cache, Range middle, Score&& score,
                Candidate* out) {
@@ -134,13 +209,60 @@ void LocalTopK(const AttentionContext& context, KvShard* cache, Range middle, Sc
     const Range range = WithHalo(run, context.esa.proximity, middle);
     scores.resize(range.size());
     spread.resize(run.size());
-    score(range, cache->layout().page(run.begin), scores.data());
+    score(run, range, scores.data());
     Proximity(scores.data(), range.size(), context.esa.proximity, run.begin - range.begin,
               run.end - range.begin, spread.data());
     top.Add(spread.data(), run.size(), run.begin);
   }
   top.Take(out);
 }
+
+// Step 3, pass two: F of `range`, a run and its halo. Tiles that cannot reach the threshold are left at
+// -inf: no position near them can be selected on their account.
+class BlockScorer {
+ public:
+  BlockScorer(const AttentionContext& context, int64_t layer, KvShard* cache,
+              const ScoredBlock& block)
+      : context_(context), layer_(layer), cache_(cache), block_(block) {}
+
+  void operator()(Range run, Range range, float* out) {
+    std::fill_n(out, range.size(), -kInfinity);
+    Range pending = {range.begin, run.begin};  // to be scored in one go
+    const auto add = [&](Range next) {
+      if (next.empty()) return;
+      if (pending.end != next.begin) {
+        Score(run, pending, out + (pending.begin - range.begin));
+        pending.begin = next.begin;
+      }
+      pending.end = next.end;
+    };
+    for (int64_t m = run.begin; m < run.end; m += block_.tile_keys, ++tile_) {
+      if (block_.bounds[tile_] < block_.threshold) continue;
+      add({m, std::min(m + block_.tile_keys, run.end)});
+    }
+    add({run.end, range.end});
+    Score(run, pending, out + (pending.begin - range.begin));
+  }
+
+ private:
+  void Score(Range run, Range range, float* out) {
+    if (range.empty()) return;
+    ScoreBlockArgs args;
+    args.queries = block_.panels.data();
+    args.num_queries = block_.count;
+    args.dim = context_.kv.score_dim;
+    args.keys = KeysOf(context_, layer_, cache_, cache_->layout().page(run.begin), range);
+    args.maxima = block_.maxima;
+    args.scores = out;
+    ScoreBlock(args);
+  }
+
+  const AttentionContext& context_;
+  int64_t layer_;
+  KvShard* cache_;
+  const ScoredBlock& block_;
+  size_t tile_ = 0;  // of the next run's first tile
+};
 
 // Step 4: candidates of all ranks, [blocks, top_k] each; the merged selection of each block.
 absl::StatusOr<Selections> Merge(const AttentionContext& context,
@@ -198,29 +320,23 @@ absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int6
     if (middle.size() <= context.esa.top_k) {
       selections[b] = AllOf(middle);
     } else {
-      scored.push_back({b, middle, blocks[b].tokens.size(), {}, nullptr});
+      scored.push_back({.index = b, .middle = middle, .count = blocks[b].tokens.size()});
     }
   }
   if (scored.empty()) return selections;
 
   LONGSPAN_RETURN_IF_ERROR(GatherQueries(context, layer, blocks, first_row, queries, &scored));
-  std::vector<float> maxima;
-  LONGSPAN_RETURN_IF_ERROR(ReduceMaxima(context, layer, cache, absl::MakeSpan(scored), &maxima));
   std::vector<Candidate> candidates(scored.size() * context.esa.top_k);
-  for (size_t s = 0; s < scored.size(); ++s) {
-    const ScoredBlock& block = scored[s];
-    const auto score = [&](Range range, int64_t page, float* out) {
-      ScoreBlockArgs args;
-      args.queries = block.panels.data();
-      args.num_queries = block.count;
-      args.dim = context.kv.score_dim;
-      args.keys = KeysOf(context, layer, cache, page, range);
-      args.maxima = block.maxima;
-      args.scores = out;
-      ScoreBlock(args);
-    };
-    LocalTopK(context, cache, block.middle, score, candidates.data() + s * context.esa.top_k);
-    context.communicator->Progress();
+  Candidate* next = candidates.data();
+  for (const absl::Span<ScoredBlock> group : GroupBlocks(context, absl::MakeSpan(scored))) {
+    std::vector<float> maxima;
+    LONGSPAN_RETURN_IF_ERROR(ReduceMaxima(context, layer, cache, group, &maxima));
+    LONGSPAN_RETURN_IF_ERROR(AgreeOnThresholds(context, group));
+    for (const ScoredBlock& block : group) {
+      LocalTopK(context, cache, block.middle, BlockScorer(context, layer, cache, block), next);
+      next += context.esa.top_k;
+      context.communicator->Progress();
+    }
   }
   LONGSPAN_ASSIGN_OR_RETURN(Selections merged,
                             Merge(context, candidates, static_cast<int64_t>(scored.size())));
@@ -253,7 +369,8 @@ absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int6
   std::vector<Candidate> candidates(scored.size() * context.esa.top_k);
   for (size_t s = 0; s < scored.size(); ++s) {
     const DecodeToken& token = tokens[scored[s]];
-    const auto score = [&](Range range, int64_t page, float* out) {
+    const auto score = [&](Range run, Range range, float* out) {
+      const int64_t page = token.cache->layout().page(run.begin);
       ScoreToken(compressed.data() + scored[s] * dim, dim,
                  KeysOf(context, layer, token.cache, page, range), out);
     };

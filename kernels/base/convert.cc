@@ -7,6 +7,10 @@
 namespace longspan {
 
 void ConvertToFloat(const void* source, DType dtype, int64_t count, float* out) {
+  if (dtype == DType::kFloat32) {
+    std::memcpy(out, source, count * sizeof(float));
+    return;
+  }
   DispatchDType(dtype, [&]<typename T>(T) {
     const auto* in = static_cast<const T*>(source);
     for (int64_t i = 0; i < count; ++i) out[i] = ToFloat(in[i]);

@@ -307,13 +307,17 @@ TEST(MergePartialsTest, EmptyPartialsAddNothingWhateverTheyHold) {
 }
 
 TEST(MergePartialsTest, NanStaysNan) {
-  const float outputs[] = {1.0f, 2.0f};
-  const float lse[] = {3.0f, kNan};
-  float merged = 0;
-  MergePartials({outputs, lse, 1, 2, 1, 1, &merged});
-  EXPECT_TRUE(std::isnan(merged));
-  MergePartials({outputs + 1, lse + 1, 1, 1, 1, 1, &merged});
-  EXPECT_TRUE(std::isnan(merged));
+  const float outputs[] = {1.0f, 2.0f, 3.0f};
+  for (const float other : {4.0f, -kInf}) {
+    const float lse[] = {other, kNan, other};
+    for (const int64_t first : {0, 1}) {
+      for (int64_t parts = 2 - first; first + parts <= 3; ++parts) {
+        float merged = 0;
+        MergePartials({outputs + first, lse + first, 1, parts, 1, 1, &merged});
+        EXPECT_TRUE(std::isnan(merged)) << "parts " << first << " on, " << parts;
+      }
+    }
+  }
 }
 
 // Attention in parts, merged, is attention at once.

@@ -83,14 +83,19 @@ TEST(LargeOffsetTest, ScoreMaximaAndScoreBlock) {
   const int64_t dim = kTwo31 / kPanelLanes + 16;
   Sparse<float> panels(2 * dim * kPanelLanes);
   SKIP_WITHOUT_MEMORY(panels);
-  Sparse<BFloat16> keys(dim);
-  panels.data()[(dim - 1) * kPanelLanes] = 5;                           // of query 0
-  panels.data()[dim * kPanelLanes + (dim - 1) * kPanelLanes] = 7;       // of query 64
-  keys.data()[dim - 1] = ToBFloat16(2.0f);
+  Sparse<float> keys(dim);
+  panels.data()[(dim - 1) * kPanelLanes] = 5;      // of query 0
+  panels.data()[(2 * dim - 1) * kPanelLanes] = 7;  // of query 64
+  keys.data()[dim - 1] = 2;
   std::vector<float> maxima(2 * kPanelLanes, -kInf);
-  ScoreMaxima({panels.data(), 2, dim, {keys.data(), DType::kBFloat16, 1}, maxima.data()});
+  ScoreMaxima({panels.data(), 2, dim, {keys.data(), DType::kFloat32, 1}, maxima.data()});
   EXPECT_EQ(maxima[0], 10);
   EXPECT_EQ(maxima[64], 14);
+  maxima.assign(2 * kPanelLanes, kInf);
+  maxima[64] = 11;
+  float score = kNan;
+  ScoreBlock({panels.data(), 65, dim, {keys.data(), DType::kFloat32, 1}, maxima.data(), &score});
+  EXPECT_EQ(score, 3);
 }
 
 TEST(LargeOffsetTest, PackQueriesWithAWideStride) {

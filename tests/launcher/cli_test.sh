@@ -31,7 +31,8 @@ expect() {
 }
 says() { grep -qF -- "$1" stderr || { cat stderr >&2; fail "stderr lacks: $1"; }; }
 ask_line() {  # ID PROMPT MAX_TOKENS
-  printf '{"custom_id":"%s","method":"POST","url":"/v1/completions","body":{"prompt":"%s",' "$1" "$2"
+  printf '{"custom_id":"%s","method":"POST","url":"/v1/completions",' "$1"
+  printf '"body":{"prompt":"%s",' "$2"
   printf '"max_tokens":%d,"temperature":0,"ignore_eos":true}}\n' "$3"
 }
 prompt() { printf 'needle %d in hay. ' $(seq "$1" "$(($1 + $2))"); }
@@ -185,7 +186,8 @@ case $case in
     { cat book.txt; printf '\nwhere?'; } > prompt.txt
     ask_line q "$(sed ':a;N;$!ba;s/\n/\\n/g' prompt.txt)" 12 > in.jsonl
     expect 0 "$longspan" "${generate[@]}" --output out.jsonl
-    expect 0 "${mpirun[@]}" "$longspan" ask --config run.yaml --file book.txt --max_tokens 12 'where?'
+    expect 0 "${mpirun[@]}" "$longspan" ask --config run.yaml --file book.txt --max_tokens 12 \
+      'where?'
     says 'peak memory'
     expected=$(sed -E 's/.*"text":"(([^"\\]|\\.)*)","finish_reason".*/\1/' out.jsonl)
     printf '%b\n' "${expected//\\\"/\"}" | cmp - stdout
