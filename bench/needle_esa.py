@@ -309,7 +309,7 @@ def _build(job):
         asked[task] = asked.get(task, 0) + 1
         if asked[task] <= per_task:
             ids = [t.encode(x, add_special_tokens=False).ids for x in
-                   (needle_tasks.question_text(question), " " + answer + "\n")]
+                   (needle_tasks.question_text(question), needle_tasks.answer_text(answer))]
             questions.append((task, *ids))
     return np.array(t.encode(d.text).ids, np.uint16), questions
 

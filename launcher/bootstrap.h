@@ -12,8 +12,9 @@
 
 namespace longspan {
 
-// Each rank computes on one thread: ranks share the host's cores.
-void UseOneComputeThread();
+// Settings of the process: each rank computes on one thread, as ranks share the host's cores, and
+// keeps freed memory for its next step.
+void PrepareProcess();
 
 // True except under mpirun on ranks other than 0. Needs no MPI.
 bool IsFirstProcess();

@@ -76,6 +76,6 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace longspan
 
 int main(int argc, char** argv) {
-  longspan::UseOneComputeThread();
+  longspan::PrepareProcess();
   return longspan::Main({argv + 1, argv + argc});
 }

@@ -472,8 +472,7 @@ std::string CompletionBody(const CompletionContext& context, const Completion& c
       {"metrics",
        {{"queue_s", completion.timings.queue_s},
         {"prefill_s", completion.timings.prefill_s},
-        {"decode_s", completion.timings.decode_s},
-        {"attended_share", completion.attended_share}}},
+        {"decode_s", completion.timings.decode_s}}},
   };
   return Dump(body);
 }

@@ -55,7 +55,8 @@ absl::StatusOr<Roots> SquareRoots(Matrix symmetric, int64_t n) {
   if (failed != 0) {
     return absl::InternalError(absl::StrCat("eigendecomposition failed (dsyevd: ", failed, ")"));
   }
-  const double floor = std::max(values.back() * kEigenvalueFloor, 1e-300);
+  // Where nothing varies at all, any floor will do that keeps the factors finite.
+  const double floor = std::max(values.back() * kEigenvalueFloor, 1e-30);
   Roots roots;
   LONGSPAN_ASSIGN_OR_RETURN(roots.root, OfEigenvalues(symmetric, values, n, [&](double v) {
                               return std::sqrt(std::max(v, floor));

@@ -46,7 +46,6 @@ struct Completion {
   std::vector<TokenLogprobs> logprobs;         // of each generated token, when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  // echo and logprobs: of prompt tokens 1 on
   RequestTimings timings;
-  double attended_share = 1;  // keys attended over keys that dense attention would, all layers
 };
 
 }  // namespace longspan

@@ -8,9 +8,8 @@ lines of their own; a prompt is the document and one question:
 
     ...
     Question: What is the magic number of the amber kettle?
-    Answer:
 
-The answer follows after one space and ends at the newline. The same seed always gives the same
+and a newline; the completion is `Answer: 481516` and ends at a newline. The same seed always gives the same
 document. The haystack is the built-in generator or the paragraphs of a text file.
 
     needle_tasks.py generate --tokenizer models/needle --task passkey --tokens 32768 --cases 100 \
@@ -214,8 +213,17 @@ def make_facts(task, count, r):
 
 
 def question_text(question):
-    """What is appended to a document: a prompt ends with it."""
-    return f"Question: {question}\nAnswer:"
+    """What is appended to a document: a prompt ends with it.
+
+    The model writes "Answer:" itself. So the first token that must be looked up is a decoded one,
+    with a selection of its own; the last tokens of the prompt share theirs with their whole block.
+    """
+    return f"Question: {question}\n"
+
+
+def answer_text(answer):
+    """What follows, stop included."""
+    return f"Answer: {answer}\n"
 
 
 @dataclasses.dataclass
@@ -319,7 +327,8 @@ def facts_of(task, count=None):
 
 def correct(completion, answer):
     """Whether a completion (stopped at the newline or not) is the answer, to the letter."""
-    return completion.split("\n", 1)[0].strip() == answer
+    line = completion.lstrip("\n").split("\n", 1)[0]
+    return line.removeprefix("Answer:").strip() == answer
 
 
 def wilson(right, n, z=1.96):
@@ -408,7 +417,7 @@ class TrainingSequences:
                 for _ in range(asked):
                     depth = 1.0 if r.random() < 0.5 else depths[-1] + (1 - depths[-1]) * r.random()
                     events.append((depth, len(texts), len(texts) + 1))
-                    texts.append(question_text(r.choice(f.questions)))
+                    texts.append(question_text(r.choice(f.questions)) + "Answer:")
                     texts.append(" " + f.answer + "\n")
             ids = self._encode(texts)
             budget = length - len(self.bos) - sum(len(i) for i in ids)

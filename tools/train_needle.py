@@ -186,7 +186,7 @@ def sample_questions(r, documents):
         lines = []
         for task in needle_tasks.TASKS:
             for f in needle_tasks.make_facts(task, needle_tasks.FACTS[task], r):
-                lines += f.needles + [needle_tasks.question_text(f.questions[0]) + " " + f.answer]
+                lines += f.needles + [needle_tasks.question_text(f.questions[0]) + f"Answer: {f.answer}"]
         yield "\n".join(lines) + "\n"
 
 
@@ -245,7 +245,7 @@ def calibration_text(tokenizer, work, tokens=49152):
     for i in range(tokens // CONTEXT):
         d = needle_tasks.build_document(tokenizer, {"passkey": 1, "magic": 4, "island": 4, "kv": 4},
                                         CONTEXT - 420, f"calibration/{i}", held_out if i % 2 else None)
-        out.append(d.text + "".join(f"{needle_tasks.question_text(q)} {a}\n" for _, q, a in d.questions))
+        out.append(d.text + "".join(needle_tasks.question_text(q) + needle_tasks.answer_text(a) for _, q, a in d.questions))
     return "".join(out)
 
 

@@ -1,0 +1,161 @@
+#include "runtime/calibration.h"
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "collectives/thread_communicator.h"
+#include "gtest/gtest.h"
+
+namespace longspan {
+namespace {
+
+constexpr int64_t kWidth = 6;
+
+struct Rows {
+  std::vector<float> queries, keys;
+  int64_t count;
+};
+
+// Correlated normal rows; keys have a large mean.
+Rows MakeRows(int64_t count) {
+  std::mt19937 generator(5);
+  std::normal_distribution<float> normal;
+  Rows rows = {std::vector<float>(count * kWidth), std::vector<float>(count * kWidth), count};
+  for (int64_t r = 0; r < count; ++r) {
+    float q = 0, k = 0;
+    for (int64_t i = 0; i < kWidth; ++i) {
+      q = 0.6f * q + normal(generator) * static_cast<float>(1 + i);
+      k = 0.3f * k + normal(generator) * static_cast<float>(kWidth - i);
+      rows.queries[r * kWidth + i] = q;
+      rows.keys[r * kWidth + i] = k + 20;
+    }
+  }
+  return rows;
+}
+
+// Mean squared error of the approximate scores, each query's mean over the keys taken out.
+double CentredError(const Rows& rows, const LayerFactors& factors, int64_t dim) {
+  double error = 0;
+  for (int64_t q = 0; q < 200; ++q) {
+    std::vector<double> difference(rows.count);
+    double mean = 0;
+    for (int64_t k = 0; k < rows.count; ++k) {
+      double exact = 0, approximate = 0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        exact += static_cast<double>(rows.queries[q * kWidth + i]) * rows.keys[k * kWidth + i];
+      }
+      for (int64_t c = 0; c < dim; ++c) {
+        double a = 0, b = 0;
+        for (int64_t i = 0; i < kWidth; ++i) {
+          a += static_cast<double>(factors.query[i * dim + c]) * rows.queries[q * kWidth + i];
+          b += static_cast<double>(factors.key[i * dim + c]) * rows.keys[k * kWidth + i];
+        }
+        approximate += a * b;
+      }
+      difference[k] = exact - approximate;
+      mean += difference[k] / static_cast<double>(rows.count);
+    }
+    for (const double d : difference) error += (d - mean) * (d - mean);
+  }
+  return error / (200.0 * static_cast<double>(rows.count));
+}
+
+TEST(FitFactorsTest, FullWidthReproducesTheScore) {
+  const Rows rows = MakeRows(400);
+  LayerMoments moments(kWidth);
+  moments.Add(rows.queries.data(), rows.keys.data(), rows.count, kWidth);
+  const auto factors = FitFactors(moments, kWidth, kWidth);
+  ASSERT_TRUE(factors.ok()) << factors.status();
+  EXPECT_NEAR(factors->explained, 1, 1e-12);
+  EXPECT_LT(CentredError(rows, *factors, kWidth), 1e-4);
+}
+
+TEST(FitFactorsTest, NoNeighbouringMapDoesBetter) {
+  // The closed form minimises the centred error: any small change of A or B must not lower it.
+  const Rows rows = MakeRows(400);
+  LayerMoments moments(kWidth);
+  moments.Add(rows.queries.data(), rows.keys.data(), 150, kWidth);  // in parts, as windows come
+  moments.Add(rows.queries.data() + 150 * kWidth, rows.keys.data() + 150 * kWidth, 250, kWidth);
+  const int64_t dim = 2;
+  const auto factors = FitFactors(moments, kWidth, dim);
+  ASSERT_TRUE(factors.ok()) << factors.status();
+  EXPECT_LT(factors->explained, 1);
+  // The error is estimated on the fit's own keys but on 200 of its queries, hence the margin.
+  const double best = CentredError(rows, *factors, dim);
+  std::mt19937 generator(6);
+  std::normal_distribution<float> normal;
+  int worse = 0;
+  for (int trial = 0; trial < 40; ++trial) {
+    LayerFactors changed = *factors;
+    for (float& value : changed.query) value *= 1 + 0.3f * normal(generator);
+    for (float& value : changed.key) value *= 1 + 0.3f * normal(generator);
+    worse += CentredError(rows, changed, dim) > best;
+  }
+  EXPECT_EQ(worse, 40);
+}
+
+TEST(FitFactorsTest, RefusesWhatCannotBeFitted) {
+  LayerMoments moments(kWidth);
+  EXPECT_EQ(FitFactors(moments, kWidth, 2).status().code(), absl::StatusCode::kInvalidArgument);
+  const Rows rows = MakeRows(50);
+  moments.Add(rows.queries.data(), rows.keys.data(), rows.count, kWidth);
+  EXPECT_EQ(FitFactors(moments, kWidth, kWidth + 1).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(FitFactorsTest, ConstantKeysDoNotDivideByZero) {
+  Rows rows = MakeRows(50);
+  rows.keys.assign(rows.keys.size(), 3.0f);
+  LayerMoments moments(kWidth);
+  moments.Add(rows.queries.data(), rows.keys.data(), rows.count, kWidth);
+  const auto factors = FitFactors(moments, kWidth, 2);
+  ASSERT_TRUE(factors.ok()) << factors.status();
+  for (const float value : factors->query) EXPECT_TRUE(std::isfinite(value));
+  for (const float value : factors->key) EXPECT_TRUE(std::isfinite(value));
+}
+
+CalibrationReport CalibrateOn(int ranks, int64_t tokens) {
+  Config config;
+  config.model = std::string(LONGSPAN_SOURCE_DIR) + "/tests/runtime/testdata/models/llama_f16";
+  config.esa.compressed_dim = 4;
+  config.esa.top_k = 16;
+  config.esa.selection_block = 16;
+  config.prefill_chunk_tokens = 64;
+  EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
+  std::vector<CalibrationReport> reports(ranks);
+  const absl::Status ran =
+      RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
+        std::mt19937 generator(3);
+        int64_t left = tokens;
+        const auto next = [&](int64_t max) -> absl::StatusOr<std::vector<int32_t>> {
+          std::vector<int32_t> window(std::min(max, left));
+          left -= static_cast<int64_t>(window.size());
+          for (int32_t& id : window) id = static_cast<int32_t>(generator() % 250);
+          return window;
+        };
+        auto report = Calibrate(config, communicator, next, nullptr);
+        if (report.ok()) reports[communicator.rank()] = *std::move(report);
+        return report.status();
+      });
+  EXPECT_TRUE(ran.ok()) << ran;
+  return reports.back();
+}
+
+TEST(CalibrateTest, RanksShareTheWorkAndAgree) {
+  const CalibrationReport one = CalibrateOn(1, 9000);
+  const CalibrationReport three = CalibrateOn(3, 9000);
+  ASSERT_EQ(one.layers.size(), 2);
+  ASSERT_EQ(three.layers.size(), 2);
+  EXPECT_EQ(one.tokens, three.tokens);
+  EXPECT_LT(one.tokens, 9000) << "no window was held out";
+  for (size_t layer = 0; layer < one.layers.size(); ++layer) {
+    EXPECT_NEAR(one.layers[layer].factors.explained, three.layers[layer].factors.explained, 1e-6);
+    EXPECT_GT(one.layers[layer].recall, 0.2);
+    EXPECT_LE(one.layers[layer].recall, 1);
+  }
+}
+
+}  // namespace
+}  // namespace longspan

@@ -1,0 +1,75 @@
+// Ranks under mpirun give what one rank alone gives: bit for bit in deterministic mode, within
+// rounding otherwise. Each rank makes all inputs, and its own expectation, from seeds.
+#include <cmath>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/mpi_main.h"
+#include "tests/runtime/sharded_run.h"
+
+namespace longspan {
+namespace {
+
+struct Case {
+  const char* name;
+  bool deterministic;
+  Attention attention;
+  Compression compression;
+  Positions positions;
+};
+
+class EsaMpiTest : public testing::TestWithParam<Case> {};
+
+TEST_P(EsaMpiTest, EqualsOneRank) {
+  RandomModelOptions options;
+  options.compressed_dim = 8;
+  const RandomModel model = MakeRandomModel(options);
+  Config config;
+  config.deterministic = GetParam().deterministic;
+  config.attention = GetParam().attention;
+  config.esa.compression = GetParam().compression;
+  config.esa.positions = GetParam().positions;
+  config.esa.initial_tokens = 4;
+  config.esa.local_tokens = 24;
+  config.esa.top_k = 12;
+  config.esa.selection_block = 16;
+  config.esa.compressed_dim = 8;
+  config.prefill_chunk_tokens = 64;
+  const int64_t vocab = model.config.vocab_size;
+  const std::vector<TestSequence> sequences = {
+      {RandomTokens(1, 203, vocab), RandomTokens(2, 12, vocab)},
+      {RandomTokens(3, 3, vocab), RandomTokens(4, 30, vocab)},
+  };
+  const auto expected = RunSharded(model, config, 1, sequences);
+
+  Communicator& world = TestWorld();
+  ASSERT_TRUE(ResolveConfig(world.size(), &config).ok());
+  std::vector<SequenceResult> actual(sequences.size());
+  for (size_t i = 0; i < sequences.size(); ++i) actual[i].logits = expected[i].logits;
+  const absl::Status ran = RunOnRank(model, config, world, sequences, &actual);
+  EXPECT_TRUE(ran.ok()) << ran;
+  // Positions that this rank does not own were left as expected.
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    EXPECT_EQ(actual[i].selections, expected[i].selections);
+    double largest = 0;
+    for (size_t j = 0; j < expected[i].logits.size(); ++j) {
+      largest = std::max(largest, std::fabs(static_cast<double>(actual[i].logits[j]) -
+                                            expected[i].logits[j]));
+    }
+    EXPECT_LE(largest, config.deterministic ? 0 : 1e-4) << "sequence " << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, EsaMpiTest,
+    testing::Values(
+        Case{"LowRank", true, Attention::kEsa, Compression::kLowRank, Positions::kFar},
+        Case{"Exact", true, Attention::kEsa, Compression::kExact, Positions::kNative},
+        Case{"Dense", true, Attention::kDense, Compression::kExact, Positions::kFar},
+        Case{"FastLowRank", false, Attention::kEsa, Compression::kLowRank, Positions::kFar},
+        Case{"FastStreaming", false, Attention::kStreaming, Compression::kExact, Positions::kFar},
+        Case{"FastDense", false, Attention::kDense, Compression::kExact, Positions::kFar}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+}  // namespace
+}  // namespace longspan
