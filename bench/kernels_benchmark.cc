@@ -59,6 +59,7 @@ struct ScoreData {
   std::vector<float> panels, keys, maxima, scores;
 };
 
+// With the maxima of tiles, as the runtime asks for them.
 void BM_ScoreMaxima(benchmark::State& state, const Shape& shape) {
   const int64_t keys = state.range(0);
   ScoreData data(shape, keys);
@@ -68,6 +69,8 @@ void BM_ScoreMaxima(benchmark::State& state, const Shape& shape) {
   args.dim = shape.score_dim;
   args.keys = {data.keys.data(), DType::kFloat32, keys};
   args.maxima = data.maxima.data();
+  std::vector<float> tile_maxima(NumTiles(keys, args.tile_keys) * data.maxima.size());
+  args.tile_maxima = tile_maxima.data();
   for (auto _ : state) {
     ScoreMaxima(args);
     benchmark::ClobberMemory();

@@ -2,6 +2,7 @@
 #define LONGSPAN_KERNELS_LINEAR_H_
 
 #include <cstdint>
+#include <string>
 
 #include "kernels/base/dtype.h"
 
@@ -23,6 +24,10 @@ struct LinearArgs {
 // one product of fixed shape: its bits then depend on the row's place in its panel alone, whereas a
 // library may change kernels with the number of rows.
 void Linear(const LinearArgs& args, int64_t panel_rows);
+
+// The library's kernels on this machine, and the vectors of our own: two ranks give equal bits only
+// if theirs are the same.
+std::string KernelSet();
 
 // Few rows (decode), bound by reading the weight once. A row's bits do not depend on the others.
 void LinearFewRows(const LinearArgs& args);

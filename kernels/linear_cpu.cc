@@ -87,6 +87,11 @@ void Linear(const LinearArgs& args, int64_t panel_rows) {
   }
 }
 
+std::string KernelSet() {
+  return std::string("OpenBLAS ") + openblas_get_corename() + ", vectors of " +
+         std::to_string(simd::kWidth) + " floats";
+}
+
 void LinearFewRows(const LinearArgs& args) {
   const int64_t padded = (args.in + kStep - 1) / kStep * kStep;
   std::vector<float> x(args.rows * padded);

@@ -11,11 +11,29 @@
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/linear.h"
 #include "runtime/compressor.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
 namespace {
+
+// Bits are equal across ranks only if all compute with the same kernels.
+absl::Status CheckSameKernels(Communicator* communicator) {
+  char mine[128] = {};
+  KernelSet().copy(mine, sizeof(mine) - 1);
+  std::vector<char> all(communicator->size() * sizeof(mine));
+  LONGSPAN_RETURN_IF_ERROR(
+      communicator->AllGather("kernel.sets", mine, all.data(), sizeof(mine)));
+  for (int r = 1; r < communicator->size(); ++r) {
+    const char* other = all.data() + r * sizeof(mine);
+    if (std::strcmp(all.data(), other) == 0) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("deterministic: rank 0 computes with ", all.data(), " but rank ", r, " with ",
+                     other, "; set OPENBLAS_CORETYPE to one that all processors have"));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<int> CountRanksOnHost(Communicator* communicator) {
   char name[256] = {};
@@ -164,6 +182,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   auto model = std::make_unique<Model>();
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, LoadFiles(*config, communicator, model.get())));
+  if (config->deterministic) LONGSPAN_RETURN_IF_ERROR(CheckSameKernels(communicator));
   LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(communicator));
   model->memory = PlanMemory(*config, model->config, model->attention.kv, communicator->size(),
                              on_host, WeightBytes(model->weights));

@@ -1,0 +1,214 @@
+// Whole requests through the engine, over ranks as threads.
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "collectives/thread_communicator.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/base/status_macros.h"
+#include "tests/runtime/file_testing.h"
+
+namespace longspan {
+namespace {
+
+using ::longspan::testing::Fails;
+using ::longspan::testing::TempDir;
+
+// A tiny random model with a tokenizer of bytes.
+class EngineTest : public ::testing::Test {
+ protected:
+  EngineTest() {
+    const std::string tests = std::string(LONGSPAN_SOURCE_DIR) + "/tests";
+    for (const char* file : {"config.json", "model.safetensors"}) {
+      std::filesystem::copy(tests + "/runtime/testdata/models/llama_f16/" + file, directory_ / file);
+    }
+    std::filesystem::copy(tests + "/launcher/testdata/byte_tokenizer.json",
+                          directory_ / "tokenizer.json");
+    config_.model = directory_.path();
+    config_.deterministic = true;
+    config_.max_model_len = 1024;
+    config_.prefill_chunk_tokens = 64;
+    config_.esa.initial_tokens = 4;
+    config_.esa.local_tokens = 24;
+    config_.esa.top_k = 12;
+    config_.esa.selection_block = 16;
+    config_.esa.compression = Compression::kExact;
+  }
+
+  // Runs all requests and gives their completions, in order of submission.
+  std::vector<Completion> Run(int ranks, int64_t max_num_seqs,
+                              const std::vector<Request>& requests) {
+    Config config = config_;
+    config.max_num_seqs = max_num_seqs;
+    config.parallel.stripe_tokens = 0;
+    EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
+    std::vector<Completion> completions(requests.size());
+    const absl::Status ran =
+        RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
+          LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
+          if (communicator.rank() != 0) return engine->RunWorker();
+          for (const Request& request : requests) {
+            LONGSPAN_RETURN_IF_ERROR(engine->Submit(request).status());
+          }
+          std::map<int64_t, std::string> streamed;
+          while (engine->HasWork()) {
+            LONGSPAN_ASSIGN_OR_RETURN(const auto updates, engine->Step());
+            for (const RequestUpdate& update : updates) {
+              streamed[update.request] += update.text;
+              if (!update.finished) continue;
+              completions[update.request] = update.completion;
+              EXPECT_EQ(streamed[update.request], update.completion.text);
+            }
+          }
+          LONGSPAN_ASSIGN_OR_RETURN(stats_, engine->Shutdown());
+          return absl::OkStatus();
+        });
+    EXPECT_TRUE(ran.ok()) << ran;
+    return completions;
+  }
+
+  static Request MakeRequest(uint64_t seed, int64_t prompt, int64_t max_tokens) {
+    std::mt19937 generator(seed);
+    Request request;
+    for (int64_t i = 0; i < prompt; ++i) request.prompt.push_back(generator() % 250);
+    request.sampling.max_tokens = max_tokens;
+    request.sampling.temperature = 0;
+    request.sampling.ignore_eos = true;
+    return request;
+  }
+
+  static std::vector<Request> Mix() {
+    std::vector<Request> requests = {MakeRequest(1, 203, 20), MakeRequest(2, 3, 60),
+                                     MakeRequest(3, 64, 1), MakeRequest(4, 129, 12),
+                                     MakeRequest(5, 1, 5)};
+    requests[1].sampling.temperature = 0.8;
+    requests[1].sampling.seed = 7;
+    requests[3].sampling.temperature = 1.2;
+    requests[3].sampling.top_p = 0.7;
+    requests[3].sampling.logprobs = 3;
+    requests[3].sampling.echo = true;
+    return requests;
+  }
+
+  TempDir directory_;
+  Config config_;
+  EngineStats stats_;
+};
+
+TEST_F(EngineTest, TokensAndLogprobsDependNeitherOnRanksNorOnTheBatch) {
+  const std::vector<Request> requests = Mix();
+  const auto alone = Run(1, 1, requests);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ASSERT_EQ(alone[i].tokens.size(), requests[i].sampling.max_tokens);
+  }
+  for (const auto& [ranks, max_num_seqs] :
+       std::vector<std::pair<int, int64_t>>{{1, 5}, {2, 2}, {3, 5}, {4, 3}, {8, 5}}) {
+    const auto together = Run(ranks, max_num_seqs, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      SCOPED_TRACE(::testing::Message() << "request " << i << ", ranks " << ranks);
+      EXPECT_EQ(together[i].tokens, alone[i].tokens);
+      EXPECT_EQ(together[i].logprobs, alone[i].logprobs);
+      EXPECT_EQ(together[i].prompt_logprobs, alone[i].prompt_logprobs);
+    }
+  }
+}
+
+TEST_F(EngineTest, FastModeGivesTheSameTokensHere) {
+  // No two logits of this run lie within rounding of one another.
+  const std::vector<Request> requests = Mix();
+  const auto expected = Run(1, 5, requests);
+  config_.deterministic = false;
+  for (const int ranks : {1, 2, 4}) {
+    const auto actual = Run(ranks, 5, requests);
+    for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(actual[i].tokens, expected[i].tokens);
+  }
+}
+
+TEST_F(EngineTest, PromptLogprobsAreThoseOfDecodingTheSameTokens) {
+  // Every token of the greedy continuation, given again as a prompt, has the same log-probability
+  // within rounding, unless blocks select differently: dense attention does not.
+  config_.attention = Attention::kDense;
+  Request request = MakeRequest(9, 40, 12);
+  request.sampling.logprobs = 2;
+  const Completion decoded = Run(2, 1, {request})[0];
+  Request whole = request;
+  whole.prompt.insert(whole.prompt.end(), decoded.tokens.begin(), decoded.tokens.end());
+  whole.sampling.echo = true;
+  whole.sampling.max_tokens = 1;
+  const Completion echoed = Run(3, 1, {whole})[0];
+  ASSERT_EQ(echoed.prompt_logprobs.size(), whole.prompt.size() - 1);
+  for (size_t i = 0; i < decoded.tokens.size(); ++i) {
+    const TokenLogprobs& prompt = echoed.prompt_logprobs[request.prompt.size() - 1 + i];
+    EXPECT_NEAR(prompt.logprob, decoded.logprobs[i].logprob, 1e-4);
+    EXPECT_EQ(prompt.top[0].first, decoded.tokens[i]);
+    EXPECT_LT(prompt.logprob, 0);
+  }
+}
+
+TEST_F(EngineTest, CountsWhatWasAttendedTo) {
+  config_.attention = Attention::kDense;
+  Run(2, 1, {MakeRequest(1, 100, 3)});
+  EXPECT_EQ(stats_.attended_keys, stats_.dense_keys);
+  EXPECT_EQ(stats_.prompt_tokens, 100);
+  EXPECT_EQ(stats_.generated_tokens, 3);
+  EXPECT_EQ(stats_.peak_memory_bytes.size(), 2);
+  config_.attention = Attention::kEsa;
+  Run(2, 1, {MakeRequest(1, 600, 3)});
+  EXPECT_LT(stats_.attended_keys, stats_.dense_keys / 2);
+  EXPECT_GT(stats_.attended_keys, 0);
+}
+
+TEST_F(EngineTest, RefusesRequestsThatCannotRun) {
+  config_.max_model_len = 50;
+  ASSERT_TRUE(ResolveConfig(1, &config_).ok());
+  const absl::Status ran = RunThreadRanks(1, [&](Communicator& communicator) -> absl::Status {
+    LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config_, &communicator));
+    const auto invalid = absl::StatusCode::kInvalidArgument;
+    EXPECT_THAT(engine->Submit(MakeRequest(1, 40, 11)), Fails(invalid, "exceeds max_model_len 50"));
+    EXPECT_THAT(engine->Submit(MakeRequest(1, 0, 1)), Fails(invalid, "no tokens"));
+    EXPECT_THAT(engine->Submit(MakeRequest(1, 3, 0)), Fails(invalid, "max_tokens"));
+    Request outside = MakeRequest(1, 3, 1);
+    outside.prompt[1] = 259;
+    EXPECT_THAT(engine->Submit(outside), Fails(invalid, "token id 259"));
+    outside.prompt[1] = -1;
+    EXPECT_THAT(engine->Submit(outside), Fails(invalid, "token id -1"));
+    EXPECT_TRUE(engine->Submit(MakeRequest(1, 40, 10)).ok());
+    while (engine->HasWork()) LONGSPAN_RETURN_IF_ERROR(engine->Step().status());
+    return engine->Shutdown().status();
+  });
+  EXPECT_TRUE(ran.ok()) << ran;
+}
+
+TEST_F(EngineTest, RefusesACacheThatDoesNotFit) {
+  config_.max_model_len = 4'000'000'000;
+  ASSERT_TRUE(ResolveConfig(2, &config_).ok());
+  const absl::Status ran = RunThreadRanks(2, [&](Communicator& communicator) {
+    return Engine::Create(config_, &communicator).status();
+  });
+  EXPECT_THAT(ran, Fails(absl::StatusCode::kResourceExhausted, "a rank needs"));
+}
+
+TEST_F(EngineTest, EveryRankTellsOfAMissingModel) {
+  config_.model += "/nowhere";
+  ASSERT_TRUE(ResolveConfig(3, &config_).ok());
+  std::vector<absl::Status> statuses(3);
+  const absl::Status ran = RunThreadRanks(3, [&](Communicator& communicator) {
+    statuses[communicator.rank()] = Engine::Create(config_, &communicator).status();
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(ran.ok()) << ran;
+  for (const absl::Status& status : statuses) {
+    EXPECT_FALSE(status.ok());
+    EXPECT_EQ(status, statuses[0]);
+  }
+}
+
+}  // namespace
+}  // namespace longspan
