@@ -83,9 +83,8 @@ if triton is not None:
         tl.store(out + block.to(tl.int64) * keys_n + keys, best, mask=keys < keys_n)
 
 
-def block_scores(q, c, lo, first, length):
-    """F of each block. q [B*length, d]; c [N, d]; lo [B] int32: M = [first, lo). -> [B, max lo - first]"""
-    keys_n = int(lo.max()) - first
+def block_scores(q, c, lo, first, length, keys_n):
+    """F of each block. q [B*length, d]; c [N, d]; lo [B] int32: M = [first, lo). -> [B, keys_n = max lo - first]"""
     blocks = len(lo)
     row_lo = lo.repeat_interleave(length).contiguous()
     if triton is not None and (q.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
@@ -124,7 +123,7 @@ def select(scores, top_k):
     threshold = scores.topk(k, dim=1).values[:, -1:]
     above = scores > threshold
     level = scores == threshold
-    chosen = above | (level & (level.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    chosen = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
     at = chosen.nonzero()[:, 1].view(len(scores), k)
     return at, scores.gather(1, at) > -math.inf
 
@@ -142,7 +141,9 @@ class Esa:
         self.layers, self.heads = c["num_hidden_layers"], c["num_attention_heads"]
         self.groups, self.dim = c["num_key_value_heads"], c["head_dim"]
         theta = c.get("rope_theta") or c["rope_parameters"]["rope_theta"]
-        self.inverse = theta ** (-torch.arange(0, self.dim, 2, dtype=torch.float64, device=device) / self.dim)
+        inverse = theta ** (-torch.arange(0, self.dim, 2, dtype=torch.float64, device=device) / self.dim)
+        angles = torch.arange(capacity, dtype=torch.float64, device=device)[:, None] * inverse
+        self.cos, self.sin = angles.cos().float(), angles.sin().float()  # [capacity, D / 2]
         shape = (self.layers, capacity, self.groups, self.dim)
         self.k, self.kr, self.v = (torch.zeros(shape, device=device) for _ in range(3))
         self.a = self.b = self.c = None
@@ -155,11 +156,9 @@ class Esa:
     def norm(self, x, name):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"]) * self.w[name]
 
-    def rotate(self, x, positions):
-        """x [T, heads, D]; positions [T] or one number."""
-        p = torch.as_tensor(positions, device=self.device, dtype=torch.float64).reshape(-1, 1, 1)
-        angle = p * self.inverse
-        cos, sin = angle.cos().float(), angle.sin().float()
+    def rotate(self, x, start, stop):
+        """x [T, heads, D] to the positions from start to stop; one position serves all."""
+        cos, sin = self.cos[start:stop, None], self.sin[start:stop, None]
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
@@ -167,7 +166,7 @@ class Esa:
         """q [T, H, D] before RoPE, of the positions from start on; blocks: (p0, p1) that cover them."""
         total = q.shape[0]
         positions = torch.arange(start, start + total, device=self.device)
-        qr = self.rotate(q, positions)
+        qr = self.rotate(q, start, start + total)
         repeat = self.heads // self.groups
         if self.attention == "dense":
             end = start + total
@@ -181,7 +180,7 @@ class Esa:
                 out = F.scaled_dot_product_attention(qr.transpose(0, 1)[None], k, v, attn_mask=mask)
             return out[0].transpose(0, 1).reshape(total, -1)
         e = self.esa
-        qf = self.rotate(q, e["far_position"])
+        qf = self.rotate(q, e["far_position"], e["far_position"] + 1)
         out = torch.empty_like(q)
         by_length = {}
         for p0, p1 in blocks:
@@ -196,11 +195,10 @@ class Esa:
         for length, starts in by_length.items():
             p0 = torch.tensor(starts, device=self.device)
             out_at = (p0[:, None] - start + torch.arange(length, device=self.device)).reshape(-1)
-            y = self.attend_blocks(i, q[out_at], qr[out_at], qf[out_at], p0, length)
-            out[out_at] = y
+            out[out_at] = self.attend_blocks(i, q[out_at], qr[out_at], qf[out_at], p0, starts, length)
         return out.reshape(total, -1)
 
-    def attend_blocks(self, i, q, qr, qf, p0, length):
+    def attend_blocks(self, i, q, qr, qf, p0, starts, length):
         e, blocks = self.esa, len(p0)
         initial, local = e["initial_tokens"], e["local_tokens"]
         lo = p0 - local
@@ -211,7 +209,7 @@ class Esa:
             keys = self.k[i].flatten(1)
             if self.attention == "low_rank":
                 summed, keys = summed @ self.a[i], self.c[i]
-            scores = block_scores(summed, keys, lo.int(), initial, length)
+            scores = block_scores(summed, keys, lo.int(), initial, length, max(starts) - local - initial)
             p = e["proximity"]
             if p:
                 inside = torch.arange(initial, initial + scores.shape[1], device=self.device) < lo[:, None]
@@ -246,7 +244,6 @@ class Esa:
         """Appends tokens at position start (what was behind is forgotten)."""
         tokens = torch.as_tensor(np.asarray(tokens, np.int64), device=self.device)
         total = len(tokens)
-        positions = torch.arange(start, start + total, device=self.device)
         x = self.w["model.embed_tokens.weight"][tokens]
         for i in range(self.layers):
             name = f"model.layers.{i}."
@@ -254,7 +251,7 @@ class Esa:
             q, k, v = (F.linear(h, self.w[f"{name}self_attn.{n}_proj.weight"]).view(total, -1, self.dim)
                        for n in "qkv")
             self.k[i, start:start + total] = k
-            self.kr[i, start:start + total] = self.rotate(k, positions)
+            self.kr[i, start:start + total] = self.rotate(k, start, start + total)
             self.v[i, start:start + total] = v
             if self.c is not None:
                 self.c[i, start:start + total] = k.flatten(1) @ self.b[i]

@@ -1,5 +1,7 @@
 #include "runtime/engine.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <chrono>
 #include <map>
@@ -211,6 +213,7 @@ class EngineImpl final : public Engine {
     const int64_t id = next_id_++;
     const auto prompt = static_cast<int64_t>(request.prompt.size());
     const int64_t capacity = prompt + request.sampling.max_tokens;
+    WarnIfBeyondTraining(capacity);
     scheduler_.Add(id, prompt, capacity);
     sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, Now()));
     return id;
@@ -271,6 +274,16 @@ class EngineImpl final : public Engine {
       }
     }
     return absl::OkStatus();
+  }
+
+  // Dense attention meets distances there that the model has never seen.
+  void WarnIfBeyondTraining(int64_t tokens) {
+    const int64_t trained = model_->config.max_position_embeddings;
+    if (config_.attention != Attention::kDense || tokens <= trained || warned_) return;
+    warned_ = true;
+    spdlog::warn(
+        "attention: dense, with {} tokens where the model was trained on {}: expect nonsense", tokens,
+        trained);
   }
 
   StepPlan Plan() {
@@ -350,6 +363,7 @@ class EngineImpl final : public Engine {
   std::map<int64_t, Sequence> sequences_;
   std::vector<int64_t> closing_;  // finished, to be freed with the next plan
   int64_t next_id_ = 0;
+  bool warned_ = false;
   EngineStats stats_;
 };
 

@@ -8,7 +8,7 @@ namespace longspan {
 
 void ConvertToFloat(const void* source, DType dtype, int64_t count, float* out) {
   if (dtype == DType::kFloat32) {
-    std::memcpy(out, source, count * sizeof(float));
+    if (count > 0) std::memcpy(out, source, count * sizeof(float));  // empty arrays may be null
     return;
   }
   DispatchDType(dtype, [&]<typename T>(T) {
@@ -19,7 +19,7 @@ void ConvertToFloat(const void* source, DType dtype, int64_t count, float* out) 
 
 void ConvertFromFloat(const float* source, int64_t count, DType dtype, void* out) {
   if (dtype == DType::kFloat32) {
-    std::memcpy(out, source, count * sizeof(float));
+    if (count > 0) std::memcpy(out, source, count * sizeof(float));  // empty arrays may be null
     return;
   }
   LONGSPAN_CHECK(dtype == DType::kBFloat16);

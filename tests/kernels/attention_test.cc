@@ -90,8 +90,8 @@ Result Attend(BlockAttention* attention, const AttentionShape& shape, const Quer
 void ExpectAsReference(const AttentionShape& shape, const Queries& queries, const KeySet& far,
                        const KeySet& near, int64_t tile_keys) {
   BlockAttention attention(shape);
-  const Result actual =
-      Attend(&attention, shape, queries, Tiles(shape, far, tile_keys), Tiles(shape, near, tile_keys));
+  const Result actual = Attend(&attention, shape, queries, Tiles(shape, far, tile_keys),
+                               Tiles(shape, near, tile_keys));
   std::vector<double> output(actual.output.size()), lse(actual.lse.size());
   reference::BlockAttention(shape, queries.near.data(), queries.far.data(), queries.count,
                             queries.first_position, near.ForReference(), far.ForReference(),
@@ -119,8 +119,8 @@ TEST(BlockAttentionTest, EqualsReferenceAtRandomShapes) {
     const KeySet far =
         RandomKeys(&random, shape, 0, 200, random.OneOf<int64_t>({0, 1, 63, 64, 65, 130}));
     const int64_t local = random.OneOf<int64_t>({0, 1, 63, 64, 100});
-    const KeySet near = RandomKeys(&random, shape, first - local, first + count,
-                                   random.Integer(0, local + count));
+    const KeySet near =
+        RandomKeys(&random, shape, first - local, first + count, random.Integer(0, local + count));
     SCOPED_TRACE(testing::Message() << "trial " << trial << ", " << count << " queries");
     ExpectAsReference(shape, queries, far, near,
                       random.OneOf<int64_t>({1, 7, kAttentionTile, kAttentionTile}));
@@ -227,10 +227,11 @@ TEST(BlockAttentionTest, QueryDoesNotDependOnTheRestOfItsBlock) {
     const int64_t row = shape.query_dim();
     for (const int64_t begin : {int64_t{0}, int64_t{3}, count - 2}) {
       for (const int64_t n : {int64_t{1}, int64_t{2}, count - begin}) {
-        Queries some = {{queries.near.begin() + begin * row, queries.near.begin() + (begin + n) * row},
-                        {queries.far.begin() + begin * row, queries.far.begin() + (begin + n) * row},
-                        n,
-                        first + begin};
+        Queries some = {
+            {queries.near.begin() + begin * row, queries.near.begin() + (begin + n) * row},
+            {queries.far.begin() + begin * row, queries.far.begin() + (begin + n) * row},
+            n,
+            first + begin};
         if (begin + n > count) continue;
         BlockAttention apart(shape);
         const Result part = Attend(&apart, shape, some, far, near);

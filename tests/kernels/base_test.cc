@@ -19,7 +19,8 @@ double ValueOf(uint32_t bits, int exponent_bits, int mantissa_bits) {
   if (exponent == (1 << exponent_bits) - 1) return mantissa != 0 ? kNan : sign * kInf;
   const int bias = (1 << (exponent_bits - 1)) - 1;
   if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
-  return sign * std::ldexp(mantissa + std::ldexp(1, mantissa_bits), exponent - bias - mantissa_bits);
+  return sign *
+         std::ldexp(mantissa + std::ldexp(1, mantissa_bits), exponent - bias - mantissa_bits);
 }
 
 TEST(ConvertTest, EveryHalfPrecisionValueIsExact) {

@@ -1,5 +1,5 @@
-// Offsets beyond 2^31 elements, in memory that is mapped but, where it was never written, not there:
-// it reads as zeros.
+// Offsets beyond 2^31 elements, in memory that is mapped but, where it was never written, not
+// there: it reads as zeros.
 #include <sys/mman.h>
 
 #include <fstream>
@@ -55,8 +55,8 @@ class Sparse {
 };
 
 // Room for the page tables, the zero pages of kernels that keep none, and the results.
-#define SKIP_WITHOUT_MEMORY(sparse)                                                       \
-  if (!(sparse).ok() || AvailableBytes() < int64_t{1'500'000'000}) {                       \
+#define SKIP_WITHOUT_MEMORY(sparse)                                                         \
+  if (!(sparse).ok() || AvailableBytes() < int64_t{1'500'000'000}) {                        \
     GTEST_SKIP() << "needs address space for 2^31 elements and 1.5 GB of available memory"; \
   }
 

@@ -110,8 +110,7 @@ TEST(ScoreTest, PackedQueriesLieInLanesAndTheRestIsZero) {
     PackQueries(rows.data(), count, dim, stride, panels.data());
     for (int64_t c = 0; c < NumPanels(count) * kPanelLanes; ++c) {
       for (int64_t d = 0; d < dim; ++d) {
-        const float packed =
-            panels[(c / kPanelLanes * dim + d) * kPanelLanes + c % kPanelLanes];
+        const float packed = panels[(c / kPanelLanes * dim + d) * kPanelLanes + c % kPanelLanes];
         EXPECT_EQ(packed, c < count ? rows[c * stride + d] : 0.0f);
       }
     }

@@ -143,8 +143,7 @@ TEST_F(SequenceLayoutTest, RangesOfABlockFollowTheDefinition) {
     const int64_t begin = Integer(0, 150);
     const Range block = {begin, begin + Integer(1, 40)};
     const AttentionRanges ranges = RangesOfBlock(sizes, block);
-    const bool selects =
-        !sizes.dense && block.begin - sizes.local_tokens > sizes.initial_tokens;
+    const bool selects = !sizes.dense && block.begin - sizes.local_tokens > sizes.initial_tokens;
     for (int64_t p = 0; p < block.end + 5; ++p) {
       const bool near = p < block.end && (!selects || p >= block.begin - sizes.local_tokens);
       const bool initial = selects && p < sizes.initial_tokens;

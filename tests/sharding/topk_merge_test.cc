@@ -66,8 +66,14 @@ std::vector<int64_t> Ascending(std::vector<int64_t> positions) {
 }
 
 TEST_F(TopKMergeTest, CandidatesAreOrderedAsTheirScoresAndPositions) {
-  const int64_t positions[] = {0, 1, 77, int64_t{1} << 24, (int64_t{1} << 24) + 1,
-                               int64_t{1} << 31, kMaxPosition - 1, kMaxPosition};
+  const int64_t positions[] = {0,
+                               1,
+                               77,
+                               int64_t{1} << 24,
+                               (int64_t{1} << 24) + 1,
+                               int64_t{1} << 31,
+                               kMaxPosition - 1,
+                               kMaxPosition};
   for (int trial = 0; trial < 200000; ++trial) {
     const float a = AnyScore(), b = AnyScore();
     const int64_t p = positions[Integer(0, 7)], q = positions[Integer(0, 7)];
