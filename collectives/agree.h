@@ -6,8 +6,8 @@
 
 namespace longspan {
 
-// The same answer on every rank: OK if `status` is OK on all, otherwise the error of the lowest rank
-// that has one (its message cut to some 900 bytes). Collective.
+// The same answer on every rank: OK if `status` is OK on all, otherwise the error of the lowest
+// rank that has one (its message cut to some 900 bytes). Collective.
 absl::Status AgreeOnStatus(Communicator* communicator, const absl::Status& status);
 
 }  // namespace longspan

@@ -58,9 +58,9 @@ class BlockAttention {
   int64_t first_position_ = 0;
   int64_t lanes_ = 0;   // of one panel: kPanelLanes, or one vector where the block is that small
   int64_t panels_ = 0;  // of one KV head: its group's queries, head by head
-  std::vector<float> near_, far_;      // [kv_heads, panels, head_dim, lanes]
-  std::vector<float> output_;          // [kv_heads, panels, head_dim, lanes], not yet normalised
-  std::vector<float> max_, sum_;       // [kv_heads, panels, lanes]
+  std::vector<float> near_, far_;  // [kv_heads, panels, head_dim, lanes]
+  std::vector<float> output_;      // [kv_heads, panels, head_dim, lanes], not yet normalised
+  std::vector<float> max_, sum_;   // [kv_heads, panels, lanes]
 };
 
 // Merges partial attentions of disjoint key sets (FlashAttention, arXiv 2205.14135): the outputs

@@ -1,9 +1,8 @@
-#include "kernels/attention.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "kernels/attention.h"
 #include "kernels/base/lane_gemm.h"
 #include "kernels/base/simd.h"
 

@@ -20,9 +20,9 @@ struct LinearArgs {
   bool accumulate = false;
 };
 
-// Many rows, through OpenBLAS. With panel_rows > 0, rows must be a multiple of it, and each panel is
-// one product of fixed shape: its bits then depend on the row's place in its panel alone, whereas a
-// library may change kernels with the number of rows.
+// Many rows, through OpenBLAS. With panel_rows > 0, rows must be a multiple of it, and each panel
+// is one product of fixed shape: its bits then depend on the row's place in its panel alone,
+// whereas a library may change kernels with the number of rows.
 void Linear(const LinearArgs& args, int64_t panel_rows);
 
 // The library's kernels on this machine, and the vectors of our own: two ranks give equal bits only

@@ -1,8 +1,7 @@
-#include "kernels/norm.h"
-
 #include <cmath>
 
 #include "kernels/base/simd.h"
+#include "kernels/norm.h"
 
 namespace longspan {
 

@@ -7,8 +7,8 @@
 namespace longspan {
 
 // Rotary position embedding (RoFormer, arXiv 2104.09864). Angles are products in double precision:
-// a float's 24 bits lose the phase of the fast dimensions beyond some 100k tokens. Cosines and sines
-// of recent positions are kept, so memory does not grow with the context.
+// a float's 24 bits lose the phase of the fast dimensions beyond some 100k tokens. Cosines and
+// sines of recent positions are kept, so memory does not grow with the context.
 class Rope {
  public:
   // inverse_frequencies: [head_dim / 2], radians per token.

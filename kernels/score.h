@@ -37,16 +37,17 @@ struct ScoreMaximaArgs {
   int64_t dim = 0;
   ScoreKeys keys;
   float* maxima = nullptr;  // [num_panels * kPanelLanes], in and out
-  // If not null, the same maxima over each `tile_keys` consecutive keys alone (the last tile may have
-  // fewer): [NumTiles(keys.count, tile_keys), num_panels * kPanelLanes]. See TileBounds.
+  // If not null, the same maxima over each `tile_keys` consecutive keys alone (the last tile may
+  // have fewer): [NumTiles(keys.count, tile_keys), num_panels * kPanelLanes]. See TileBounds.
   float* tile_maxima = nullptr;
   int64_t tile_keys = kMinTileKeys;  // kMinTileKeys times a power of two, at most kMaxTileKeys
 };
 void ScoreMaxima(const ScoreMaximaArgs& args);
 
-// bounds[t] = max over the lanes of (tile_maxima[t] - maxima): with the final maxima this is exactly
-// the largest ScoreBlock score of the tile's keys, since rounding preserves order. Pass two can leave
-// out the tiles whose bound shows that they have no key to select. -inf if every term is NaN.
+// bounds[t] = max over the lanes of (tile_maxima[t] - maxima): with the final maxima this is
+// exactly the largest ScoreBlock score of the tile's keys, since rounding preserves order. Pass two
+// can leave out the tiles whose bound shows that they have no key to select. -inf if every term is
+// NaN.
 void TileBounds(const float* tile_maxima, int64_t tiles, int64_t lanes, const float* maxima,
                 float* bounds);
 

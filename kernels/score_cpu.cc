@@ -21,7 +21,8 @@ void ForEachKeyTile(const ScoreKeys& keys, int64_t dim, F&& f) {
   std::vector<float> converted(keys.dtype == DType::kFloat32 ? 0 : kKeyTile * dim);
   for (int64_t first = 0; first < keys.count; first += kKeyTile) {
     const int64_t n = std::min(kKeyTile, keys.count - first);
-    const auto* source = static_cast<const std::byte*>(keys.data) + first * dim * SizeOf(keys.dtype);
+    const auto* source =
+        static_cast<const std::byte*>(keys.data) + first * dim * SizeOf(keys.dtype);
     if (keys.dtype == DType::kFloat32) {
       f(reinterpret_cast<const float*>(source), first, n);
     } else {
@@ -89,8 +90,7 @@ bool AllNaN(const ScoreBlockArgs& args, const float* key) {
 
 int64_t NumPanels(int64_t queries) { return (queries + kPanelLanes - 1) / kPanelLanes; }
 
-void PackQueries(const float* rows, int64_t count, int64_t dim, int64_t row_stride,
-                 float* panels) {
+void PackQueries(const float* rows, int64_t count, int64_t dim, int64_t row_stride, float* panels) {
   for (int64_t p = 0; p < NumPanels(count); ++p) {
     float* panel = panels + p * dim * kPanelLanes;
     const int64_t n = std::min(kPanelLanes, count - p * kPanelLanes);
@@ -113,8 +113,8 @@ void ScoreMaxima(const ScoreMaximaArgs& args) {
   }
   ForEachKeyTile(args.keys, args.dim, [&](const float* keys, int64_t first, int64_t n) {
     for (int64_t lane = 0; lane < lanes; lane += kTileLanes) {
-      const float* queries = args.queries + lane / kPanelLanes * args.dim * kPanelLanes +
-                             lane % kPanelLanes;
+      const float* queries =
+          args.queries + lane / kPanelLanes * args.dim * kPanelLanes + lane % kPanelLanes;
       for (int64_t m = 0; m < n; m += step) {
         float* maxima = tiled ? args.tile_maxima + (first + m) / step * lanes : args.maxima;
         TileMaxima(keys + m * args.dim, std::min(step, n - m), args.dim, queries, maxima + lane);
@@ -135,7 +135,8 @@ void TileBounds(const float* tile_maxima, int64_t tiles, int64_t lanes, const fl
   for (int64_t t = 0; t < tiles; ++t) {
     simd::Float best = simd::Broadcast(-std::numeric_limits<float>::infinity());
     for (int64_t lane = 0; lane < lanes; lane += simd::kWidth) {
-      best = simd::Max(simd::Load(tile_maxima + t * lanes + lane) - simd::Load(maxima + lane), best);
+      best =
+          simd::Max(simd::Load(tile_maxima + t * lanes + lane) - simd::Load(maxima + lane), best);
     }
     bounds[t] = HorizontalMax(best);
   }

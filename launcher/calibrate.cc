@@ -105,10 +105,10 @@ absl::Status Save(const Config& config, const CalibrationReport& report) {
     layers.push_back({layer.factors.query, layer.factors.key});
   }
   const std::string input = absl::GetFlag(FLAGS_input);
-  return SaveCompressor(OutputPath(config), model, ModelFingerprint(model, weights),
-                        config.esa.compressed_dim, layers, "closed form",
-                        absl::StrCat(input.substr(input.rfind('/') + 1), ", ", report.tokens,
-                                     " tokens"));
+  return SaveCompressor(
+      OutputPath(config), model, ModelFingerprint(model, weights), config.esa.compressed_dim,
+      layers, "closed form",
+      absl::StrCat(input.substr(input.rfind('/') + 1), ", ", report.tokens, " tokens"));
 }
 
 void PrintReport(const Config& config, const CalibrationReport& report) {
@@ -142,7 +142,8 @@ absl::StatusOr<int> RunCalibration(const Config& config, Communicator& communica
   };
   LONGSPAN_ASSIGN_OR_RETURN(
       const CalibrationReport report,
-      Calibrate(config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
+      Calibrate(
+          config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
   progress.Clear();
   LONGSPAN_RETURN_IF_ERROR(Save(config, report));
   PrintReport(config, report);

@@ -12,7 +12,7 @@ namespace {
 
 std::vector<Subcommand> Subcommands() {
   return {GenerateSubcommand(), AskSubcommand(), CalibrateSubcommand()};
- }
+}
 
 std::string Overview() {
   std::string text =

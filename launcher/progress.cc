@@ -61,8 +61,8 @@ std::string Progress::Text(const ProgressState& state, double now) const {
   const Sample& first = samples_.front();
   const double seconds = now - first.time;
   const double elapsed = now - start_;
-  std::string text = absl::StrFormat(
-      "[%s%s] ", std::string(filled, '#'), std::string(kBarWidth - filled, '.'));
+  std::string text =
+      absl::StrFormat("[%s%s] ", std::string(filled, '#'), std::string(kBarWidth - filled, '.'));
   if (state.total > 0) absl::StrAppendFormat(&text, "%d/%d prompts | ", state.done, state.total);
   absl::StrAppendFormat(&text, "%.0f prompt tokens/s | ",
                         Rate(state.prompt_tokens - first.state.prompt_tokens, seconds));

@@ -40,8 +40,8 @@ struct AttentionContext {
   AttentionSizes sizes;
   SequenceLayout layout;
   EsaConfig esa;
-  bool selects = false;              // attention: esa, with something to select
-  int64_t panel_rows = 0;            // of linear layers; 0: not deterministic
+  bool selects = false;    // attention: esa, with something to select
+  int64_t panel_rows = 0;  // of linear layers; 0: not deterministic
   bool deterministic = false;
   std::vector<ScoreFactors> factors;  // [layers]; empty: exact scores
   Rope* rope = nullptr;
@@ -54,8 +54,8 @@ struct AttentionContext {
 // One selection block of a prefill chunk.
 struct PrefillBlock {
   Range tokens;
-  int rank = 0;       // owner of its tokens
-  int64_t row = 0;    // on the owner: of its first token among the rank's rows of the chunk
+  int rank = 0;     // owner of its tokens
+  int64_t row = 0;  // on the owner: of its first token among the rank's rows of the chunk
   AttentionRanges ranges;
 };
 

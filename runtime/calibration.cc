@@ -23,8 +23,8 @@ namespace {
 
 constexpr double kEigenvalueFloor = 1e-9;  // of the largest
 constexpr int64_t kHeldOutEvery = 8;
-constexpr int64_t kRecallKeys = 8192;     // of a rank and layer
-constexpr int64_t kRecallQueries = 256;   // of a rank and layer
+constexpr int64_t kRecallKeys = 8192;    // of a rank and layer
+constexpr int64_t kRecallQueries = 256;  // of a rank and layer
 
 using Matrix = std::vector<double>;  // [n, n] row-major
 
@@ -50,8 +50,8 @@ struct Roots {
 absl::StatusOr<Roots> SquareRoots(Matrix symmetric, int64_t n) {
   std::vector<double> values(n);
   const auto size = static_cast<lapack_int>(n);
-  const lapack_int failed = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', size, symmetric.data(),
-                                           size, values.data());
+  const lapack_int failed =
+      LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', size, symmetric.data(), size, values.data());
   if (failed != 0) {
     return absl::InternalError(absl::StrCat("eigendecomposition failed (dsyevd: ", failed, ")"));
   }
@@ -61,8 +61,7 @@ absl::StatusOr<Roots> SquareRoots(Matrix symmetric, int64_t n) {
   LONGSPAN_ASSIGN_OR_RETURN(roots.root, OfEigenvalues(symmetric, values, n, [&](double v) {
                               return std::sqrt(std::max(v, floor));
                             }));
-  LONGSPAN_ASSIGN_OR_RETURN(roots.inverse_root,
-                            OfEigenvalues(symmetric, values, n, [&](double v) {
+  LONGSPAN_ASSIGN_OR_RETURN(roots.inverse_root, OfEigenvalues(symmetric, values, n, [&](double v) {
                               return 1.0 / std::sqrt(std::max(v, floor));
                             }));
   return roots;
@@ -136,7 +135,8 @@ class Collector {
       return;
     }
     HeldOut& out = held_out_[layer];
-    const auto append = [&](const float* from, int64_t step, int64_t limit, std::vector<float>* to) {
+    const auto append = [&](const float* from, int64_t step, int64_t limit,
+                            std::vector<float>* to) {
       for (int64_t r = 0; r < rows; r += step) {
         if (static_cast<int64_t>(to->size()) >= limit * width) return;
         to->insert(to->end(), from + r * width, from + (r + 1) * width);
@@ -250,8 +250,9 @@ absl::StatusOr<LayerFactors> FitFactors(const LayerMoments& moments, int64_t wid
   for (int64_t i = 0; i < width; ++i) {
     for (int64_t j = i; j < width; ++j) {
       query[i * width + j] /= moments.count;
-      key[i * width + j] = key[i * width + j] / moments.count -
-                           moments.key_sum[i] / moments.count * (moments.key_sum[j] / moments.count);
+      key[i * width + j] =
+          key[i * width + j] / moments.count -
+          moments.key_sum[i] / moments.count * (moments.key_sum[j] / moments.count);
     }
   }
   LONGSPAN_ASSIGN_OR_RETURN(const Roots q, SquareRoots(std::move(query), width));

@@ -15,15 +15,14 @@
 namespace longspan {
 
 // Closed-form fit of the score's low-rank factors (docs/ALGORITHM.md, "Fitting A and B"). With
-// Cq = E qq^T of the group-summed queries and Ck the covariance of the concatenated keys about their
-// mean, the rank-d' map that minimises the error of the centred scores is
+// Cq = E qq^T of the group-summed queries and Ck the covariance of the concatenated keys about
+// their mean, the rank-d' map that minimises the error of the centred scores is
 //   W = Cq^-1/2 [Cq^1/2 Ck^1/2]_d' Ck^-1/2,
 // and A = Cq^-1/2 U S^1/2, B = Ck^-1/2 V S^1/2 with U S V^T the truncated SVD.
 
 // Sums of one layer over the calibration text. Added up over ranks as they are.
 struct LayerMoments {
-  explicit LayerMoments(int64_t width)
-      : query(width * width), key(width * width), key_sum(width) {}
+  explicit LayerMoments(int64_t width) : query(width * width), key(width * width), key_sum(width) {}
 
   std::vector<double> query;    // [width, width] sum of q q^T, upper triangle
   std::vector<double> key;      // [width, width] sum of k k^T, upper triangle
@@ -60,8 +59,8 @@ using NextWindow = std::function<absl::StatusOr<std::vector<int32_t>>(int64_t ma
 using CalibrationProgress = std::function<void(int64_t tokens)>;
 
 // Runs the windows, of the trained context, through the model with dense attention, a window a rank
-// at a time, and fits every layer. One window in eight is held out of the fit, and tells the recall.
-// Collective; every rank gets the report.
+// at a time, and fits every layer. One window in eight is held out of the fit, and tells the
+// recall. Collective; every rank gets the report.
 absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& communicator,
                                             const NextWindow& next_window,
                                             const CalibrationProgress& progress);

@@ -71,9 +71,8 @@ class StepRunner {
 
   absl::Status Prefill(const StepPlan::Prefill& prefill, StepResult* result) {
     Sequence& sequence = sequences_.at(prefill.sequence);
-    const PrefillChunk chunk =
-        PlanChunk(model_->attention, selection_block_, sequence.cache.get(), prefill.tokens,
-                  sequence.capacity);
+    const PrefillChunk chunk = PlanChunk(model_->attention, selection_block_, sequence.cache.get(),
+                                         prefill.tokens, sequence.capacity);
     using Outputs = Transformer::Outputs;
     const Outputs outputs = prefill.logprobs >= 0 ? Outputs::kAll
                             : prefill.last        ? Outputs::kLastBlock
@@ -106,8 +105,8 @@ class StepRunner {
     return absl::OkStatus();
   }
 
-  // Each rank turns its tokens' logits into log-probabilities of the tokens that follow; rank 0 puts
-  // them in order of position.
+  // Each rank turns its tokens' logits into log-probabilities of the tokens that follow; rank 0
+  // puts them in order of position.
   absl::Status GatherPromptLogprobs(const PrefillChunk& chunk, const StepPlan::Prefill& prefill,
                                     StepResult* result) {
     const int64_t top = std::min(prefill.logprobs, model_->config.vocab_size);
@@ -163,8 +162,7 @@ class StepRunner {
     }
     LONGSPAN_RETURN_IF_ERROR(model_->transformer->Decode(tokens, ids));
     if (IsDriver()) {
-      result->decode_logits =
-          model_->transformer->Logits(0, static_cast<int64_t>(decodes.size()));
+      result->decode_logits = model_->transformer->Logits(0, static_cast<int64_t>(decodes.size()));
     }
     return absl::OkStatus();
   }
@@ -187,9 +185,8 @@ absl::Status BroadcastPlan(Communicator* communicator, std::vector<int64_t>* wor
   const size_t head = std::min(words->size(), kFirst - 1);
   std::copy_n(first.begin() + 1, head, words->begin());
   if (words->size() == head) return absl::OkStatus();
-  return communicator->Broadcast(
-      "step.plan.rest", words->data() + head,
-      static_cast<int64_t>((words->size() - head) * sizeof(int64_t)), 0);
+  return communicator->Broadcast("step.plan.rest", words->data() + head,
+                                 static_cast<int64_t>((words->size() - head) * sizeof(int64_t)), 0);
 }
 
 class EngineImpl final : public Engine {
@@ -282,8 +279,8 @@ class EngineImpl final : public Engine {
     if (config_.attention != Attention::kDense || tokens <= trained || warned_) return;
     warned_ = true;
     spdlog::warn(
-        "attention: dense, with {} tokens where the model was trained on {}: expect nonsense", tokens,
-        trained);
+        "attention: dense, with {} tokens where the model was trained on {}: expect nonsense",
+        tokens, trained);
   }
 
   StepPlan Plan() {

@@ -18,21 +18,21 @@ namespace longspan {
 
 // What happened to one request in one Engine::Step.
 struct RequestUpdate {
-  int64_t request = 0;      // as Submit returned it
-  int64_t prefilled = 0;    // prompt tokens in the cache
+  int64_t request = 0;    // as Submit returned it
+  int64_t prefilled = 0;  // prompt tokens in the cache
   int64_t prompt_tokens = 0;
-  std::string text;         // newly decoded text, safe to print: whole characters, no stop string
+  std::string text;  // newly decoded text, safe to print: whole characters, no stop string
   bool finished = false;
-  Completion completion;    // when finished
+  Completion completion;  // when finished
 };
 
 struct EngineStats {
-  int64_t prompt_tokens = 0;     // prefilled
+  int64_t prompt_tokens = 0;  // prefilled
   int64_t generated_tokens = 0;
-  double prefill_s = 0;          // wall time of steps' prefill part
-  double decode_s = 0;           // wall time of steps' decode part
-  int64_t attended_keys = 0;     // over queries and layers, of this job
-  int64_t dense_keys = 0;        // what dense attention would have attended to
+  double prefill_s = 0;                    // wall time of steps' prefill part
+  double decode_s = 0;                     // wall time of steps' decode part
+  int64_t attended_keys = 0;               // over queries and layers, of this job
+  int64_t dense_keys = 0;                  // what dense attention would have attended to
   std::vector<int64_t> peak_memory_bytes;  // [ranks] resident set
 };
 

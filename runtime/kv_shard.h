@@ -45,8 +45,8 @@ class PagePool {
   std::vector<std::unique_ptr<std::byte[]>> free_;
 };
 
-// What one rank keeps of one sequence: of its stripes, for each layer, keys before RoPE, values, and
-// the score keys with a halo either side. Rows are of the pool's dtype.
+// What one rank keeps of one sequence: of its stripes, for each layer, keys before RoPE, values,
+// and the score keys with a halo either side. Rows are of the pool's dtype.
 class KvShard {
  public:
   KvShard(PagePool* pool, const SequenceLayout& layout, int rank)
@@ -64,8 +64,8 @@ class KvShard {
   // Rows of positions that this rank owns: [kv_dim]. Rows of one stripe are contiguous.
   std::byte* Key(int64_t layer, int64_t position);
   std::byte* Value(int64_t layer, int64_t position);
-  // Score key [score_dim] of `position` as kept beside the stripe of page `page`, to which it belongs
-  // or is at most `halo` away from.
+  // Score key [score_dim] of `position` as kept beside the stripe of page `page`, to which it
+  // belongs or is at most `halo` away from.
   std::byte* ScoreKey(int64_t layer, int64_t page, int64_t position);
   // Pages (of this rank) whose stripe or halo holds `position`, for positions below Reserve's.
   std::vector<int64_t> PagesNear(int64_t position) const;

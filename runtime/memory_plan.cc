@@ -83,8 +83,8 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
                      (2 * model.hidden_size + 6 * query_dim + 2 * kv.kv_dim + kv.score_dim +
                       2 * model.intermediate_size);
   if (kv.score_dim > 0) {
-    plan.scores = 4 * chunk * (2 * kv.score_dim + 1) +
-                  8 * (num_ranks + 1) * blocks * config.esa.top_k;
+    plan.scores =
+        4 * chunk * (2 * kv.score_dim + 1) + 8 * (num_ranks + 1) * blocks * config.esa.top_k;
   }
   // What a round may bring from all others, and one message on its way out.
   plan.exchange = num_ranks == 1 ? 0 : 2 * 32768 * 2 * kv.row_bytes();

@@ -23,8 +23,7 @@ absl::Status CheckSameKernels(Communicator* communicator) {
   char mine[128] = {};
   KernelSet().copy(mine, sizeof(mine) - 1);
   std::vector<char> all(communicator->size() * sizeof(mine));
-  LONGSPAN_RETURN_IF_ERROR(
-      communicator->AllGather("kernel.sets", mine, all.data(), sizeof(mine)));
+  LONGSPAN_RETURN_IF_ERROR(communicator->AllGather("kernel.sets", mine, all.data(), sizeof(mine)));
   for (int r = 1; r < communicator->size(); ++r) {
     const char* other = all.data() + r * sizeof(mine);
     if (std::strcmp(all.data(), other) == 0) continue;
@@ -39,8 +38,7 @@ absl::StatusOr<int> CountRanksOnHost(Communicator* communicator) {
   char name[256] = {};
   gethostname(name, sizeof(name) - 1);
   std::vector<char> all(communicator->size() * sizeof(name));
-  LONGSPAN_RETURN_IF_ERROR(
-      communicator->AllGather("host.names", name, all.data(), sizeof(name)));
+  LONGSPAN_RETURN_IF_ERROR(communicator->AllGather("host.names", name, all.data(), sizeof(name)));
   int count = 0;
   for (int r = 0; r < communicator->size(); ++r) {
     count += std::memcmp(all.data() + r * sizeof(name), name, sizeof(name)) == 0;
@@ -89,8 +87,8 @@ absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* 
   LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(config.model));
   LONGSPAN_ASSIGN_OR_RETURN(model->weights, LoadWeights(config.model, model->config));
   model->rope = std::make_unique<Rope>(InverseFrequencies(model->config));
-  model->attention = MakeAttentionContext(config, model->config, communicator, model->rope.get(),
-                                          &model->counts);
+  model->attention =
+      MakeAttentionContext(config, model->config, communicator, model->rope.get(), &model->counts);
   if (model->attention.selects && config.esa.compression == Compression::kLowRank) {
     return LoadFactors(config, model);
   }
@@ -103,13 +101,13 @@ absl::Status FitCache(const MemoryPlan& plan, int64_t pages, Config* config,
   const int64_t round = layout.stripe_tokens * layout.num_ranks;
   if (config->max_model_len == 0) {
     if (pages == 0) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "the model leaves no memory for a cache: a rank needs ",
-          plan.fixed() + plan.page, " bytes and may use ",
-          static_cast<int64_t>(static_cast<double>(plan.available) *
-                               config->kv_cache_memory_fraction),
-          " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ", plan.available,
-          ": ", plan.ToString(), ")"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the model leaves no memory for a cache: a rank needs ",
+                       plan.fixed() + plan.page, " bytes and may use ",
+                       static_cast<int64_t>(static_cast<double>(plan.available) *
+                                            config->kv_cache_memory_fraction),
+                       " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ",
+                       plan.available, ": ", plan.ToString(), ")"));
     }
     config->max_model_len = std::min(pages * round, kMaxPosition);
     return absl::OkStatus();
@@ -119,8 +117,7 @@ absl::Status FitCache(const MemoryPlan& plan, int64_t pages, Config* config,
   return absl::ResourceExhaustedError(absl::StrCat(
       "the cache does not fit: for max_model_len ", config->max_model_len, " a rank needs ",
       plan.fixed() + needed * plan.page, " bytes and may use ",
-      static_cast<int64_t>(static_cast<double>(plan.available) *
-                           config->kv_cache_memory_fraction),
+      static_cast<int64_t>(static_cast<double>(plan.available) * config->kv_cache_memory_fraction),
       " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ", plan.available, ": ",
       plan.ToString(), "); use more ranks, kv_cache.dtype bfloat16, or a max_model_len of at most ",
       pages * round));
@@ -139,8 +136,8 @@ std::vector<ScoreFactors> MakeScoreFactors(const Compressor& compressor) {
 std::vector<double> InverseFrequencies(const ModelConfig& model) {
   std::vector<double> frequencies(model.head_dim / 2);
   for (size_t i = 0; i < frequencies.size(); ++i) {
-    frequencies[i] = std::pow(model.rope.theta, -2.0 * static_cast<double>(i) /
-                                                    static_cast<double>(model.head_dim));
+    frequencies[i] = std::pow(model.rope.theta,
+                              -2.0 * static_cast<double>(i) / static_cast<double>(model.head_dim));
   }
   return frequencies;
 }
@@ -192,8 +189,8 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   LONGSPAN_RETURN_IF_ERROR(
       communicator->AllGather("cache.pages", &pages, all.data(), sizeof(pages)));
   pages = *std::min_element(all.begin(), all.end());
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
-      communicator, FitCache(model->memory, pages, config, model->attention.layout)));
+  LONGSPAN_RETURN_IF_ERROR(
+      AgreeOnStatus(communicator, FitCache(model->memory, pages, config, model->attention.layout)));
   model->pool = std::make_unique<PagePool>(model->attention.kv, pages);
   model->transformer =
       std::make_unique<Transformer>(model->config, model->weights, model->attention);

@@ -27,8 +27,8 @@ struct Request {
 };
 
 struct TokenLogprobs {
-  double logprob = 0;                              // of the token itself, natural log
-  std::vector<std::pair<int32_t, double>> top;     // descending
+  double logprob = 0;                           // of the token itself, natural log
+  std::vector<std::pair<int32_t, double>> top;  // descending
 
   friend bool operator==(const TokenLogprobs&, const TokenLogprobs&) = default;
 };

@@ -46,9 +46,9 @@ std::vector<int64_t> StepPlan::Serialize() const {
   words.insert(words.end(), closes.begin(), closes.end());
   for (const Open& open : opens) words.insert(words.end(), {open.sequence, open.capacity});
   if (prefill) {
-    words.insert(words.end(), {prefill->sequence, prefill->tokens.begin, prefill->tokens.end,
-                               prefill->last, prefill->logprobs,
-                               static_cast<int64_t>(prefill->ids.size())});
+    words.insert(words.end(),
+                 {prefill->sequence, prefill->tokens.begin, prefill->tokens.end, prefill->last,
+                  prefill->logprobs, static_cast<int64_t>(prefill->ids.size())});
     words.insert(words.end(), prefill->ids.begin(), prefill->ids.end());
   }
   for (const Decode& decode : decodes) {

@@ -19,8 +19,8 @@ struct StepPlan {
   struct Prefill {
     int64_t sequence;
     Range tokens;
-    bool last;            // ends the prompt
-    int64_t logprobs;     // alternatives per prompt token, -1: no prompt log-probabilities
+    bool last;                 // ends the prompt
+    int64_t logprobs;          // alternatives per prompt token, -1: no prompt log-probabilities
     std::vector<int32_t> ids;  // of `tokens`, and, with logprobs, of the token behind them if any
   };
   struct Decode {

@@ -107,7 +107,8 @@ constexpr int64_t kGroupBytes = 32 << 20;
 int64_t TileMaximaBytes(const AttentionContext& context, const ScoredBlock& block,
                         int64_t tile_keys) {
   const SequenceLayout& layout = context.layout;
-  const int64_t stripes = layout.stripe(block.middle.end - 1) - layout.stripe(block.middle.begin) + 1;
+  const int64_t stripes =
+      layout.stripe(block.middle.end - 1) - layout.stripe(block.middle.begin) + 1;
   const int64_t runs = (stripes + layout.num_ranks - 1) / layout.num_ranks;
   const int64_t keys = std::min(block.middle.size(), runs * layout.stripe_tokens);
   return (keys / tile_keys + runs) * block.lanes() * static_cast<int64_t>(sizeof(float));
@@ -198,8 +199,8 @@ Range WithHalo(Range run, int64_t halo, Range middle) {
   return Intersect({run.begin - halo, run.end + halo}, middle);
 }
 
-// The local part of step 4: this rank's top-k of one block. `score(run, range, out)` writes F of the
-// positions of `range`, which is a run of one stripe and its halo.
+// The local part of step 4: this rank's top-k of one block. `score(run, range, out)` writes F of
+// the positions of `range`, which is a run of one stripe and its halo.
 template <typename Score>
 void LocalTopK(const AttentionContext& context, KvShard* cache, Range middle, Score&& score,
                Candidate* out) {
@@ -217,8 +218,8 @@ void LocalTopK(const AttentionContext& context, KvShard* cache, Range middle, Sc
   top.Take(out);
 }
 
-// Step 3, pass two: F of `range`, a run and its halo. Tiles that cannot reach the threshold are left at
-// -inf: no position near them can be selected on their account.
+// Step 3, pass two: F of `range`, a run and its halo. Tiles that cannot reach the threshold are
+// left at -inf: no position near them can be selected on their account.
 class BlockScorer {
  public:
   BlockScorer(const AttentionContext& context, int64_t layer, KvShard* cache,

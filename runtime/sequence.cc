@@ -38,9 +38,9 @@ RequestUpdate Sequence::Append(int32_t token, std::optional<TokenLogprobs> logpr
     completion_.timings.prefill_s = now - *started_;
   }
   completion_.timings.decode_s = now - *first_token_;
-  const bool eos = !request_.sampling.ignore_eos &&
-                   std::find(eos_token_ids.begin(), eos_token_ids.end(), token) !=
-                       eos_token_ids.end();
+  const bool eos =
+      !request_.sampling.ignore_eos &&
+      std::find(eos_token_ids.begin(), eos_token_ids.end(), token) != eos_token_ids.end();
   if (!eos) {
     completion_.tokens.push_back(token);
     if (logprobs) completion_.logprobs.push_back(*std::move(logprobs));

@@ -111,8 +111,7 @@ absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const in
     Normalize(norms_[layer].attention, rows);
     Project(weights.key, rows, Stage::kPrefill, &key_);
     Project(weights.value, rows, Stage::kPrefill, &value_);
-    LONGSPAN_RETURN_IF_ERROR(
-        StoreChunk(attention_, layer, chunk, key_.data(), value_.data()));
+    LONGSPAN_RETURN_IF_ERROR(StoreChunk(attention_, layer, chunk, key_.data(), value_.data()));
     int64_t first_row = 0;
     if (layer + 1 == config_.num_layers && outputs != Outputs::kAll) {
       // Nobody reads the last layer's output but where a token is to be predicted.
@@ -128,9 +127,9 @@ absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const in
     if (observer_ != nullptr) {
       observer_(layer, query_.data(), key_.data() + first_row * attention_.shape.kv_dim(), rows);
     }
-    LONGSPAN_ASSIGN_OR_RETURN(const Selections selections,
-                              SelectForBlocks(attention_, layer, chunk.cache, blocks, first_row,
-                                              query_.data()));
+    LONGSPAN_ASSIGN_OR_RETURN(
+        const Selections selections,
+        SelectForBlocks(attention_, layer, chunk.cache, blocks, first_row, query_.data()));
     attended_.assign(rows * attention_.shape.query_dim(), 0.0f);
     LONGSPAN_RETURN_IF_ERROR(AttendBlocks(attention_, layer, chunk.cache, blocks, selections,
                                           first_row, query_.data(), attended_.data()));
@@ -159,8 +158,8 @@ absl::Status Transformer::Decode(absl::Span<const DecodeToken> tokens,
     LONGSPAN_ASSIGN_OR_RETURN(const Selections selections,
                               SelectForTokens(attention_, layer, tokens, query_.data()));
     attended_.resize(rows * attention_.shape.query_dim());
-    LONGSPAN_RETURN_IF_ERROR(AttendTokens(attention_, layer, tokens, selections, query_.data(),
-                                          attended_.data()));
+    LONGSPAN_RETURN_IF_ERROR(
+        AttendTokens(attention_, layer, tokens, selections, query_.data(), attended_.data()));
     Apply(weights.output, attended_.data(), rows, Stage::kDecode, /*accumulate=*/true, x_.data());
     Mlp(layer, rows, Stage::kDecode);
   }

@@ -34,15 +34,16 @@ class Transformer {
 
   void set_observer(QueryKeyObserver observer) { observer_ = std::move(observer); }
 
-  // Which rows of a chunk must leave the last layer; for the others it only computes keys and values.
+  // Which rows of a chunk must leave the last layer; for the others it only computes keys and
+  // values.
   enum class Outputs { kNone, kLastBlock, kAll };
 
   // Runs the chunk's own tokens through all layers and fills the cache. tokens: ids of the chunk
   // [chunk.tokens.size()]. hidden() then has the rows of `outputs` that this rank owns. Collective.
   absl::Status Prefill(const PrefillChunk& chunk, absl::Span<const int32_t> tokens,
                        Outputs outputs);
-  // Runs one token of each sequence through all layers, on every rank, and appends it to the caches.
-  // hidden() then has one row a token, equal on all ranks. Collective.
+  // Runs one token of each sequence through all layers, on every rank, and appends it to the
+  // caches. hidden() then has one row a token, equal on all ranks. Collective.
   absl::Status Decode(absl::Span<const DecodeToken> tokens, absl::Span<const int32_t> ids);
 
   // The last layer's output, [rows, hidden] before the final norm.

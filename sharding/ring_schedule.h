@@ -26,8 +26,8 @@ struct RingRound {
 };
 
 // The rounds of `rank` that bring each token that a block reads to the block's rank, once for each
-// rank that reads it. Every rank derives matching rounds from the same blocks. A round moves at most
-// about `max_tokens` different positions, so that buffers do not grow with the context.
+// rank that reads it. Every rank derives matching rounds from the same blocks. A round moves at
+// most about `max_tokens` different positions, so that buffers do not grow with the context.
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
                                 absl::Span<const BlockKeys> blocks, int64_t max_tokens);
 

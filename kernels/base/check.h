@@ -6,7 +6,7 @@ namespace longspan::internal {
 [[noreturn]] void CheckFailed(const char* expression, const char* file, int line);
 }  // namespace longspan::internal
 
-#define LONGSPAN_CHECK(condition)    \
+#define LONGSPAN_CHECK(condition)     \
   ((condition) ? static_cast<void>(0) \
                : ::longspan::internal::CheckFailed(#condition, __FILE__, __LINE__))
 

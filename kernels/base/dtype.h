@@ -46,8 +46,7 @@ inline float ToFloat(Float16 value) {
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fff) << 13;
   const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
   constexpr uint32_t kInfinity = 0x7c00u << 13;
-  return std::bit_cast<float>(sign |
-                              (magnitude >= kInfinity ? magnitude | 0x7f800000 : finite));
+  return std::bit_cast<float>(sign | (magnitude >= kInfinity ? magnitude | 0x7f800000 : finite));
 }
 
 }  // namespace longspan

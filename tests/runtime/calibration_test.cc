@@ -125,20 +125,19 @@ CalibrationReport CalibrateOn(int ranks, int64_t tokens) {
   config.prefill_chunk_tokens = 64;
   EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
   std::vector<CalibrationReport> reports(ranks);
-  const absl::Status ran =
-      RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
-        std::mt19937 generator(3);
-        int64_t left = tokens;
-        const auto next = [&](int64_t max) -> absl::StatusOr<std::vector<int32_t>> {
-          std::vector<int32_t> window(std::min(max, left));
-          left -= static_cast<int64_t>(window.size());
-          for (int32_t& id : window) id = static_cast<int32_t>(generator() % 250);
-          return window;
-        };
-        auto report = Calibrate(config, communicator, next, nullptr);
-        if (report.ok()) reports[communicator.rank()] = *std::move(report);
-        return report.status();
-      });
+  const absl::Status ran = RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
+    std::mt19937 generator(3);
+    int64_t left = tokens;
+    const auto next = [&](int64_t max) -> absl::StatusOr<std::vector<int32_t>> {
+      std::vector<int32_t> window(std::min(max, left));
+      left -= static_cast<int64_t>(window.size());
+      for (int32_t& id : window) id = static_cast<int32_t>(generator() % 250);
+      return window;
+    };
+    auto report = Calibrate(config, communicator, next, nullptr);
+    if (report.ok()) reports[communicator.rank()] = *std::move(report);
+    return report.status();
+  });
   EXPECT_TRUE(ran.ok()) << ran;
   return reports.back();
 }

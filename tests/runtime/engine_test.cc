@@ -27,7 +27,8 @@ class EngineTest : public ::testing::Test {
   EngineTest() {
     const std::string tests = std::string(LONGSPAN_SOURCE_DIR) + "/tests";
     for (const char* file : {"config.json", "model.safetensors"}) {
-      std::filesystem::copy(tests + "/runtime/testdata/models/llama_f16/" + file, directory_ / file);
+      std::filesystem::copy(tests + "/runtime/testdata/models/llama_f16/" + file,
+                            directory_ / file);
     }
     std::filesystem::copy(tests + "/launcher/testdata/byte_tokenizer.json",
                           directory_ / "tokenizer.json");
@@ -50,26 +51,25 @@ class EngineTest : public ::testing::Test {
     config.parallel.stripe_tokens = 0;
     EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
     std::vector<Completion> completions(requests.size());
-    const absl::Status ran =
-        RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
-          LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
-          if (communicator.rank() != 0) return engine->RunWorker();
-          for (const Request& request : requests) {
-            LONGSPAN_RETURN_IF_ERROR(engine->Submit(request).status());
-          }
-          std::map<int64_t, std::string> streamed;
-          while (engine->HasWork()) {
-            LONGSPAN_ASSIGN_OR_RETURN(const auto updates, engine->Step());
-            for (const RequestUpdate& update : updates) {
-              streamed[update.request] += update.text;
-              if (!update.finished) continue;
-              completions[update.request] = update.completion;
-              EXPECT_EQ(streamed[update.request], update.completion.text);
-            }
-          }
-          LONGSPAN_ASSIGN_OR_RETURN(stats_, engine->Shutdown());
-          return absl::OkStatus();
-        });
+    const absl::Status ran = RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
+      LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
+      if (communicator.rank() != 0) return engine->RunWorker();
+      for (const Request& request : requests) {
+        LONGSPAN_RETURN_IF_ERROR(engine->Submit(request).status());
+      }
+      std::map<int64_t, std::string> streamed;
+      while (engine->HasWork()) {
+        LONGSPAN_ASSIGN_OR_RETURN(const auto updates, engine->Step());
+        for (const RequestUpdate& update : updates) {
+          streamed[update.request] += update.text;
+          if (!update.finished) continue;
+          completions[update.request] = update.completion;
+          EXPECT_EQ(streamed[update.request], update.completion.text);
+        }
+      }
+      LONGSPAN_ASSIGN_OR_RETURN(stats_, engine->Shutdown());
+      return absl::OkStatus();
+    });
     EXPECT_TRUE(ran.ok()) << ran;
     return completions;
   }

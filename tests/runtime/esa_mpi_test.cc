@@ -53,8 +53,8 @@ TEST_P(EsaMpiTest, EqualsOneRank) {
     EXPECT_EQ(actual[i].selections, expected[i].selections);
     double largest = 0;
     for (size_t j = 0; j < expected[i].logits.size(); ++j) {
-      largest = std::max(largest, std::fabs(static_cast<double>(actual[i].logits[j]) -
-                                            expected[i].logits[j]));
+      largest = std::max(
+          largest, std::fabs(static_cast<double>(actual[i].logits[j]) - expected[i].logits[j]));
     }
     EXPECT_LE(largest, config.deterministic ? 0 : 1e-4) << "sequence " << i;
   }

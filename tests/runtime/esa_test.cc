@@ -70,8 +70,8 @@ void ExpectMatchesReference(const RandomModel& model, const Config& config,
                             const TestSequence& sequence, const SequenceResult& result,
                             double tolerance) {
   ReferenceOptions options = OptionsOf(config, model);
-  options.forced_selection =
-      [&](int64_t layer, int64_t block) -> std::optional<std::vector<int64_t>> {
+  options.forced_selection = [&](int64_t layer,
+                                 int64_t block) -> std::optional<std::vector<int64_t>> {
     const auto found = result.selections.find({layer, block});
     EXPECT_NE(found, result.selections.end()) << "layer " << layer << ", block " << block;
     return found == result.selections.end() ? std::vector<int64_t>() : found->second;
@@ -139,13 +139,14 @@ TEST_P(ReferenceTest, LogitsAndSelections) {
   ExpectMatchesReference(model, config, sequence, results[0], 2e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Variants, ReferenceTest,
-    testing::Combine(testing::ValuesIn(kVariants), testing::Values(1, 3), testing::Bool()),
-    [](const auto& variant) {
-      return std::string(std::get<0>(variant.param).name) + std::to_string(std::get<1>(variant.param)) +
-             (std::get<2>(variant.param) ? "Deterministic" : "");
-    });
+INSTANTIATE_TEST_SUITE_P(Variants, ReferenceTest,
+                         testing::Combine(testing::ValuesIn(kVariants), testing::Values(1, 3),
+                                          testing::Bool()),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) ? "Deterministic" : "");
+                         });
 
 TEST(EsaTest, Bfloat16CacheMatchesReferenceWithinItsRounding) {
   const RandomModel model = MakeRandomModel(SmallModel());
@@ -162,8 +163,9 @@ struct Way {
   int64_t chunk, stripe;
 };
 
-const Way kWays[] = {{1, 64, 64}, {1, 16, 16}, {1, 128, 48}, {2, 64, 32}, {2, 96, 16}, {3, 48, 16},
-                     {3, 64, 32}, {4, 64, 16}, {4, 16, 16},  {4, 256, 64}, {8, 64, 16}, {8, 128, 16}};
+const Way kWays[] = {{1, 64, 64}, {1, 16, 16},  {1, 128, 48}, {2, 64, 32},
+                     {2, 96, 16}, {3, 48, 16},  {3, 64, 32},  {4, 64, 16},
+                     {4, 16, 16}, {4, 256, 64}, {8, 64, 16},  {8, 128, 16}};
 
 class BitEqualityTest : public testing::TestWithParam<Variant> {};
 
@@ -175,10 +177,9 @@ TEST_P(BitEqualityTest, AcrossRanksChunksStripesAndBatches) {
   config.deterministic = true;
   // Ends mid-block; shorter than a block and than eight ranks; one that only just selects; a block.
   const int64_t vocab = model.config.vocab_size;
-  const std::vector<TestSequence> sequences = {MakeSequence(1, 203, 12, vocab),
-                                               MakeSequence(2, 5, 40, vocab),
-                                               MakeSequence(3, 49, 3, vocab),
-                                               MakeSequence(4, 16, 0, vocab)};
+  const std::vector<TestSequence> sequences = {
+      MakeSequence(1, 203, 12, vocab), MakeSequence(2, 5, 40, vocab), MakeSequence(3, 49, 3, vocab),
+      MakeSequence(4, 16, 0, vocab)};
   std::vector<SequenceResult> alone;
   config.prefill_chunk_tokens = 32;
   config.parallel.stripe_tokens = 32;

@@ -48,7 +48,8 @@ TEST_P(HuggingFaceTest, Logits) {
     const int64_t vocab = model.config.vocab_size;
     for (int64_t row = 0; row < logits.shape[0]; ++row) {
       float scale = 0;
-      for (int64_t v = 0; v < vocab; ++v) scale = std::max(scale, std::abs(values[row * vocab + v]));
+      for (int64_t v = 0; v < vocab; ++v)
+        scale = std::max(scale, std::abs(values[row * vocab + v]));
       for (int64_t v = 0; v < vocab; ++v) {
         ASSERT_NEAR(results[i].logits[row * vocab + v], values[row * vocab + v], 1e-4 * scale)
             << "prompt " << i << ", position " << row << ", token " << v;
@@ -57,10 +58,10 @@ TEST_P(HuggingFaceTest, Logits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Fixtures, HuggingFaceTest,
-    testing::Combine(testing::Values("llama_f32_tied", "llama_bf16_sharded", "llama_f16"),
-                     testing::Values(1, 3), testing::Bool()));
+INSTANTIATE_TEST_SUITE_P(Fixtures, HuggingFaceTest,
+                         testing::Combine(testing::Values("llama_f32_tied", "llama_bf16_sharded",
+                                                          "llama_f16"),
+                                          testing::Values(1, 3), testing::Bool()));
 
 }  // namespace
 }  // namespace longspan

@@ -82,14 +82,13 @@ class RankRun {
   }
 
   absl::Status PrefillChunkOf(Running* running) {
-    const Range tokens = {running->done,
-                          std::min(running->prompt(), running->done + config_.prefill_chunk_tokens)};
+    const Range tokens = {
+        running->done, std::min(running->prompt(), running->done + config_.prefill_chunk_tokens)};
     const PrefillChunk chunk = PlanChunk(context_, config_.esa.selection_block,
                                          running->cache.get(), tokens, running->total());
     current_ = {running};
     LONGSPAN_RETURN_IF_ERROR(transformer_->Prefill(
-        chunk,
-        absl::MakeConstSpan(running->sequence->prompt).subspan(tokens.begin, tokens.size()),
+        chunk, absl::MakeConstSpan(running->sequence->prompt).subspan(tokens.begin, tokens.size()),
         Transformer::Outputs::kAll));
     const std::vector<float> logits = transformer_->Logits(0, chunk.rows);
     for (const PrefillBlock& block : chunk.blocks) {
@@ -135,8 +134,8 @@ class RankRun {
 
 }  // namespace
 
-absl::Status RunOnRank(const RandomModel& model, const Config& resolved,
-                       Communicator& communicator, const std::vector<TestSequence>& sequences,
+absl::Status RunOnRank(const RandomModel& model, const Config& resolved, Communicator& communicator,
+                       const std::vector<TestSequence>& sequences,
                        std::vector<SequenceResult>* results) {
   return RankRun(model, resolved, communicator).Run(sequences, results);
 }
