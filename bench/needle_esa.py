@@ -37,9 +37,21 @@ except ImportError:
 
 if triton is not None:
 
-    @triton.jit
-    def _row_max_kernel(q, c, lo, out, rows_n, keys_n, keys_per_split, first,
-                        D: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr):
+    # Sizes are not specialised on: each would be compiled again for its divisors.
+    @triton.jit(do_not_specialize=["rows_n", "keys_n", "keys_per_split"])
+    def _row_max_kernel(
+        q,
+        c,
+        lo,
+        out,
+        rows_n,
+        keys_n,
+        keys_per_split,
+        first,
+        D: tl.constexpr,
+        BQ: tl.constexpr,
+        BK: tl.constexpr,
+    ):
         """out[split, row] = max over the split's keys m, first <= m < lo[row], of q[row] . c[m]."""
         rows = tl.program_id(0) * BQ + tl.arange(0, BQ)
         d = tl.arange(0, D)
@@ -51,16 +63,30 @@ if triton is not None:
         best = tl.full((BQ,), float("-inf"), tl.float32)
         for k in range(start, end, BK):
             keys = k + tl.arange(0, BK)
-            tile = tl.load(c + (keys[:, None] + first).to(tl.int64) * D + d[None, :],
-                           mask=(keys < end)[:, None], other=0.0)
-            s = tl.dot(queries, tl.trans(tile))
+            tile = tl.load(
+                c + (keys[:, None] + first).to(tl.int64) * D + d[None, :],
+                mask=(keys < end)[:, None],
+                other=0.0,
+            )
+            s = tl.dot(queries, tl.trans(tile), input_precision="tf32x3")
             s = tl.where((keys[None, :] < limit[:, None]) & (keys < end)[None, :], s, float("-inf"))
             best = tl.maximum(best, tl.max(s, 1))
         tl.store(out + tl.program_id(1) * rows_n + rows, best, mask=ok)
 
-    @triton.jit
-    def _block_score_kernel(q, c, lo, row_max, out, keys_n, length, first,
-                            D: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr):
+    @triton.jit(do_not_specialize=["keys_n", "length"])
+    def _block_score_kernel(
+        q,
+        c,
+        lo,
+        row_max,
+        out,
+        keys_n,
+        length,
+        first,
+        D: tl.constexpr,
+        BQ: tl.constexpr,
+        BK: tl.constexpr,
+    ):
         """out[block, key] = max over the block's rows of (q . c - row_max); -inf from lo on."""
         block = tl.program_id(0)
         keys = tl.program_id(1) * BK + tl.arange(0, BK)
@@ -68,15 +94,18 @@ if triton is not None:
         limit = tl.load(lo + block * length) - first
         best = tl.full((BK,), float("-inf"), tl.float32)
         if tl.program_id(1) * BK < limit:
-            tile = tl.load(c + (keys[:, None] + first).to(tl.int64) * D + d[None, :],
-                           mask=(keys < keys_n)[:, None], other=0.0)
+            tile = tl.load(
+                c + (keys[:, None] + first).to(tl.int64) * D + d[None, :],
+                mask=(keys < keys_n)[:, None],
+                other=0.0,
+            )
             for r in range(0, length, BQ):
                 inside = r + tl.arange(0, BQ)
                 rows = block * length + inside
                 ok = inside < length
                 queries = tl.load(q + rows[:, None] * D + d[None, :], mask=ok[:, None], other=0.0)
                 top = tl.load(row_max + rows, mask=ok, other=0.0)
-                s = tl.dot(queries, tl.trans(tile)) - top[:, None]
+                s = tl.dot(queries, tl.trans(tile), input_precision="tf32x3") - top[:, None]
                 s = tl.where(ok[:, None], s, float("-inf"))
                 best = tl.maximum(best, tl.max(s, 0))
             best = tl.where(keys < limit, best, float("-inf"))
@@ -90,17 +119,19 @@ def block_scores(q, c, lo, first, length, keys_n):
     if triton is not None and (q.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         q = q.contiguous()
         d, rows = q.shape[1], len(q)
-        bq, bk = 64 if length >= 64 else 16, 128
+        bq, bk = 64 if length >= 64 else 16, 128 if d <= 64 else 32
         splits = max(1, min(64, 1024 // triton.cdiv(rows, bq), triton.cdiv(keys_n, 1024)))
         per_split = triton.cdiv(triton.cdiv(keys_n, splits), bk) * bk
         splits = triton.cdiv(keys_n, per_split)
         partial = torch.empty(splits, rows, device=q.device)
         _row_max_kernel[(triton.cdiv(rows, bq), splits)](
-            q, c, row_lo, partial, rows, keys_n, per_split, first, D=d, BQ=bq, BK=bk)
+            q, c, row_lo, partial, rows, keys_n, per_split, first, D=d, BQ=bq, BK=bk
+        )
         top = partial.amax(0)
         out = torch.empty(blocks, keys_n, device=q.device)
         _block_score_kernel[(blocks, triton.cdiv(keys_n, bk))](
-            q, c, row_lo, top, out, keys_n, length, first, D=d, BQ=bq, BK=bk)
+            q, c, row_lo, top, out, keys_n, length, first, D=d, BQ=bq, BK=bk
+        )
         return out
     return block_scores_plain(q, c, lo, first, length)
 
@@ -109,8 +140,8 @@ def block_scores_plain(q, c, lo, first, length):
     keys_n = int(lo.max()) - first
     out = torch.full((len(lo), keys_n), -math.inf, device=q.device)
     for b, limit in enumerate(lo.tolist()):
-        f = q[b * length:(b + 1) * length] @ c[first:limit].T
-        out[b, :limit - first] = (f - f.amax(1, keepdim=True)).amax(0)
+        f = q[b * length : (b + 1) * length] @ c[first:limit].T
+        out[b, : limit - first] = (f - f.amax(1, keepdim=True)).amax(0)
     return out
 
 
@@ -123,7 +154,9 @@ def select(scores, top_k):
     threshold = scores.topk(k, dim=1).values[:, -1:]
     above = scores > threshold
     level = scores == threshold
-    chosen = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
+    chosen = above | (
+        level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True))
+    )
     at = chosen.nonzero()[:, 1].view(len(scores), k)
     return at, scores.gather(1, at) > -math.inf
 
@@ -133,15 +166,20 @@ class Esa:
 
     def __init__(self, directory, attention, device, capacity, esa, compressor=None):
         from safetensors.torch import load_file
+
         with open(os.path.join(directory, "config.json")) as f:
             self.config = c = json.load(f)
-        weights = {n: t.to(device, torch.float32) for n, t in
-                   load_file(os.path.join(directory, "model.safetensors")).items()}
+        weights = {
+            n: t.to(device, torch.float32)
+            for n, t in load_file(os.path.join(directory, "model.safetensors")).items()
+        }
         self.w, self.device, self.attention, self.esa = weights, device, attention, esa
         self.layers, self.heads = c["num_hidden_layers"], c["num_attention_heads"]
         self.groups, self.dim = c["num_key_value_heads"], c["head_dim"]
         theta = c.get("rope_theta") or c["rope_parameters"]["rope_theta"]
-        inverse = theta ** (-torch.arange(0, self.dim, 2, dtype=torch.float64, device=device) / self.dim)
+        inverse = theta ** (
+            -torch.arange(0, self.dim, 2, dtype=torch.float64, device=device) / self.dim
+        )
         angles = torch.arange(capacity, dtype=torch.float64, device=device)[:, None] * inverse
         self.cos, self.sin = angles.cos().float(), angles.sin().float()  # [capacity, D / 2]
         shape = (self.layers, capacity, self.groups, self.dim)
@@ -154,7 +192,11 @@ class Esa:
             self.c = torch.zeros(self.layers, capacity, self.a[0].shape[1], device=device)
 
     def norm(self, x, name):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"]) * self.w[name]
+        return (
+            x
+            * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"])
+            * self.w[name]
+        )
 
     def rotate(self, x, start, stop):
         """x [T, heads, D] to the positions from start to stop; one position serves all."""
@@ -170,11 +212,20 @@ class Esa:
         repeat = self.heads // self.groups
         if self.attention == "dense":
             end = start + total
-            k, v = (x[i, :end].repeat_interleave(repeat, 1).transpose(0, 1)[None] for x in (self.kr, self.v))
+            k, v = (
+                x[i, :end].repeat_interleave(repeat, 1).transpose(0, 1)[None]
+                for x in (self.kr, self.v)
+            )
             if q.is_cuda:
                 out = torch.ops.aten._scaled_dot_product_flash_attention(
-                    qr.transpose(0, 1)[None].bfloat16(), k.bfloat16(), v.bfloat16(), 0.0, True, False,
-                    scale=self.dim ** -0.5)[0].float()
+                    qr.transpose(0, 1)[None].bfloat16(),
+                    k.bfloat16(),
+                    v.bfloat16(),
+                    0.0,
+                    True,
+                    False,
+                    scale=self.dim**-0.5,
+                )[0].float()
             else:
                 mask = torch.arange(end)[None] <= positions[:, None]
                 out = F.scaled_dot_product_attention(qr.transpose(0, 1)[None], k, v, attn_mask=mask)
@@ -185,17 +236,29 @@ class Esa:
         by_length = {}
         for p0, p1 in blocks:
             if max(0, p0 - e["local_tokens"]) <= e["initial_tokens"]:
-                k, v = (x[i, :p1].repeat_interleave(repeat, 1).transpose(0, 1) for x in (self.kr, self.v))
-                mask = torch.arange(p1, device=self.device)[None] <= positions[p0 - start:p1 - start, None]
-                y = F.scaled_dot_product_attention(qr[p0 - start:p1 - start].transpose(0, 1)[None], k[None],
-                                                   v[None], attn_mask=mask)
-                out[p0 - start:p1 - start] = y[0].transpose(0, 1)
+                k, v = (
+                    x[i, :p1].repeat_interleave(repeat, 1).transpose(0, 1)
+                    for x in (self.kr, self.v)
+                )
+                mask = (
+                    torch.arange(p1, device=self.device)[None]
+                    <= positions[p0 - start : p1 - start, None]
+                )
+                y = F.scaled_dot_product_attention(
+                    qr[p0 - start : p1 - start].transpose(0, 1)[None],
+                    k[None],
+                    v[None],
+                    attn_mask=mask,
+                )
+                out[p0 - start : p1 - start] = y[0].transpose(0, 1)
             else:
                 by_length.setdefault(p1 - p0, []).append(p0)
         for length, starts in by_length.items():
             p0 = torch.tensor(starts, device=self.device)
             out_at = (p0[:, None] - start + torch.arange(length, device=self.device)).reshape(-1)
-            out[out_at] = self.attend_blocks(i, q[out_at], qr[out_at], qf[out_at], p0, starts, length)
+            out[out_at] = self.attend_blocks(
+                i, q[out_at], qr[out_at], qf[out_at], p0, starts, length
+            )
         return out.reshape(total, -1)
 
     def attend_blocks(self, i, q, qr, qf, p0, starts, length):
@@ -209,10 +272,15 @@ class Esa:
             keys = self.k[i].flatten(1)
             if self.attention == "low_rank":
                 summed, keys = summed @ self.a[i], self.c[i]
-            scores = block_scores(summed, keys, lo.int(), initial, length, max(starts) - local - initial)
+            scores = block_scores(
+                summed, keys, lo.int(), initial, length, max(starts) - local - initial
+            )
             p = e["proximity"]
             if p:
-                inside = torch.arange(initial, initial + scores.shape[1], device=self.device) < lo[:, None]
+                inside = (
+                    torch.arange(initial, initial + scores.shape[1], device=self.device)
+                    < lo[:, None]
+                )
                 scores = F.max_pool1d(scores[:, None], 2 * p + 1, 1, p)[:, 0]
                 scores = scores.masked_fill(~inside, -math.inf)
             at, ok = select(scores, e["top_k"])
@@ -227,7 +295,7 @@ class Esa:
         def keys_of(x, at):  # -> [B, G, keys, D]
             return x[i][at].transpose(1, 2)
 
-        scale = self.dim ** -0.5
+        scale = self.dim**-0.5
         far_scores = grouped(qf) @ keys_of(self.k, far).mT * scale
         far_scores = far_scores.masked_fill(~real[:, None, None], -math.inf)
         near_scores = grouped(qr) @ keys_of(self.kr, near).mT * scale
@@ -248,17 +316,22 @@ class Esa:
         for i in range(self.layers):
             name = f"model.layers.{i}."
             h = self.norm(x, name + "input_layernorm.weight")
-            q, k, v = (F.linear(h, self.w[f"{name}self_attn.{n}_proj.weight"]).view(total, -1, self.dim)
-                       for n in "qkv")
-            self.k[i, start:start + total] = k
-            self.kr[i, start:start + total] = self.rotate(k, start, start + total)
-            self.v[i, start:start + total] = v
+            q, k, v = (
+                F.linear(h, self.w[f"{name}self_attn.{n}_proj.weight"]).view(total, -1, self.dim)
+                for n in "qkv"
+            )
+            self.k[i, start : start + total] = k
+            self.kr[i, start : start + total] = self.rotate(k, start, start + total)
+            self.v[i, start : start + total] = v
             if self.c is not None:
-                self.c[i, start:start + total] = k.flatten(1) @ self.b[i]
-            x = x + F.linear(self.attend(i, q, start, blocks), self.w[name + "self_attn.o_proj.weight"])
+                self.c[i, start : start + total] = k.flatten(1) @ self.b[i]
+            x = x + F.linear(
+                self.attend(i, q, start, blocks), self.w[name + "self_attn.o_proj.weight"]
+            )
             h = self.norm(x, name + "post_attention_layernorm.weight")
             h = F.silu(F.linear(h, self.w[name + "mlp.gate_proj.weight"])) * F.linear(
-                h, self.w[name + "mlp.up_proj.weight"])
+                h, self.w[name + "mlp.up_proj.weight"]
+            )
             x = x + F.linear(h, self.w[name + "mlp.down_proj.weight"])
         if logits_from is not None:
             head = self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"])
@@ -300,25 +373,33 @@ def _build(job):
     facts = dict(needle_tasks.MIXED)
     if penguin:
         facts["penguin"] = needle_tasks.FACTS["penguin"]
-    d = needle_tasks.build_document(t, facts, length, f"quality/{length}/{number}", _state["haystack"])
+    d = needle_tasks.build_document(
+        t, facts, length, f"quality/{length}/{number}", _state["haystack"]
+    )
     questions, asked = [], {}
     for task, question, answer in d.questions:
         asked[task] = asked.get(task, 0) + 1
         if asked[task] <= per_task:
-            ids = [t.encode(x, add_special_tokens=False).ids for x in
-                   (needle_tasks.question_text(question), needle_tasks.answer_text(answer))]
+            ids = [
+                t.encode(x, add_special_tokens=False).ids
+                for x in (needle_tasks.question_text(question), needle_tasks.answer_text(answer))
+            ]
             questions.append((task, *ids))
     return np.array(t.encode(d.text).ids, np.uint16), questions
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="models/needle")
     parser.add_argument("--compressor", help="default: the model's")
     parser.add_argument("--lengths", default="32768,131072,262144")
     parser.add_argument("--attention", default="low_rank,exact,streaming,dense")
     parser.add_argument("--documents", type=int, default=100)
-    parser.add_argument("--questions", type=int, default=2, help="of each task a document (one pass key)")
+    parser.add_argument(
+        "--questions", type=int, default=2, help="of each task a document (one pass key)"
+    )
     parser.add_argument("--penguin", action="store_true", help="ask for the penguin's numbers too")
     parser.add_argument("--haystack", help="text file, a paragraph a line; default: generated")
     parser.add_argument("--set", action="append", default=[], help="ESA setting, as top_k=512")
@@ -327,9 +408,16 @@ def main():
     parser.add_argument("--output", help="JSON")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cuda.matmul.allow_tf32 = True
-    esa = dict(initial_tokens=32, local_tokens=512, top_k=256, selection_block=256, proximity=1,
-               far_position=512)
+    # Scores decide by their order: keep all of float32's bits.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    esa = dict(
+        initial_tokens=32,
+        local_tokens=512,
+        top_k=256,
+        selection_block=256,
+        proximity=1,
+        far_position=512,
+    )
     for s in args.set:
         key, value = s.split("=")
         if key not in esa:
@@ -338,7 +426,8 @@ def main():
     results = []
     workers = max(1, (os.cpu_count() or 2) - 2)
     with multiprocessing.get_context("spawn").Pool(
-            workers, _start_worker, (args.model, args.haystack)) as pool:
+        workers, _start_worker, (args.model, args.haystack)
+    ) as pool:
         for length in map(int, args.lengths.split(",")):
             jobs = [(length, i, args.questions, args.penguin) for i in range(args.documents)]
             documents = pool.imap(_build, jobs)
@@ -352,7 +441,9 @@ def main():
                     tokens, questions = kept[i]
                     done = model.prefill(tokens, args.chunk)
                     for task, question, expected in questions:
-                        got = model.answer(np.concatenate((tokens, np.array(question, np.uint16))), done, expected)
+                        got = model.answer(
+                            np.concatenate((tokens, np.array(question, np.uint16))), done, expected
+                        )
                         cell = cells.setdefault(task, [0, 0, 0, 0])
                         cell[0] += got == expected
                         cell[1] += 1
@@ -364,18 +455,39 @@ def main():
                 seconds = time.time() - started
                 for task, (right, n, tokens_right, tokens_n) in sorted(cells.items()):
                     low, high = needle_tasks.wilson(right, n)
-                    row = dict(attention=attention, tokens=length, task=task, right=right, questions=n,
-                               share=right / n, low=low, high=high, answer_tokens_right=tokens_right / tokens_n,
-                               haystack=os.path.basename(args.haystack or "generated"), documents=count)
+                    row = dict(
+                        attention=attention,
+                        tokens=length,
+                        task=task,
+                        right=right,
+                        questions=n,
+                        share=right / n,
+                        low=low,
+                        high=high,
+                        answer_tokens_right=tokens_right / tokens_n,
+                        haystack=os.path.basename(args.haystack or "generated"),
+                        documents=count,
+                    )
                     results.append(row)
-                    print(f"{attention:9} {length:7} {row['haystack']:13} {task:8} {right:4}/{n:<4} {right / n:6.1%} "
-                          f"({low:.1%} to {high:.1%}) tokens {row['answer_tokens_right']:.1%}", flush=True)
+                    print(
+                        f"{attention:9} {length:7} {row['haystack']:13} {task:8} {right:4}/{n:<4} {right / n:6.1%} "
+                        f"({low:.1%} to {high:.1%}) tokens {row['answer_tokens_right']:.1%}",
+                        flush=True,
+                    )
                 print(f"  {count} documents in {seconds:.1f} s", flush=True)
                 del model
     if args.output:
         with open(args.output, "w") as f:
-            json.dump(dict(model=args.model, esa=esa, device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
-                           results=results), f, indent=1)
+            json.dump(
+                dict(
+                    model=args.model,
+                    esa=esa,
+                    device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+                    results=results,
+                ),
+                f,
+                indent=1,
+            )
             f.write("\n")
 
 

@@ -12,10 +12,10 @@ demo=models/needle/demo
 work=build/quickstart
 rm -rf "$work" && mkdir -p "$work"
 
-# One batch request a question: the document, the question, and where its answer begins.
+# One batch request a question: the document and the question. The model begins with "Answer: ".
 jq --compact-output --slurp --rawfile document "$demo/document.txt" 'to_entries[] | {
     custom_id: "question-\(.key + 1)", method: "POST", url: "/v1/completions",
-    body: {prompt: "\($document)Question: \(.value.question)\nAnswer:", max_tokens: 32,
+    body: {prompt: "\($document)Question: \(.value.question)\n", max_tokens: 32,
            temperature: 0, stop: "\n"}
   }' "$demo/questions.jsonl" > "$work/requests.jsonl"
 
@@ -29,7 +29,7 @@ mpirun -n 4 --oversubscribe --bind-to none build/cpu/launcher/longspan generate 
 # The answers are in the order in which they were finished.
 jq --raw-output --slurp --slurpfile answers "$work/answers.jsonl" '
   def pad($width): . + " " * ([$width - length, 0] | max);
-  ($answers | map({(.custom_id): (.response.body.choices[0].text // "" | ltrimstr(" "))}) | add)
+  ($answers | map({(.custom_id): (.response.body.choices[0].text // "" | ltrimstr("Answer: "))}) | add)
     as $text
   | [to_entries[] | {question: .value.question, expected: .value.answer,
                      answer: $text["question-\(.key + 1)"]}]

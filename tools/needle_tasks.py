@@ -34,29 +34,39 @@ MIXED = {"passkey": 1, "magic": 8, "island": 8, "kv": 8}
 FACTS = {"passkey": 1, "magic": 8, "island": 8, "kv": 8, "penguin": 4}
 STOP = "\n"
 
-ADJECTIVES = """amber ancient azure bitter brass bright bronze calm carved cedar clever cobalt copper
+ADJECTIVES = (
+    """amber ancient azure bitter brass bright bronze calm carved cedar clever cobalt copper
 coral crimson crooked curious dusty ebony emerald faded fierce frosty gentle gilded golden granite
 hollow humble idle iron ivory jade jolly lacquered linen lively lonely marble mellow misty modest
 mossy narrow noble opal painted pale patient pewter plain polished proud purple quiet rapid rusty
 sandy scarlet silent silver slender solemn spotted steady striped sturdy sunny tangled tiny velvet
 violet weary wild woven yellow""".split()
-THINGS = """anchor anvil apron badge barrel basket beacon bell bench bottle bridge bucket cabin candle
+)
+THINGS = (
+    """anchor anvil apron badge barrel basket beacon bell bench bottle bridge bucket cabin candle
 canoe carpet cart castle chair chest chimney clock cloak compass cradle curtain dagger desk door
 drum fiddle flute fountain garden gate goblet hammer harp helmet kettle kite ladder lamp lantern
 ledger lute mallet map mask mirror mitten needle oar oven parcel pillow plough quilt rope saddle
 scarf shelf shovel sickle spade spoon statue stove sundial table teapot tower trumpet trunk umbrella
 urn vase violin wagon wheel whistle windmill""".split()
-TREASURES = """Amulet Arrow Banner Blade Book Bow Bowl Bracelet Brooch Chalice Cloak Crown Cup Diadem
+)
+TREASURES = (
+    """Amulet Arrow Banner Blade Book Bow Bowl Bracelet Brooch Chalice Cloak Crown Cup Diadem
 Eye Feather Flame Gauntlet Girdle Hammer Harp Heart Helm Horn Idol Jewel Key Lance Mantle Mask Mirror
 Orb Pearl Pendant Quill Ring Robe Sceptre Scroll Seal Shield Skull Spear Staff Star Sword Tablet Throne
 Torch Veil""".split()
-ESSENCES = """Ash Autumn Bone Chaos Clouds Courage Dawn Destiny Dreams Dusk Echoes Embers Eternity Fate
+)
+ESSENCES = (
+    """Ash Autumn Bone Chaos Clouds Courage Dawn Destiny Dreams Dusk Echoes Embers Eternity Fate
 Fire Frost Glass Glory Honour Hope Ice Justice Kings Light Lightning Memory Midnight Mist Moonlight
 Night Oaths Patience Rain Ravens Rivers Salt Serpents Shadows Silence Sorrow Stars Storms Thorns
 Thunder Tides Time Truth Twilight Whispers Winds Winter Wisdom Wolves""".split()
-SYLLABLES = """al ar ba bel bor ca cor da del dor el en fa fen gal gor ha hel il is ja kal kir la lin
+)
+SYLLABLES = (
+    """al ar ba bel bor ca cor da del dor el en fa fen gal gor ha hel il is ja kal kir la lin
 lor ma mer mir na nel nor o or pa pel quo ra ren ri ro sa sel sor ta tel thal tor u ul va vel vor wen
 ya yor za zen""".split()
+)
 ENDINGS = "a ara en eth ia in is on ora os und ya".split()
 
 PEOPLE = """baker banker barber brewer builder butcher captain carpenter clerk cobbler cook cooper doctor
@@ -64,35 +74,48 @@ driver farmer ferryman fisherman gardener glazier goldsmith grocer guard gunsmit
 jeweller judge juggler lawyer librarian locksmith mason mayor merchant messenger miller miner musician
 nurse painter pilot poet porter potter printer sailor scholar schoolmaster shepherd singer smith soldier
 stranger student surgeon tailor tanner teacher thatcher traveller trader watchmaker weaver widow""".split()
-ANIMALS = """badger bear beaver cat crow deer dog donkey duck eagle fox frog goat goose hare hawk hedgehog
+ANIMALS = (
+    """badger bear beaver cat crow deer dog donkey duck eagle fox frog goat goose hare hawk hedgehog
 heron horse lamb lizard mole mouse mule otter owl ox pigeon pony rabbit raven robin seal sheep sparrow
 squirrel stork swan toad trout turtle weasel wolf wren""".split()
-GOODS = """apples barley beans beer books bread bricks butter buttons cabbages candles cheese cherries
+)
+GOODS = (
+    """apples barley beans beer books bread bricks butter buttons cabbages candles cheese cherries
 chestnuts cider cloth coal coffee corn eggs feathers figs firewood flour grapes hay herbs herrings honey
 hops ink lemons letters lime mushrooms mustard nails nuts oats oil olives onions oranges paper pears
 pepper plums potatoes ribbons rice rope rye salt seeds shoes silk soap spices stones straw sugar tea
 tiles timber tobacco tools turnips vinegar walnuts wax wheat wine wool yarn""".split()
-PLACES = """abbey bakery bank barn bay bridge brewery canal cathedral cave cellar chapel church cliff
+)
+PLACES = (
+    """abbey bakery bank barn bay bridge brewery canal cathedral cave cellar chapel church cliff
 coast college corner courtyard crossroads dock farm ferry field forest fountain fortress garden
 graveyard harbour hill hospital inn island lake library lighthouse market meadow mill mine monastery
 moor mountain museum orchard palace park pier pond port prison quarry quay river road school shore
 shop square stable station street tavern temple theatre tower town valley village vineyard wall well
 wharf wood workshop yard""".split()
+)
 VERBS = """bought borrowed brought carried collected counted delivered described divided dropped examined
 exchanged fetched found gathered guarded hid inspected kept lifted loaded lost measured mended moved
 noticed offered ordered packed painted piled praised promised received refused remembered removed repaired
 returned sold sorted stacked stole stored tasted threw traded unpacked wanted washed weighed wrapped""".split()
-MOVES = """came climbed crept drifted drove fled galloped hurried limped marched ran returned rode rowed
+MOVES = (
+    """came climbed crept drifted drove fled galloped hurried limped marched ran returned rode rowed
 sailed sneaked strolled swam travelled walked wandered went""".split()
+)
 TIMES = """After breakfast|After the harvest|At dawn|At dusk|At first|At last|At midnight|At noon|Before
 supper|Before the war|By evening|Every autumn|Every Friday|Every morning|In April|In December|In the
 afternoon|In the evening|In the meantime|In the morning|In the spring|Last summer|Late at night|Long
 ago|Later that day|Next winter|Now and then|Often|On Monday|On Sunday|On the third day|Once more|One
 day|Some years later|Sometimes|Soon|That night|The next day|Then|Twice a year|Two weeks later""".replace(
-    "\n", " ").split("|")
-FEELINGS = """afraid angry anxious ashamed bored careful cheerful cold content curious disappointed eager
+    "\n", " "
+).split(
+    "|"
+)
+FEELINGS = (
+    """afraid angry anxious ashamed bored careful cheerful cold content curious disappointed eager
 glad grateful happy hungry jealous lonely lucky nervous pleased proud puzzled relieved restless sad sleepy
 sorry surprised suspicious thirsty tired worried""".split()
+)
 WEATHER = """clear cloudy cold cool damp dark dry foggy freezing grey hot icy mild misty rainy snowy
 stormy sunny warm wet windy""".split()
 
@@ -112,22 +135,28 @@ def builtin_sentence(r):
     if kind == 4:
         return f"The {c(PEOPLE)} was {c(FEELINGS)} because the {c(PEOPLE)} {c(VERBS)} the {c(ADJECTIVES)} {c(THINGS)}."
     if kind == 5:
-        return f"Nobody at the {c(PLACES)} knew why the {c(ANIMALS)} {c(MOVES)} over the {c(PLACES)}."
+        return (
+            f"Nobody at the {c(PLACES)} knew why the {c(ANIMALS)} {c(MOVES)} over the {c(PLACES)}."
+        )
     if kind == 6:
         return f"There were {r.randrange(2, 100)} {c(GOODS)} in the {c(THINGS)} by the {c(PLACES)}."
     if kind == 7:
         return f"In {r.randrange(1500, 1990)} the {c(PEOPLE)} {c(VERBS)} {r.randrange(2, 4000)} sacks of {c(GOODS)}."
     if kind == 8:
-        return f"\"Have you {c(VERBS)} the {c(GOODS)}?\" asked the {c(FEELINGS)} {c(PEOPLE)}."
+        return f'"Have you {c(VERBS)} the {c(GOODS)}?" asked the {c(FEELINGS)} {c(PEOPLE)}.'
     if kind == 9:
-        return f"A {c(FEELINGS)} {c(ANIMALS)} sat under the {c(THINGS)} and watched the {c(PEOPLE)}."
+        return (
+            f"A {c(FEELINGS)} {c(ANIMALS)} sat under the {c(THINGS)} and watched the {c(PEOPLE)}."
+        )
     if kind == 10:
         return f"The road to the {c(PLACES)} is long, and the {c(PLACES)} lies {r.randrange(2, 90)} miles beyond it."
     if kind == 11:
         return f"The {c(PEOPLE)} paid {r.randrange(2, 900)} coins for the {c(ADJECTIVES)} {c(THINGS)} and some {c(GOODS)}."
     if kind == 12:
         return f"{c(TIMES)} it grew {c(WEATHER)}, and the {c(PEOPLE)} felt {c(FEELINGS)}."
-    return "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+    return (
+        "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+    )
 
 
 def builtin_line(r):
@@ -171,7 +200,9 @@ class Fact:
 
 
 def island_name(r):
-    return ("".join(r.choice(SYLLABLES) for _ in range(r.randrange(1, 3))) + r.choice(ENDINGS)).capitalize()
+    return (
+        "".join(r.choice(SYLLABLES) for _ in range(r.randrange(1, 3))) + r.choice(ENDINGS)
+    ).capitalize()
 
 
 def hex_string(r, n=8):
@@ -182,28 +213,52 @@ def make_facts(task, count, r):
     """`count` facts of a task that do not contradict each other. passkey: always one."""
     if task == "passkey":
         key = str(r.randrange(10000, 100000))
-        return [Fact(task, [f"The pass key is {key}. Remember it. {key} is the pass key."],
-                     ["What is the pass key?"], key)]
+        return [
+            Fact(
+                task,
+                [f"The pass key is {key}. Remember it. {key} is the pass key."],
+                ["What is the pass key?"],
+                key,
+            )
+        ]
     if task == "penguin":
         numbers = r.sample(range(10, 1000), count)
-        return [Fact(task, [f"The penguin counted {n} fish." for n in numbers],
-                     ["Which numbers did the penguin count?"], ", ".join(str(n) for n in numbers))]
+        return [
+            Fact(
+                task,
+                [f"The penguin counted {n} fish." for n in numbers],
+                ["Which numbers did the penguin count?"],
+                ", ".join(str(n) for n in numbers),
+            )
+        ]
     facts, seen = [], set()
     while len(facts) < count:
         if task == "magic":
             name = f"{r.choice(ADJECTIVES)} {r.choice(THINGS)}"
             value = str(r.randrange(10000, 1000000))
-            fact = Fact(task, [f"The magic number of the {name} is {value}."],
-                        [f"What is the magic number of the {name}?"], value)
+            fact = Fact(
+                task,
+                [f"The magic number of the {name} is {value}."],
+                [f"What is the magic number of the {name}?"],
+                value,
+            )
         elif task == "island":
             name = f"{r.choice(TREASURES)} of {r.choice(ESSENCES)}"
             value = island_name(r)
-            fact = Fact(task, [f"The legendary {name} is hidden on the island of {value}."],
-                        [f"On which island is the legendary {name} hidden?"], value)
+            fact = Fact(
+                task,
+                [f"The legendary {name} is hidden on the island of {value}."],
+                [f"On which island is the legendary {name} hidden?"],
+                value,
+            )
         elif task == "kv":
             name, value = hex_string(r), hex_string(r)
-            fact = Fact(task, [f"The value of key {name} is {value}."],
-                        [f"What is the value of key {name}?"], value)
+            fact = Fact(
+                task,
+                [f"The value of key {name} is {value}."],
+                [f"What is the value of key {name}?"],
+                value,
+            )
         else:
             raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)} and mixed")
         if name not in seen and value not in seen:
@@ -238,7 +293,10 @@ class Document:
 
 def load_tokenizer(path):
     from tokenizers import Tokenizer
-    return Tokenizer.from_file(os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path)
+
+    return Tokenizer.from_file(
+        os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
+    )
 
 
 class _Counter:
@@ -248,7 +306,9 @@ class _Counter:
         self.tokenizer = tokenizer
 
     def many(self, lines):
-        batch = self.tokenizer.encode_batch([line + "\n" for line in lines], add_special_tokens=False)
+        batch = self.tokenizer.encode_batch(
+            [line + "\n" for line in lines], add_special_tokens=False
+        )
         return [len(e.ids) for e in batch]
 
     def one(self, text):
@@ -366,7 +426,7 @@ class TrainingSequences:
         """Plain text: (tokens, weights)."""
         at = self.starts[self.r.randrange(len(self.starts))]
         at = min(at, len(self.corpus) - length)
-        tokens = self.bos + self.corpus[at:at + length - len(self.bos)].tolist()
+        tokens = self.bos + self.corpus[at : at + length - len(self.bos)].tolist()
         return tokens, [0.3] * length
 
     def _facts(self):
@@ -392,7 +452,7 @@ class TrainingSequences:
             else:
                 if at + 1 >= len(self.starts):
                     at = 0
-                line = self.corpus[self.starts[at]:self.starts[at + 1]].tolist()
+                line = self.corpus[self.starts[at] : self.starts[at + 1]].tolist()
                 at += 1
             lines.append(line)
             total += len(line)
@@ -410,7 +470,9 @@ class TrainingSequences:
                     asked = r.choice((1, 2, 2, 3))
                 # Where: depth of the needles, then of the questions, in [0, 1].
                 early = r.random() ** 1.5
-                depths = sorted(early * r.random() for _ in f.needles) if len(f.needles) > 1 else [early]
+                depths = (
+                    sorted(early * r.random() for _ in f.needles) if len(f.needles) > 1 else [early]
+                )
                 for needle, depth in zip(f.needles, depths):
                     events.append((depth, len(texts), None))
                     texts.append(needle + "\n")
@@ -440,7 +502,7 @@ class TrainingSequences:
         for e in inner[at:] + end:
             self._emit(e, ids, tokens, weights)
         start, extra = len(self.bos), len(tokens) - length
-        del tokens[start:start + extra], weights[start:start + extra]
+        del tokens[start : start + extra], weights[start : start + extra]
         return tokens, weights
 
     @staticmethod
@@ -471,17 +533,43 @@ def generate(args):
     with _open(args.output, "w") as out, _open(args.expected, "w") as expected:
         while made < args.cases:
             seed = f"{args.seed}/{args.task}/{args.tokens}/{made}"
-            d = build_document(tokenizer, facts, args.tokens, seed, haystack,
-                               min(per_document, args.cases - made))
+            d = build_document(
+                tokenizer, facts, args.tokens, seed, haystack, min(per_document, args.cases - made)
+            )
             for task, question, answer in d.questions:
                 name = f"{args.task}-{args.tokens}-{args.seed}-{made}"
-                body = {"model": args.model, "prompt": d.prompt(question), "max_tokens": args.max_tokens,
-                        "temperature": 0, "stop": STOP}
-                out.write(json.dumps({"custom_id": name, "method": "POST", "url": "/v1/completions",
-                                      "body": body}, ensure_ascii=False) + "\n")
-                expected.write(json.dumps({"custom_id": name, "task": task, "tokens": args.tokens,
-                                           "question": question, "answer": answer},
-                                          ensure_ascii=False) + "\n")
+                body = {
+                    "model": args.model,
+                    "prompt": d.prompt(question),
+                    "max_tokens": args.max_tokens,
+                    "temperature": 0,
+                    "stop": STOP,
+                }
+                out.write(
+                    json.dumps(
+                        {
+                            "custom_id": name,
+                            "method": "POST",
+                            "url": "/v1/completions",
+                            "body": body,
+                        },
+                        ensure_ascii=False,
+                    )
+                    + "\n"
+                )
+                expected.write(
+                    json.dumps(
+                        {
+                            "custom_id": name,
+                            "task": task,
+                            "tokens": args.tokens,
+                            "question": question,
+                            "answer": answer,
+                        },
+                        ensure_ascii=False,
+                    )
+                    + "\n"
+                )
                 made += 1
 
 
@@ -520,8 +608,10 @@ def score(args):
         cell[0] += right
         cell[1] += 1
         if args.show_wrong and not right:
-            print(f"{e['custom_id']}: {e['question']} expected {e['answer']!r}, "
-                  f"got {answers.get(e['custom_id'])!r}")
+            print(
+                f"{e['custom_id']}: {e['question']} expected {e['answer']!r}, "
+                f"got {answers.get(e['custom_id'])!r}"
+            )
     print(f"{'task':10} {'tokens':>9} {'exact':>9} {'share':>7}  95% interval")
     for (task, tokens), (right, n) in sorted(cells.items(), key=lambda c: (c[0][1], c[0][0])):
         low, high = wilson(right, n)
@@ -534,12 +624,19 @@ def main():
     argv = sys.argv[1:]
     if not argv or argv[0] not in ("generate", "score", "demo", "-h", "--help"):
         argv = ["generate"] + argv
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("generate", help="write batch requests and the expected answers")
     p.add_argument("--tokenizer", required=True, help="model directory or tokenizer.json")
     p.add_argument("--task", required=True, choices=TASKS + ("mixed",))
-    p.add_argument("--tokens", type=int, required=True, help="tokens of a prompt, exactly (the longest, if several share a document)")
+    p.add_argument(
+        "--tokens",
+        type=int,
+        required=True,
+        help="tokens of a prompt, exactly (the longest, if several share a document)",
+    )
     p.add_argument("--cases", type=int, default=100, help="questions in all")
     p.add_argument("--questions-per-document", type=int, default=1)
     p.add_argument("--facts", type=int, help="facts of the task a document")

@@ -64,11 +64,26 @@ FROM_HTML = ("apache2-doc", "postgresql-doc-15", "python-django-doc", "sqlite3-d
 
 VOCABULARY = 4096
 CONTEXT = 2048
-SHAPE = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=2,
-             head_dim=64, intermediate_size=768, vocab_size=VOCABULARY, rms_norm_eps=1e-5,
-             rope_theta=500000.0)
-ESA = dict(initial_tokens=32, local_tokens=512, top_k=256, compressed_dim=32, proximity=1,
-           selection_block=256, far_position=512)
+SHAPE = dict(
+    hidden_size=384,
+    num_hidden_layers=6,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=64,
+    intermediate_size=768,
+    vocab_size=VOCABULARY,
+    rms_norm_eps=1e-5,
+    rope_theta=500000.0,
+)
+ESA = dict(
+    initial_tokens=32,
+    local_tokens=512,
+    top_k=256,
+    compressed_dim=32,
+    proximity=1,
+    selection_block=256,
+    far_position=512,
+)
 
 # ---- corpus -------------------------------------------------------------------------------------
 
@@ -130,13 +145,24 @@ def package_lines(directory, package):
     seen = set()
     for path in sorted(glob.glob(f"{directory}/**/*", recursive=True)):
         name = path[:-3] if path.endswith(".gz") else path
-        if os.path.islink(path) or not os.path.isfile(path) or "copyright" in path or "changelog" in path.lower():
+        if (
+            os.path.islink(path)
+            or not os.path.isfile(path)
+            or "copyright" in path
+            or "changelog" in path.lower()
+        ):
             continue
-        is_html = name.endswith(".html") and not re.search(r"/(da|de|es|fr|ja|ko|pt-br|ru|tr|zh-cn)/", name)
+        is_html = name.endswith(".html") and not re.search(
+            r"/(da|de|es|fr|ja|ko|pt-br|ru|tr|zh-cn)/", name
+        )
         if package in FROM_HTML:
             if not is_html or "/genindex" in name or "/_modules/" in name:
                 continue
-        elif not (name.endswith((".rst", ".rst.txt", ".md", ".md.txt")) or "_sources" in name and name.endswith(".txt")):
+        elif not (
+            name.endswith((".rst", ".rst.txt", ".md", ".md.txt"))
+            or "_sources" in name
+            and name.endswith(".txt")
+        ):
             continue
         opener = gzip.open if path.endswith(".gz") else open
         with opener(path, "rt", encoding="utf-8", errors="ignore") as f:
@@ -165,8 +191,10 @@ def gather_corpus(args):
                 if not os.path.isdir(directory):
                     if not glob.glob(f"{debs}/{package}_*.deb"):
                         subprocess.run(["apt-get", "download", package], cwd=debs, check=True)
-                    subprocess.run(["dpkg", "-x", sorted(glob.glob(f"{debs}/{package}_*.deb"))[-1],
-                                    directory], check=True)
+                    subprocess.run(
+                        ["dpkg", "-x", sorted(glob.glob(f"{debs}/{package}_*.deb"))[-1], directory],
+                        check=True,
+                    )
                 size = 0
                 for line in package_lines(directory, package):
                     out.write(line + "\n")
@@ -176,8 +204,10 @@ def gather_corpus(args):
 
 # ---- tokenizer and token file -------------------------------------------------------------------
 
-SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-         r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def sample_questions(r, documents):
@@ -186,17 +216,23 @@ def sample_questions(r, documents):
         lines = []
         for task in needle_tasks.TASKS:
             for f in needle_tasks.make_facts(task, needle_tasks.FACTS[task], r):
-                lines += f.needles + [needle_tasks.question_text(f.questions[0]) + f"Answer: {f.answer}"]
+                lines += f.needles + [
+                    needle_tasks.question_text(f.questions[0]) + f"Answer: {f.answer}"
+                ]
         yield "\n".join(lines) + "\n"
 
 
 def train_tokenizer(work, output):
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     r = random.Random("tokenizer")
 
@@ -207,12 +243,18 @@ def train_tokenizer(work, output):
             yield needle_tasks.builtin_line(r) + "\n"
         yield from sample_questions(r, 2000)
 
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<s>", "</s>"],
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                                  show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts(), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
+        single="<s> $A",
+        pair="<s> $A <s> $B",
+        special_tokens=[("<s>", tokenizer.token_to_id("<s>"))],
+    )
     os.makedirs(output, exist_ok=True)
     tokenizer.save(os.path.join(output, "tokenizer.json"))
     return tokenizer
@@ -225,12 +267,15 @@ def prepare(args):
         lines = f.readlines()
     tokens, starts, at = [], [], 0
     for i in range(0, len(lines), 10000):
-        for e in tokenizer.encode_batch(lines[i:i + 10000], add_special_tokens=False):
+        for e in tokenizer.encode_batch(lines[i : i + 10000], add_special_tokens=False):
             starts.append(at)
             at += len(e.ids)
             tokens.append(np.array(e.ids, np.uint16))
-    np.savez_compressed(os.path.join(args.work, "corpus.npz"), tokens=np.concatenate(tokens),
-                        starts=np.array(starts, np.int64))
+    np.savez_compressed(
+        os.path.join(args.work, "corpus.npz"),
+        tokens=np.concatenate(tokens),
+        starts=np.array(starts, np.int64),
+    )
     print(f"{at} tokens in {len(lines)} lines; {sum(map(len, lines)) / at:.2f} characters a token")
     calibration = calibration_text(tokenizer, args.work)
     with open(os.path.join(args.output, "calibration.txt"), "w", encoding="utf-8") as f:
@@ -243,13 +288,26 @@ def calibration_text(tokenizer, work, tokens=49152):
     held_out.paragraphs = held_out.paragraphs[-4000:]  # tests use the rest
     out = []
     for i in range(tokens // CONTEXT):
-        d = needle_tasks.build_document(tokenizer, {"passkey": 1, "magic": 4, "island": 4, "kv": 4},
-                                        CONTEXT - 420, f"calibration/{i}", held_out if i % 2 else None)
-        out.append(d.text + "".join(needle_tasks.question_text(q) + needle_tasks.answer_text(a) for _, q, a in d.questions))
+        d = needle_tasks.build_document(
+            tokenizer,
+            {"passkey": 1, "magic": 4, "island": 4, "kv": 4},
+            CONTEXT - 422,
+            f"calibration/{i}",
+            held_out if i % 2 else None,
+        )
+        out.append(
+            d.text
+            + "".join(
+                needle_tasks.question_text(q) + needle_tasks.answer_text(a)
+                for _, q, a in d.questions
+            )
+        )
     return "".join(out)
 
 
-FLASH_LOWER_RIGHT = True  # flash attention aligned at the lower right; cleared where it does not run
+FLASH_LOWER_RIGHT = (
+    True  # flash attention aligned at the lower right; cleared where it does not run
+)
 
 # ---- model --------------------------------------------------------------------------------------
 
@@ -268,10 +326,12 @@ def build_model():
         """Causal attention, the last query aligned with the last key. [B, H, T, D]."""
         if q.is_cuda and FLASH_LOWER_RIGHT:
             return torch.ops.aten._scaled_dot_product_flash_attention(
-                q, k, v, 0.0, True, False, scale=dim ** -0.5)[0]
+                q, k, v, 0.0, True, False, scale=dim**-0.5
+            )[0]
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(
-            k.shape[2] - q.shape[2])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=dim ** -0.5)
+            k.shape[2] - q.shape[2]
+        )
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=dim**-0.5)
 
     def rotate(x, cos, sin):
         a, b = x.chunk(2, dim=-1)
@@ -285,8 +345,11 @@ def build_model():
         """
         length = q.shape[2]
         first = min(length, local + block)  # up to here every token is near
-        out = [F.scaled_dot_product_attention(qr[:, :, :first], kr[:, :, :first], v[:, :, :first],
-                                              is_causal=True, scale=dim ** -0.5)]
+        out = [
+            F.scaled_dot_product_attention(
+                qr[:, :, :first], kr[:, :, :first], v[:, :, :first], is_causal=True, scale=dim**-0.5
+            )
+        ]
         zero = torch.zeros_like(k)
         q2 = torch.cat((qr, qf), dim=-1)
         near = torch.cat((kr, zero), dim=-1)
@@ -316,11 +379,16 @@ def build_model():
             qr, kr = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
             parts = []
             if split > 0:
-                parts.append(F.scaled_dot_product_attention(qr[:split], kr[:split], v[:split],
-                                                            is_causal=True, scale=dim ** -0.5))
+                parts.append(
+                    F.scaled_dot_product_attention(
+                        qr[:split], kr[:split], v[:split], is_causal=True, scale=dim**-0.5
+                    )
+                )
             if split < b:
                 qf = rotate(q[split:], far_cos, far_sin).to(v.dtype)
-                parts.append(far_attention(q[split:], k[split:], v[split:], qr[split:], kr[split:], qf))
+                parts.append(
+                    far_attention(q[split:], k[split:], v[split:], qr[split:], kr[split:], qf)
+                )
             y = torch.cat(parts, dim=0) if len(parts) > 1 else parts[0]
             return self.o_proj(y.transpose(1, 2).reshape(b, t, heads * dim))
 
@@ -393,8 +461,14 @@ def build_model():
             loss = F.cross_entropy(logits, labels, reduction="none")
             with torch.no_grad():
                 right = ((logits.argmax(-1) == labels) & (w == 1)).view(len(tokens), -1).sum(1)
-                counts = torch.stack((right[:split].sum(), (weights[:split] == 1).sum(),
-                                      right[split:].sum(), (weights[split:] == 1).sum()))
+                counts = torch.stack(
+                    (
+                        right[:split].sum(),
+                        (weights[:split] == 1).sum(),
+                        right[split:].sum(),
+                        (weights[split:] == 1).sum(),
+                    )
+                )
             return (loss * w).sum() / w.sum(), counts
 
     return Needle()
@@ -406,8 +480,9 @@ def build_model():
 def _worker(out, work, tokenizer_path, seed, batch):
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     data = np.load(os.path.join(work, "corpus.npz"))
-    sequences = needle_tasks.TrainingSequences(needle_tasks.load_tokenizer(tokenizer_path),
-                                               data["tokens"], data["starts"], seed)
+    sequences = needle_tasks.TrainingSequences(
+        needle_tasks.load_tokenizer(tokenizer_path), data["tokens"], data["starts"], seed
+    )
     while True:
         out.put(make_batch(sequences, batch))
 
@@ -425,6 +500,7 @@ def make_batch(sequences, batch):
 def check_far_attention(device):
     """The far half's attention against a plain one, with gradients: fails rather than train wrong."""
     import torch
+
     torch.manual_seed(0)
     model = build_model().to(device)
     cuda = device == "cuda"
@@ -446,8 +522,18 @@ def check_far_attention(device):
             got = layer(x, model.cos[:t], model.sin[:t], angle.cos(), angle.sin(), 0)
     heads, groups = SHAPE["num_attention_heads"], SHAPE["num_key_value_heads"]
     q = layer.q_proj(x).view(2, t, heads, dim).transpose(1, 2)
-    k = layer.k_proj(x).view(2, t, groups, dim).transpose(1, 2).repeat_interleave(heads // groups, 1)
-    v = layer.v_proj(x).view(2, t, groups, dim).transpose(1, 2).repeat_interleave(heads // groups, 1)
+    k = (
+        layer.k_proj(x)
+        .view(2, t, groups, dim)
+        .transpose(1, 2)
+        .repeat_interleave(heads // groups, 1)
+    )
+    v = (
+        layer.v_proj(x)
+        .view(2, t, groups, dim)
+        .transpose(1, 2)
+        .repeat_interleave(heads // groups, 1)
+    )
 
     def rotate(y, cos, sin):
         a, b = y.chunk(2, dim=-1)
@@ -459,7 +545,7 @@ def check_far_attention(device):
     p0 = i // ESA["selection_block"] * ESA["selection_block"]
     is_far = i[None] < (p0 - ESA["local_tokens"])[:, None]
     scores = torch.where(is_far, away, near).masked_fill(i[None] > i[:, None], -math.inf)
-    want = layer.o_proj(((scores * dim ** -0.5).softmax(-1) @ v).transpose(1, 2).reshape(2, t, -1))
+    want = layer.o_proj(((scores * dim**-0.5).softmax(-1) @ v).transpose(1, 2).reshape(2, t, -1))
     error = ((got.float() - want).norm() / want.norm()).item()
     print(f"far attention against the plain one: relative error {error:.2e}", flush=True)
     if not error < (5e-2 if cuda else 1e-5):
@@ -469,14 +555,26 @@ def check_far_attention(device):
 def train(args):
     import multiprocessing
     import torch
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cuda = device == "cuda"
     started = time.time()
     context = multiprocessing.get_context("spawn")
     batches = context.Queue(maxsize=args.workers * 3)
-    workers = [context.Process(target=_worker, daemon=True, args=(
-        batches, args.work, os.path.join(args.output, "tokenizer.json"), f"{args.seed}/{i}", args.batch))
-        for i in range(args.workers)]
+    workers = [
+        context.Process(
+            target=_worker,
+            daemon=True,
+            args=(
+                batches,
+                args.work,
+                os.path.join(args.output, "tokenizer.json"),
+                f"{args.seed}/{i}",
+                args.batch,
+            ),
+        )
+        for i in range(args.workers)
+    ]
     for w in workers:
         w.start()
     torch.set_float32_matmul_precision("high")
@@ -488,9 +586,12 @@ def train(args):
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1},
-                                   {"params": vectors, "weight_decay": 0.0}],
-                                  lr=args.lr, betas=(0.9, 0.95), fused=cuda)
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.95),
+        fused=cuda,
+    )
     if args.compile:
         torch._dynamo.config.suppress_errors = True
     step_model = torch.compile(model) if args.compile else model
@@ -508,16 +609,28 @@ def train(args):
                 if not any(w.is_alive() for w in workers):
                     raise SystemExit("the data workers died")
         waited += time.time() - t0
-        tokens = torch.from_numpy(tokens.astype(np.int64)).pin_memory() if cuda else torch.from_numpy(tokens.astype(np.int64))
+        tokens = (
+            torch.from_numpy(tokens.astype(np.int64)).pin_memory()
+            if cuda
+            else torch.from_numpy(tokens.astype(np.int64))
+        )
         tokens = tokens.to(device, non_blocking=True)
         weights = torch.from_numpy(weights).to(device, non_blocking=True).float()
         # The answer weight 1 stays exact in float16; the others need not be.
-        far = np.where(far_r.random(args.batch - split) < 0.3, ESA["far_position"],
-                       far_r.integers(0, 1024, args.batch - split))
+        far = np.where(
+            far_r.random(args.batch - split) < 0.3,
+            ESA["far_position"],
+            far_r.integers(0, 1024, args.batch - split),
+        )
         far = torch.from_numpy(far).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=cuda):
-            loss, c = step_model(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(),
-                                 weights[:, 1:].contiguous(), far, split)
+            loss, c = step_model(
+                tokens[:, :-1].contiguous(),
+                tokens[:, 1:].contiguous(),
+                weights[:, 1:].contiguous(),
+                far,
+                split,
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         rate = args.lr * min(1, (step + 1) / args.warmup)
@@ -542,18 +655,32 @@ def train(args):
             print(f"{pace * 1e3:.1f} ms a step: {steps} steps", flush=True)
         if step % args.log == 0 or step == steps:
             c, counts = counts.tolist(), torch.zeros(4, device=device)
-            print(f"step {step} loss {loss.item():.4f} answer tokens right: causal "
-                  f"{c[0] / max(1, c[1]):.4f} far {c[2] / max(1, c[3]):.4f} lr {rate:.2e} "
-                  f"{time.time() - started:.0f} s, waited for data {waited:.1f} s", flush=True)
+            print(
+                f"step {step} loss {loss.item():.4f} answer tokens right: causal "
+                f"{c[0] / max(1, c[1]):.4f} far {c[2] / max(1, c[3]):.4f} lr {rate:.2e} "
+                f"{time.time() - started:.0f} s, waited for data {waited:.1f} s",
+                flush=True,
+            )
     for w in workers:
         w.terminate()
     seconds = time.time() - started
     save(model, args.output, args.output)
     with open(os.path.join(args.output, "training.json"), "w") as f:
-        json.dump(dict(steps=steps, batch=args.batch, context=CONTEXT, seconds=round(seconds),
-                       device=torch.cuda.get_device_name() if cuda else "cpu",
-                       answer_tokens_right=dict(causal=c[0] / max(1, c[1]), far=c[2] / max(1, c[3])),
-                       loss=loss.item(), torch=torch.__version__, seed=args.seed), f, indent=1)
+        json.dump(
+            dict(
+                steps=steps,
+                batch=args.batch,
+                context=CONTEXT,
+                seconds=round(seconds),
+                device=torch.cuda.get_device_name() if cuda else "cpu",
+                answer_tokens_right=dict(causal=c[0] / max(1, c[1]), far=c[2] / max(1, c[3])),
+                loss=loss.item(),
+                torch=torch.__version__,
+                seed=args.seed,
+            ),
+            f,
+            indent=1,
+        )
         f.write("\n")
     fit_compressor(args)
 
@@ -562,8 +689,11 @@ def save(model, output, tokenizer_directory):
     """The Hugging Face files."""
     import torch
     from safetensors.torch import save_file
-    tensors = {"model." + n: p.detach().to(torch.bfloat16).cpu().contiguous()
-               for n, p in model.named_parameters()}
+
+    tensors = {
+        "model." + n: p.detach().to(torch.bfloat16).cpu().contiguous()
+        for n, p in model.named_parameters()
+    }
     save_file(tensors, os.path.join(output, "model.safetensors"), metadata={"format": "pt"})
     write_configs(output)
 
@@ -573,32 +703,66 @@ def write_configs(output):
         with open(os.path.join(output, name), "w") as f:
             json.dump(value, f, indent=2)
             f.write("\n")
-    write("config.json", dict(
-        architectures=["LlamaForCausalLM"], model_type="llama", attention_bias=False,
-        attention_dropout=0.0, bos_token_id=0, eos_token_id=1, hidden_act="silu",
-        initializer_range=0.02, max_position_embeddings=CONTEXT, mlp_bias=False, pretraining_tp=1,
-        rope_scaling=None, tie_word_embeddings=True, torch_dtype="bfloat16", use_cache=True, **SHAPE))
+
+    write(
+        "config.json",
+        dict(
+            architectures=["LlamaForCausalLM"],
+            model_type="llama",
+            attention_bias=False,
+            attention_dropout=0.0,
+            bos_token_id=0,
+            eos_token_id=1,
+            hidden_act="silu",
+            initializer_range=0.02,
+            max_position_embeddings=CONTEXT,
+            mlp_bias=False,
+            pretraining_tp=1,
+            rope_scaling=None,
+            tie_word_embeddings=True,
+            torch_dtype="bfloat16",
+            use_cache=True,
+            **SHAPE,
+        ),
+    )
     write("generation_config.json", dict(bos_token_id=0, eos_token_id=1, do_sample=False))
-    write("tokenizer_config.json", dict(
-        add_bos_token=True, bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False,
-        model_max_length=CONTEXT, tokenizer_class="PreTrainedTokenizerFast"))
+    write(
+        "tokenizer_config.json",
+        dict(
+            add_bos_token=True,
+            bos_token="<s>",
+            eos_token="</s>",
+            clean_up_tokenization_spaces=False,
+            model_max_length=CONTEXT,
+            tokenizer_class="PreTrainedTokenizerFast",
+        ),
+    )
     with open(os.path.join(output, "longspan.yaml"), "w") as f:
         f.write("# ESA settings this model was measured with; the run's config wins.\nesa:\n")
-        for key in ("initial_tokens", "local_tokens", "top_k", "compressed_dim", "proximity",
-                    "selection_block", "far_position"):
+        for key in (
+            "initial_tokens",
+            "local_tokens",
+            "top_k",
+            "compressed_dim",
+            "proximity",
+            "selection_block",
+            "far_position",
+        ):
             f.write(f"  {key}: {ESA[key]}\n")
 
 
 def load_weights(model, directory):
     from safetensors.torch import load_file
+
     tensors = load_file(os.path.join(directory, "model.safetensors"))
-    model.load_state_dict({n[len("model."):]: t.float() for n, t in tensors.items()}, strict=True)
+    model.load_state_dict({n[len("model.") :]: t.float() for n, t in tensors.items()}, strict=True)
 
 
 def fit_compressor(args):
     """The closed form, from calibration.txt: compressor.safetensors (`longspan calibrate` does the same)."""
     import torch
     from safetensors.torch import save_file
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     directory = args.output
     model = build_model().to(device)
@@ -606,20 +770,38 @@ def fit_compressor(args):
     tokenizer = needle_tasks.load_tokenizer(directory)
     with open(os.path.join(directory, "calibration.txt"), encoding="utf-8") as f:
         ids = tokenizer.encode(f.read(), add_special_tokens=False).ids
-    heads, groups, dim = SHAPE["num_attention_heads"], SHAPE["num_key_value_heads"], SHAPE["head_dim"]
+    heads, groups, dim = (
+        SHAPE["num_attention_heads"],
+        SHAPE["num_key_value_heads"],
+        SHAPE["head_dim"],
+    )
     n = len(model.layers)
     qq = torch.zeros(n, groups * dim, groups * dim, dtype=torch.float64, device=device)
-    kk, mean, count = torch.zeros_like(qq), torch.zeros(n, groups * dim, dtype=torch.float64, device=device), 0
+    kk, mean, count = (
+        torch.zeros_like(qq),
+        torch.zeros(n, groups * dim, dtype=torch.float64, device=device),
+        0,
+    )
     grabbed = {}
     for i, layer in enumerate(model.layers):
-        layer.self_attn.q_proj.register_forward_hook(lambda m, a, o, i=i: grabbed.__setitem__(("q", i), o))
-        layer.self_attn.k_proj.register_forward_hook(lambda m, a, o, i=i: grabbed.__setitem__(("k", i), o))
+        layer.self_attn.q_proj.register_forward_hook(
+            lambda m, a, o, i=i: grabbed.__setitem__(("q", i), o)
+        )
+        layer.self_attn.k_proj.register_forward_hook(
+            lambda m, a, o, i=i: grabbed.__setitem__(("k", i), o)
+        )
     with torch.no_grad():
         for at in range(0, len(ids), CONTEXT - 1):
-            window = torch.tensor([[0] + ids[at:at + CONTEXT - 1]], device=device)
+            window = torch.tensor([[0] + ids[at : at + CONTEXT - 1]], device=device)
             model.hidden(window, torch.zeros(1, device=device), 1)
             for i in range(n):
-                q = grabbed["q", i][0].double().view(-1, groups, heads // groups, dim).sum(2).flatten(1)
+                q = (
+                    grabbed["q", i][0]
+                    .double()
+                    .view(-1, groups, heads // groups, dim)
+                    .sum(2)
+                    .flatten(1)
+                )
                 k = grabbed["k", i][0].double()
                 qq[i] += q.T @ q
                 kk[i] += k.T @ k
@@ -640,19 +822,35 @@ def fit_compressor(args):
         scale = sv[:d].sqrt()
         out[f"layers.{i}.query"] = (roots[0][1] @ u[:, :d] * scale).float().contiguous()
         out[f"layers.{i}.key"] = (roots[1][1] @ vt[:d].T * scale).float().contiguous()
-        print(f"layer {i}: {(sv[:d] ** 2).sum() / (sv ** 2).sum():.4f} of the centred score's variance", flush=True)
+        print(
+            f"layer {i}: {(sv[:d] ** 2).sum() / (sv ** 2).sum():.4f} of the centred score's variance",
+            flush=True,
+        )
     with open(os.path.join(directory, "model.safetensors"), "rb") as f:
         fingerprint = "sha256:" + hashlib.sha256(f.read()).hexdigest()
-    save_file(out, os.path.join(directory, "compressor.safetensors"), metadata=dict(
-        fingerprint=fingerprint, method="low_rank", compressed_dim=str(ESA["compressed_dim"]),
-        calibration="calibration.txt"))
+    save_file(
+        out,
+        os.path.join(directory, "compressor.safetensors"),
+        metadata=dict(
+            fingerprint=fingerprint,
+            method="low_rank",
+            compressed_dim=str(ESA["compressed_dim"]),
+            calibration="calibration.txt",
+        ),
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, run in (("corpus", gather_corpus), ("prepare", prepare), ("train", train),
-                      ("compressor", fit_compressor)):
+    for name, run in (
+        ("corpus", gather_corpus),
+        ("prepare", prepare),
+        ("train", train),
+        ("compressor", fit_compressor),
+    ):
         p = commands.add_parser(name, help=run.__doc__)
         p.add_argument("--work", default="/tmp/needle", help="folder for the corpus")
         p.add_argument("--output", default="models/needle")
