@@ -1,7 +1,6 @@
 #include "collectives/agree.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -22,7 +21,7 @@ absl::Status AgreeOnStatus(Communicator* communicator, const absl::Status& statu
   Record mine;
   mine.code = static_cast<int32_t>(status.code());
   mine.length = static_cast<int32_t>(std::min(status.message().size(), sizeof(mine.message)));
-  std::memcpy(mine.message, status.message().data(), mine.length);
+  std::copy_n(status.message().begin(), mine.length, mine.message);
   std::vector<Record> all(communicator->size());
   LONGSPAN_RETURN_IF_ERROR(
       communicator->AllGather("agree", &mine, all.data(), static_cast<int64_t>(sizeof(Record))));

@@ -88,12 +88,33 @@ class Communicator {
   // correctness.
   virtual void Progress() = 0;
 
+  // How long a wait of this rank may take from now on, until it counts as a failure. Infinite where
+  // the others may rightly take any time, as when rank 0 waits for a user (see UntimedWaits).
+  virtual void set_timeout(absl::Duration timeout) = 0;
+  virtual absl::Duration timeout() const = 0;
+
   // Ends the whole job with this error. Over MPI it prints the error, ends every rank with a
   // non-zero code and does not return. Among threads it makes every blocked and later call of every
   // rank fail with the error, and returns.
   virtual void Abort(const absl::Status& error) = 0;
 
   virtual const CommunicatorStats& stats() const = 0;
+};
+
+// While it lives, waits of this rank have no time limit: it is waiting for orders.
+class UntimedWaits {
+ public:
+  explicit UntimedWaits(Communicator* communicator)
+      : communicator_(communicator), timeout_(communicator->timeout()) {
+    communicator_->set_timeout(absl::InfiniteDuration());
+  }
+  ~UntimedWaits() { communicator_->set_timeout(timeout_); }
+  UntimedWaits(const UntimedWaits&) = delete;
+  UntimedWaits& operator=(const UntimedWaits&) = delete;
+
+ private:
+  Communicator* communicator_;
+  absl::Duration timeout_;
 };
 
 }  // namespace longspan

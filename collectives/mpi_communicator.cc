@@ -101,6 +101,8 @@ class MpiCommunicator : public Communicator {
                                            absl::Span<const Transfer> receives) override;
   absl::Status WaitExchange(ExchangeId exchange) override;
   void Progress() override;
+  void set_timeout(absl::Duration timeout) override { options_.timeout = timeout; }
+  absl::Duration timeout() const override { return options_.timeout; }
   [[noreturn]] void Abort(const absl::Status& error) override;
 
  private:
@@ -134,7 +136,7 @@ class MpiCommunicator : public Communicator {
   bool AnotherRankTimedOut();
   [[noreturn]] void ReportAndAbort(const CallRecord& call, double seconds);
 
-  const CommunicatorOptions options_;
+  CommunicatorOptions options_;
   const bool oversubscribed_;
   MPI_Comm data_ = MPI_COMM_NULL;  // the calls
   MPI_Comm watchdog_ =

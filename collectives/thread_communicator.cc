@@ -35,15 +35,11 @@ void CopyBytes(void* to, const void* from, int64_t bytes) {
 // never as an absl::Status, whose count of references it cannot follow.
 class ThreadGroup {
  public:
-  // An infinite timeout would overflow the clock.
   ThreadGroup(int size, absl::Duration timeout)
-      : size_(size),
-        timeout_(std::min(timeout, absl::Hours(24 * 365))),
-        wakeups_(size),
-        ranks_(size),
-        published_(size) {}
+      : size_(size), timeouts_(size, timeout), wakeups_(size), ranks_(size), published_(size) {}
 
   int size() const { return size_; }
+  absl::Duration& timeout(int rank) { return timeouts_[rank]; }
 
   // Enters a collective call: fails if the group has failed, or if another rank's call with this
   // sequence number is a different one.
@@ -96,7 +92,7 @@ class ThreadGroup {
   absl::Status WaitFor(Lock& lock, int rank, const CallRecord& call, Predicate done);
 
   const int size_;
-  const absl::Duration timeout_;
+  std::vector<absl::Duration> timeouts_;  // each read and written by its rank alone
   std::mutex mutex_;
   std::vector<std::condition_variable> wakeups_;  // one a rank
   std::optional<Failure> failure_;
@@ -153,7 +149,9 @@ bool ThreadGroup::SomeoneLeftBefore(const CallRecord& call) const {
 
 template <typename Predicate>
 absl::Status ThreadGroup::WaitFor(Lock& lock, int rank, const CallRecord& call, Predicate done) {
-  const auto deadline = Clock::now() + absl::ToChronoNanoseconds(timeout_);
+  // An infinite timeout would overflow the clock.
+  const absl::Duration timeout = std::min(timeouts_[rank], absl::Hours(24 * 365));
+  const auto deadline = Clock::now() + absl::ToChronoNanoseconds(timeout);
   bool timed_out = false;
   while (!done()) {
     if (failure_) return FailureStatus();
@@ -247,6 +245,8 @@ class ThreadCommunicator : public Communicator {
   int size() const override { return group_.size(); }
   const CommunicatorStats& stats() const override { return stats_; }
   const CallRecord& last_call() const { return last_call_; }
+  void set_timeout(absl::Duration timeout) override { group_.timeout(rank_) = timeout; }
+  absl::Duration timeout() const override { return group_.timeout(rank_); }
 
   absl::Status Barrier(std::string_view name) override;
   absl::Status Broadcast(std::string_view name, void* data, int64_t bytes, int root) override;

@@ -66,8 +66,8 @@ std::string TimeoutMessage(int rank, const CallRecord& call, double seconds,
     absl::StrAppend(&text, "\n  rank ", r, ": ", DescribeStatus(ranks[r]));
   }
   absl::StrAppend(&text,
-                  "\nA rank without an answer died, hangs or still computes (then raise the "
-                  "timeout); ranks in different calls took different paths.");
+                  "\nA rank without an answer died, hangs or still computes (then raise "
+                  "`parallel.timeout_s`); ranks in different calls took different paths.");
   return text;
 }
 

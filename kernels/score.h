@@ -18,7 +18,6 @@ void PackQueries(const float* rows,  // [count, dim], rows `row_stride` floats a
                  float* panels);  // [NumPanels(count), dim, kPanelLanes]
 
 inline constexpr int64_t kMinTileKeys = 6;
-inline constexpr int64_t kMaxTileKeys = 96;
 inline int64_t NumTiles(int64_t keys, int64_t tile_keys) {
   return (keys + tile_keys - 1) / tile_keys;
 }
@@ -40,7 +39,7 @@ struct ScoreMaximaArgs {
   // If not null, the same maxima over each `tile_keys` consecutive keys alone (the last tile may
   // have fewer): [NumTiles(keys.count, tile_keys), num_panels * kPanelLanes]. See TileBounds.
   float* tile_maxima = nullptr;
-  int64_t tile_keys = kMinTileKeys;  // kMinTileKeys times a power of two, at most kMaxTileKeys
+  int64_t tile_keys = kMinTileKeys;  // kMinTileKeys times a power of two
 };
 void ScoreMaxima(const ScoreMaximaArgs& args);
 

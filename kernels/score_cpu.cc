@@ -12,7 +12,7 @@ namespace longspan {
 namespace {
 
 // Keys that stay in the first-level cache while the panels of a block pass by.
-constexpr int64_t kKeyTile = kMaxTileKeys;
+constexpr int64_t kKeyTile = 96;
 static_assert(kMinTileKeys == kTileRows);
 
 // Calls f(tile of float keys [n, dim], first key, n) over all keys, converting where needed.
@@ -105,10 +105,11 @@ void PackQueries(const float* rows, int64_t count, int64_t dim, int64_t row_stri
 void ScoreMaxima(const ScoreMaximaArgs& args) {
   const int64_t lanes = args.num_panels * kPanelLanes;
   const bool tiled = args.tile_maxima != nullptr;
-  const int64_t step = tiled ? args.tile_keys : kKeyTile;
+  const int64_t step = tiled ? std::min(args.tile_keys, kKeyTile) : kKeyTile;
   LONGSPAN_CHECK(kKeyTile % step == 0 && step % kMinTileKeys == 0);
+  LONGSPAN_CHECK(!tiled || args.tile_keys % step == 0);
   if (tiled) {
-    std::fill_n(args.tile_maxima, NumTiles(args.keys.count, step) * lanes,
+    std::fill_n(args.tile_maxima, NumTiles(args.keys.count, args.tile_keys) * lanes,
                 -std::numeric_limits<float>::infinity());
   }
   ForEachKeyTile(args.keys, args.dim, [&](const float* keys, int64_t first, int64_t n) {
@@ -116,13 +117,14 @@ void ScoreMaxima(const ScoreMaximaArgs& args) {
       const float* queries =
           args.queries + lane / kPanelLanes * args.dim * kPanelLanes + lane % kPanelLanes;
       for (int64_t m = 0; m < n; m += step) {
-        float* maxima = tiled ? args.tile_maxima + (first + m) / step * lanes : args.maxima;
+        float* maxima =
+            tiled ? args.tile_maxima + (first + m) / args.tile_keys * lanes : args.maxima;
         TileMaxima(keys + m * args.dim, std::min(step, n - m), args.dim, queries, maxima + lane);
       }
     }
   });
   if (!tiled) return;
-  for (int64_t t = 0; t < NumTiles(args.keys.count, step); ++t) {
+  for (int64_t t = 0; t < NumTiles(args.keys.count, args.tile_keys); ++t) {
     const float* tile = args.tile_maxima + t * lanes;
     for (int64_t lane = 0; lane < lanes; ++lane) {
       args.maxima[lane] = tile[lane] > args.maxima[lane] ? tile[lane] : args.maxima[lane];

@@ -77,7 +77,7 @@ struct AskJob {
           progress.Update(state, MonotonicSeconds());
         } else {
           progress.Clear();
-          fputs(update.text.c_str(), stdout);
+          fwrite(update.text.data(), 1, update.text.size(), stdout);
           fflush(stdout);
         }
       }

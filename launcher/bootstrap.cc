@@ -42,9 +42,10 @@ void LogAsRank(int rank) {
 }
 
 // Exceptions end here: the libraries below throw std::bad_alloc.
-absl::StatusOr<int> RunRank(const RankJob& job, const Config& config, Communicator& communicator) {
+template <typename T, typename F>
+absl::StatusOr<T> WithoutExceptions(F&& f) {
   try {
-    return job.run(config, communicator);
+    return f();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("out of memory");
   } catch (const std::exception& error) {
@@ -52,21 +53,33 @@ absl::StatusOr<int> RunRank(const RankJob& job, const Config& config, Communicat
   }
 }
 
+absl::StatusOr<int> RunRank(const RankJob& job, const Config& config, Communicator& communicator) {
+  return WithoutExceptions<int>([&] { return job.run(config, communicator); });
+}
+
+absl::StatusOr<bool> Prepare(const RankJob& job, const Config& config) {
+  return WithoutExceptions<bool>([&] { return job.prepare(config); });
+}
+
 int RunThreads(const RankJob& job, Config config) {
   const int ranks = config.parallel.ranks == 0 ? 1 : static_cast<int>(config.parallel.ranks);
   if (absl::Status status = ResolveConfig(ranks, &config); !status.ok()) {
     return ReportAgreedError(status, 0);
   }
-  const absl::StatusOr<bool> work = job.prepare(config);
+  const absl::StatusOr<bool> work = Prepare(job, config);
   if (!work.ok()) return ReportAgreedError(work.status(), 0);
   if (!*work) return kExitOk;
+  CommunicatorOptions options;
+  options.timeout = absl::Seconds(config.parallel.timeout_s);
   int exit_code = kExitOk;
-  const absl::Status status =
-      RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
+  const absl::Status status = RunThreadRanks(
+      ranks,
+      [&](Communicator& communicator) -> absl::Status {
         LONGSPAN_ASSIGN_OR_RETURN(const int rank_exit_code, RunRank(job, config, communicator));
         if (communicator.rank() == 0) exit_code = rank_exit_code;
         return absl::OkStatus();
-      });
+      },
+      options);
   return status.ok() ? exit_code : ReportAgreedError(status, 0);
 }
 
@@ -85,13 +98,14 @@ absl::StatusOr<bool> PrepareMpi(const RankJob& job, int ranks, Config* config) {
         "leave the key out, or mpirun");
   }
   LONGSPAN_RETURN_IF_ERROR(ResolveConfig(ranks, config));
-  return job.prepare(*config);
+  return Prepare(job, *config);
 }
 
 // kRun, and the same config everywhere; or the reason why not, printed.
 absl::StatusOr<Verdict::Kind> ShareConfig(const RankJob& job, Communicator& world, Config* config) {
   Verdict verdict;
   std::string yaml;
+  const UntimedWaits untimed(&world);  // rank 0 may have to read all of its standard input first
   if (world.rank() == 0) {
     const absl::StatusOr<bool> work = PrepareMpi(job, world.size(), config);
     if (!work.ok()) ReportAgreedError(work.status(), 0);
@@ -118,6 +132,7 @@ int RunMpi(const RankJob& job) {
     Config config;
     LONGSPAN_ASSIGN_OR_RETURN(const Verdict::Kind verdict, ShareConfig(job, world, &config));
     if (verdict != Verdict::kRun) return verdict == Verdict::kError ? kExitFailed : kExitOk;
+    world.set_timeout(absl::Seconds(config.parallel.timeout_s));
     return RunRank(job, config, world);
   }();
   if (!exit_code.ok()) world.Abort(exit_code.status());

@@ -59,17 +59,28 @@ class CalibrationText {
   }
 
  private:
-  // Some tens of kilobytes of whole lines, so that words are not cut; empty at the end.
+  static constexpr size_t kPieceBytes = 65536;
+
+  // Some tens of kilobytes, up to the end of a line where one is near, so that words are not cut;
+  // empty at the end. A text may have no line breaks at all, a line of JSON is read whole.
   absl::StatusOr<std::string> NextPiece() {
-    std::string piece, line;
-    while (piece.size() < 65536 && std::getline(file_, line)) {
-      ++line_number_;
-      if (jsonl_) {
-        LONGSPAN_ASSIGN_OR_RETURN(line, TextOfLine(line));
-      }
-      absl::StrAppend(&piece, line, "\n");
+    if (jsonl_) return NextJsonLine();
+    std::string piece(kPieceBytes, '\0');
+    file_.read(piece.data(), kPieceBytes);
+    piece.resize(file_.gcount());
+    for (int c; piece.size() < 2 * kPieceBytes && !piece.empty() && piece.back() != '\n' &&
+                (c = file_.get()) != EOF;) {
+      piece.push_back(static_cast<char>(c));
     }
     return piece;
+  }
+
+  absl::StatusOr<std::string> NextJsonLine() {
+    std::string line;
+    if (!std::getline(file_, line)) return std::string();
+    ++line_number_;
+    LONGSPAN_ASSIGN_OR_RETURN(const std::string text, TextOfLine(line));
+    return text + "\n";
   }
 
   absl::StatusOr<std::string> TextOfLine(const std::string& line) const {

@@ -32,6 +32,13 @@ struct AttentionCounts {
 using SelectionObserver =
     std::function<void(int64_t layer, Range block, absl::Span<const int64_t> selected)>;
 
+// Buffers that would grow with the context are cut to these sizes; the work is done in parts.
+struct BufferLimits {
+  int64_t ring_round_tokens = 32768;     // different positions that one round of the ring moves
+  int64_t tile_maxima_bytes = 16 << 20;  // of one block: tiles grow instead
+  int64_t tile_group_bytes = 32 << 20;   // of the blocks that share a reduction of maxima
+};
+
 // What attention on one rank needs beside activations and cache; lives as long as the engine.
 struct AttentionContext {
   Communicator* communicator = nullptr;
@@ -40,6 +47,7 @@ struct AttentionContext {
   AttentionSizes sizes;
   SequenceLayout layout;
   EsaConfig esa;
+  BufferLimits limits;
   bool selects = false;    // attention: esa, with something to select
   int64_t panel_rows = 0;  // of linear layers; 0: not deterministic
   bool deterministic = false;

@@ -254,6 +254,12 @@ absl::Status BatchInput::Index() {
   });
 }
 
+uint64_t StableHash(absl::string_view text) {  // FNV-1a
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
+}
+
 absl::StatusOr<BatchRequest> BatchInput::Read(const BatchLine& line) const {
   BatchRequest request;
   if (line.bytes > max_line_bytes_) {
@@ -269,6 +275,9 @@ absl::StatusOr<BatchRequest> BatchInput::Read(const BatchLine& line) const {
     return absl::FailedPreconditionError(
         absl::StrCat(path_, ":", line.number, ": the input changed while it was being answered"));
   }
+  // Neither the line's number nor its neighbours may change an answer, so that a rerun gives the
+  // same.
+  if (!request.sampling.seed) request.sampling.seed = StableHash(line.custom_id);
   if (request.error) {
     request.error->message = absl::StrCat("line ", line.number, ": ", request.error->message);
   }

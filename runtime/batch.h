@@ -126,8 +126,7 @@ struct CompletionContext {
   bool logprobs = false;
 };
 
-// A `text_completion` object of the OpenAI API, as JSON. Beside its keys, `metrics` has seconds and
-// the share of keys attended.
+// A `text_completion` object of the OpenAI API, as JSON. Beside its keys, `metrics` has seconds.
 std::string CompletionBody(const CompletionContext& context, const Completion& completion,
                            const Tokenizer& tokenizer);
 

@@ -23,15 +23,15 @@ namespace {
 
 constexpr double kEigenvalueFloor = 1e-9;  // of the largest
 constexpr int64_t kHeldOutEvery = 8;
-constexpr int64_t kRecallKeys = 8192;    // of a rank and layer
-constexpr int64_t kRecallQueries = 256;  // of a rank and layer
+constexpr int64_t kLongestWindow = 8192;  // dense attention costs the square
+constexpr int64_t kRecallKeys = 8192;     // of a rank and layer
+constexpr int64_t kRecallQueries = 256;   // of a rank and layer
 
 using Matrix = std::vector<double>;  // [n, n] row-major
 
 // V diag(f(eigenvalue)) V^T of a symmetric matrix given by its upper triangle.
 template <typename F>
-absl::StatusOr<Matrix> OfEigenvalues(const Matrix& vectors, const std::vector<double>& values,
-                                     int64_t n, F&& f) {
+Matrix OfEigenvalues(const Matrix& vectors, const std::vector<double>& values, int64_t n, F&& f) {
   Matrix scaled(vectors);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) scaled[i * n + j] *= f(values[j]);
@@ -58,12 +58,9 @@ absl::StatusOr<Roots> SquareRoots(Matrix symmetric, int64_t n) {
   // Where nothing varies at all, any floor will do that keeps the factors finite.
   const double floor = std::max(values.back() * kEigenvalueFloor, 1e-30);
   Roots roots;
-  LONGSPAN_ASSIGN_OR_RETURN(roots.root, OfEigenvalues(symmetric, values, n, [&](double v) {
-                              return std::sqrt(std::max(v, floor));
-                            }));
-  LONGSPAN_ASSIGN_OR_RETURN(roots.inverse_root, OfEigenvalues(symmetric, values, n, [&](double v) {
-                              return 1.0 / std::sqrt(std::max(v, floor));
-                            }));
+  const auto root = [&](double v) { return std::sqrt(std::max(v, floor)); };
+  roots.root = OfEigenvalues(symmetric, values, n, root);
+  roots.inverse_root = OfEigenvalues(symmetric, values, n, [&](double v) { return 1 / root(v); });
   return roots;
 }
 
@@ -295,7 +292,7 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
                                             const NextWindow& next_window,
                                             const CalibrationProgress& progress) {
   LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model_config, LoadModelConfig(config.model));
-  const int64_t window = model_config.max_position_embeddings;
+  const int64_t window = std::min(model_config.max_position_embeddings, kLongestWindow);
   const AttentionShape shape = {model_config.num_heads, model_config.num_kv_heads,
                                 model_config.head_dim};
   const int64_t width = shape.kv_dim();

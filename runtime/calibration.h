@@ -58,9 +58,9 @@ using NextWindow = std::function<absl::StatusOr<std::vector<int32_t>>(int64_t ma
 // Rank 0: tokens read so far.
 using CalibrationProgress = std::function<void(int64_t tokens)>;
 
-// Runs the windows, of the trained context, through the model with dense attention, a window a rank
-// at a time, and fits every layer. One window in eight is held out of the fit, and tells the
-// recall. Collective; every rank gets the report.
+// Runs the windows, of the trained context but at most 8,192 tokens, through the model with dense
+// attention, a window a rank at a time, and fits every layer. One window in eight is held out of
+// the fit, and tells the recall. Collective; every rank gets the report.
 absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& communicator,
                                             const NextWindow& next_window,
                                             const CalibrationProgress& progress);

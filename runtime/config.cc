@@ -18,6 +18,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
+#include "sharding/topk_merge.h"
 
 namespace longspan {
 namespace {
@@ -74,6 +75,7 @@ const std::vector<Key>& Keys() {
       Integer("parallel.stripe_tokens", FIELD(parallel.stripe_tokens), 1, kMaxTokens),
       Choice("parallel.communicator", FIELD(parallel.communicator),
              {"auto", "threads", "mpi", "nccl"}),
+      Integer("parallel.timeout_s", FIELD(parallel.timeout_s), 1, 1 << 30),
       Integer("parallel.ranks", FIELD(parallel.ranks), 1, 1 << 16),
       Integer("prefill.chunk_tokens", FIELD(prefill_chunk_tokens), 1, kMaxChunk),
       Integer("max_num_seqs", FIELD(max_num_seqs), 1, 1 << 16),
@@ -428,6 +430,10 @@ absl::Status ResolveConfig(int num_ranks, Config* config) {
     return absl::InvalidArgumentError(
         absl::StrFormat("`esa.proximity` (%d) must be at most `parallel.stripe_tokens` (%d)",
                         esa.proximity, parallel.stripe_tokens));
+  }
+  if (config->max_model_len > kMaxPosition) {
+    return absl::InvalidArgumentError(absl::StrFormat("`max_model_len` (%d) must be at most %d",
+                                                      config->max_model_len, kMaxPosition));
   }
   if (esa.far_position == 0) esa.far_position = esa.local_tokens;
   return absl::OkStatus();

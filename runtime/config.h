@@ -35,7 +35,8 @@ struct EsaConfig {
 struct ParallelConfig {
   int64_t stripe_tokens = 0;  // 0 until ResolveConfig
   CommunicatorKind communicator = CommunicatorKind::kAuto;
-  int64_t ranks = 0;  // ranks as threads; under mpirun the world's size; 0: not stated
+  int64_t timeout_s = 300;  // of a wait for other ranks, until the job is ended
+  int64_t ranks = 0;        // ranks as threads; under mpirun the world's size; 0: not stated
 };
 
 // One run. Keys of the YAML file are the members' names, nested as here: `esa.top_k` is

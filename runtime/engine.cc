@@ -116,16 +116,26 @@ class StepRunner {
     };
     std::vector<int64_t> bytes(communicator_->size(), 0);
     std::vector<double> mine;
+    const int64_t vocab = model_->config.vocab_size;
     for (const PrefillBlock& block : chunk.blocks) {
-      for (int64_t p = block.tokens.begin; p < block.tokens.end && has_next(p); ++p) {
-        bytes[block.rank] += width * static_cast<int64_t>(sizeof(double));
+      // Some rows at a time: each pass reads the whole matrix of the vocabulary.
+      constexpr int64_t kRows = 16;
+      for (int64_t p = block.tokens.begin; p < block.tokens.end && has_next(p); p += kRows) {
+        int64_t rows = std::min(kRows, block.tokens.end - p);
+        while (!has_next(p + rows - 1)) --rows;
+        bytes[block.rank] += rows * width * static_cast<int64_t>(sizeof(double));
         if (block.rank != communicator_->rank()) continue;
         const std::vector<float> logits =
-            model_->transformer->Logits(block.row + p - block.tokens.begin, 1);
-        const TokenLogprobs logprobs =
-            ComputeLogprobs(logits, prefill.ids[p + 1 - chunk.tokens.begin], top);
-        mine.push_back(logprobs.logprob);
-        for (const auto& [id, logprob] : logprobs.top) mine.insert(mine.end(), {1.0 * id, logprob});
+            model_->transformer->Logits(block.row + p - block.tokens.begin, rows);
+        for (int64_t r = 0; r < rows; ++r) {
+          const TokenLogprobs logprobs =
+              ComputeLogprobs(absl::MakeConstSpan(logits).subspan(r * vocab, vocab),
+                              prefill.ids[p + r + 1 - chunk.tokens.begin], top);
+          mine.push_back(logprobs.logprob);
+          for (const auto& [id, logprob] : logprobs.top) {
+            mine.insert(mine.end(), {1.0 * id, logprob});
+          }
+        }
       }
     }
     int64_t total = 0;
@@ -177,6 +187,8 @@ class StepRunner {
 absl::Status BroadcastPlan(Communicator* communicator, std::vector<int64_t>* words) {
   constexpr size_t kFirst = 128;
   std::vector<int64_t> first(kFirst, 0);
+  // Rank 0 may wait for its input, or for its output to be read: the others then wait for it.
+  const UntimedWaits untimed(communicator);
   first[0] = static_cast<int64_t>(words->size());
   std::copy_n(words->begin(), std::min(words->size(), kFirst - 1), first.begin() + 1);
   LONGSPAN_RETURN_IF_ERROR(communicator->Broadcast(
@@ -238,6 +250,10 @@ class EngineImpl final : public Engine {
     std::vector<int64_t> words = plan.Serialize();
     LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
     LONGSPAN_RETURN_IF_ERROR(GatherMemory());
+    for (const auto& [name, call] : communicator_->stats()) {
+      spdlog::debug("{}: {} calls, {} bytes sent, {:.3f} s waited", name, call.calls,
+                    call.bytes_sent, call.seconds_waited);
+    }
     return stats_;
   }
 
@@ -254,12 +270,11 @@ class EngineImpl final : public Engine {
  private:
   absl::Status Check(const Request& request) const {
     const auto prompt = static_cast<int64_t>(request.prompt.size());
-    const int64_t total = prompt + request.sampling.max_tokens;
     if (prompt == 0) return absl::InvalidArgumentError("the prompt has no tokens");
     if (request.sampling.max_tokens < 1) {
       return absl::InvalidArgumentError("max_tokens must be at least 1");
     }
-    if (total > config_.max_model_len) {
+    if (request.sampling.max_tokens > config_.max_model_len - prompt) {  // no sum that overflows
       return absl::InvalidArgumentError(absl::StrCat(
           "the prompt has ", prompt, " tokens, and with max_tokens ", request.sampling.max_tokens,
           " exceeds max_model_len ", config_.max_model_len));
@@ -338,7 +353,7 @@ class EngineImpl final : public Engine {
     stats_.generated_tokens += 1;
     const int64_t position = sequence->next_position();
     const SamplingParams& params = sequence->request().sampling;
-    const int32_t token = SampleToken(logits, params, sequence->seed(), position);
+    const int32_t token = SampleToken(logits, params, params.seed.value_or(0), position);
     std::optional<TokenLogprobs> logprobs;
     if (params.logprobs) logprobs = ComputeLogprobs(logits, token, *params.logprobs);
     return sequence->Append(token, std::move(logprobs), model_->config.eos_token_ids, Now());

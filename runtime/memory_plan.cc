@@ -7,7 +7,11 @@
 #include <limits>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "runtime/attention_context.h"
 
 namespace longspan {
 namespace {
@@ -33,10 +37,58 @@ int64_t MemInfoAvailable() {
   return kNoLimit;
 }
 
+// Reclaimable page cache counts as used in a control group, though it is there for the taking:
+// weights that other ranks have mapped, say.
+int64_t InactiveFile(const std::string& directory, absl::string_view key) {
+  std::ifstream file(directory + "/memory.stat");
+  std::string name;
+  int64_t value = 0;
+  while (file >> name >> value) {
+    if (name == key) return value;
+  }
+  return 0;
+}
+
+struct ControlGroupFiles {
+  const char* root;
+  const char* limit;
+  const char* used;
+  const char* reclaimable;  // in memory.stat
+};
+constexpr ControlGroupFiles kVersion2 = {"/sys/fs/cgroup", "memory.max", "memory.current",
+                                         "inactive_file"};
+constexpr ControlGroupFiles kVersion1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                         "memory.usage_in_bytes", "total_inactive_file"};
+
+// What the group at `path` and all groups around it leave.
+int64_t GroupAvailable(const ControlGroupFiles& files, std::string path) {
+  int64_t available = kNoLimit;
+  while (true) {
+    const std::string directory = files.root + path;
+    const int64_t limit = NumberIn(absl::StrCat(directory, "/", files.limit).c_str());
+    const int64_t used = NumberIn(absl::StrCat(directory, "/", files.used).c_str());
+    if (limit != kNoLimit && used != kNoLimit) {
+      const int64_t reclaimable = InactiveFile(directory, files.reclaimable);
+      available = std::min(available, std::max<int64_t>(0, limit - used + reclaimable));
+    }
+    if (path.empty()) return available;
+    path.resize(path.find_last_of('/'));
+  }
+}
+
+// Of the groups that this process is in: lines "hierarchy:controllers:/path".
 int64_t ControlGroupAvailable() {
-  const int64_t limit = NumberIn("/sys/fs/cgroup/memory.max");
-  const int64_t used = NumberIn("/sys/fs/cgroup/memory.current");
-  return limit == kNoLimit || used == kNoLimit ? kNoLimit : std::max<int64_t>(0, limit - used);
+  std::ifstream file("/proc/self/cgroup");
+  int64_t available = kNoLimit;
+  for (std::string line; std::getline(file, line);) {
+    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() != 3) continue;
+    const bool version2 = parts[1].empty();
+    if (!version2 && parts[1] != "memory") continue;
+    const std::string path = parts[2] == "/" ? "" : parts[2];
+    available = std::min(available, GroupAvailable(version2 ? kVersion2 : kVersion1, path));
+  }
+  return available;
 }
 
 }  // namespace
@@ -54,7 +106,8 @@ std::string FormatBytes(int64_t bytes) {
   double value = static_cast<double>(bytes);
   int unit = 0;
   for (; value >= 999.95 && unit < 4; ++unit) value /= 1000;  // what would round to 1000.0
-  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
+  return unit == 0 ? absl::StrFormat("%d B", bytes)
+                   : absl::StrFormat("%.1f %s", value, kUnits[unit]);
 }
 
 int64_t MemoryPlan::MaxPages(double fraction) const {
@@ -83,11 +136,12 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
                      (2 * model.hidden_size + 6 * query_dim + 2 * kv.kv_dim + kv.score_dim +
                       2 * model.intermediate_size);
   if (kv.score_dim > 0) {
-    plan.scores =
-        4 * chunk * (2 * kv.score_dim + 1) + 8 * (num_ranks + 1) * blocks * config.esa.top_k;
+    // Gathered queries, plain and packed, maxima, candidates of all ranks, and tile maxima.
+    plan.scores = 4 * chunk * (2 * kv.score_dim + 1) +
+                  8 * (num_ranks + 1) * blocks * config.esa.top_k + BufferLimits().tile_group_bytes;
   }
   // What a round may bring from all others, and one message on its way out.
-  plan.exchange = num_ranks == 1 ? 0 : 2 * 32768 * 2 * kv.row_bytes();
+  plan.exchange = num_ranks == 1 ? 0 : 2 * BufferLimits().ring_round_tokens * 2 * kv.row_bytes();
   plan.page = kv.page_bytes();
   plan.available = AvailableMemory() / ranks_on_host;
   return plan;

@@ -14,7 +14,7 @@ struct SamplingParams {
   int64_t max_tokens = 16;
   double temperature = 1.0;  // 0: greedy
   double top_p = 1.0;
-  std::optional<uint64_t> seed;  // unset: the request's number
+  std::optional<uint64_t> seed;  // unset: 0
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool echo = false;                // with logprobs: of the prompt's tokens too

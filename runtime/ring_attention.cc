@@ -15,9 +15,6 @@
 namespace longspan {
 namespace {
 
-// Different positions that one round of the ring moves: bounds the receive buffers.
-constexpr int64_t kRoundTokens = 32768;
-
 // A query block with the tiles that its keys are collected in. Full tiles are attended at once.
 struct BlockInFlight {
   BlockInFlight(const AttentionShape& shape) : attention(shape), near(shape), far(shape) {}
@@ -217,7 +214,8 @@ absl::Status RunRing(const AttentionContext& context, int64_t layer, KvShard* ca
                      absl::Span<const BlockKeys> all, const Blocks& blocks) {
   const int rank = context.communicator->rank();
   const int ranks = context.communicator->size();
-  for (const RingRound& round : PlanRing(context.layout, rank, all, kRoundTokens)) {
+  for (const RingRound& round :
+       PlanRing(context.layout, rank, all, context.limits.ring_round_tokens)) {
     RoundExchange exchange(context, layer, cache, round);
     LONGSPAN_RETURN_IF_ERROR(exchange.Start(1));
     if (!context.deterministic) AttendSource(context, exchange, rank, round.window, blocks);

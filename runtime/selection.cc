@@ -98,11 +98,6 @@ absl::Status GatherQueries(const AttentionContext& context, int64_t layer,
   return absl::OkStatus();
 }
 
-// Tile maxima of one block take at most this, whatever the context: tiles grow instead.
-constexpr int64_t kTileMaximaBytes = 16 << 20;
-// And those of the blocks that share a reduction.
-constexpr int64_t kGroupBytes = 32 << 20;
-
 // The same on all ranks: of the rank with the most keys.
 int64_t TileMaximaBytes(const AttentionContext& context, const ScoredBlock& block,
                         int64_t tile_keys) {
@@ -122,12 +117,12 @@ std::vector<absl::Span<ScoredBlock>> GroupBlocks(const AttentionContext& context
   for (size_t s = 0; s < scored.size(); ++s) {
     int64_t& tile_keys = scored[s].tile_keys;
     tile_keys = kMinTileKeys;
-    while (tile_keys < kMaxTileKeys &&
-           TileMaximaBytes(context, scored[s], tile_keys) > kTileMaximaBytes) {
+    while (tile_keys < scored[s].middle.size() &&
+           TileMaximaBytes(context, scored[s], tile_keys) > context.limits.tile_maxima_bytes) {
       tile_keys *= 2;
     }
     const int64_t more = TileMaximaBytes(context, scored[s], tile_keys);
-    if (groups.empty() || bytes + more > kGroupBytes) {
+    if (groups.empty() || bytes + more > context.limits.tile_group_bytes) {
       groups.push_back(scored.subspan(s, 0));
       bytes = 0;
     }
@@ -147,6 +142,7 @@ absl::Status ReduceMaxima(const AttentionContext& context, int64_t layer, KvShar
   for (ScoredBlock& block : scored) {
     block.maxima = next;
     next += block.lanes();
+    block.tile_maxima.reserve(TileMaximaBytes(context, block, block.tile_keys) / sizeof(float));
     for (const Range& run : cache->layout().OwnedRuns(cache->rank(), block.middle)) {
       const size_t filled = block.tile_maxima.size();
       block.tile_maxima.resize(filled + NumTiles(run.size(), block.tile_keys) * block.lanes());

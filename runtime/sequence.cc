@@ -11,10 +11,6 @@ Sequence::Sequence(int64_t id, Request request, const Tokenizer& tokenizer, doub
       decoder_(tokenizer, /*skip_special_tokens=*/true),
       submitted_(now) {}
 
-uint64_t Sequence::seed() const {
-  return request_.sampling.seed.value_or(static_cast<uint64_t>(id_));
-}
-
 int64_t Sequence::wanted_prompt_logprobs() const {
   return request_.sampling.echo ? request_.sampling.logprobs.value_or(-1) : -1;
 }

@@ -20,7 +20,6 @@ class Sequence {
   Sequence(int64_t id, Request request, const Tokenizer& tokenizer, double now);
 
   const Request& request() const { return request_; }
-  uint64_t seed() const;
   // Alternatives per prompt token if their log-probabilities were asked for, else -1.
   int64_t wanted_prompt_logprobs() const;
 

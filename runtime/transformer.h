@@ -39,16 +39,15 @@ class Transformer {
   enum class Outputs { kNone, kLastBlock, kAll };
 
   // Runs the chunk's own tokens through all layers and fills the cache. tokens: ids of the chunk
-  // [chunk.tokens.size()]. hidden() then has the rows of `outputs` that this rank owns. Collective.
+  // [chunk.tokens.size()]. The last layer then has put out the rows of
+  // `outputs` that this rank owns. Collective.
   absl::Status Prefill(const PrefillChunk& chunk, absl::Span<const int32_t> tokens,
                        Outputs outputs);
   // Runs one token of each sequence through all layers, on every rank, and appends it to the
-  // caches. hidden() then has one row a token, equal on all ranks. Collective.
+  // caches. The last layer then has put out one row a token, equal on all ranks. Collective.
   absl::Status Decode(absl::Span<const DecodeToken> tokens, absl::Span<const int32_t> ids);
 
-  // The last layer's output, [rows, hidden] before the final norm.
-  const std::vector<float>& hidden() const { return x_; }
-  // Logits of rows [first, first + count) of hidden(): [count, vocab].
+  // Logits of rows [first, first + count) of the last layer's output: [count, vocab].
   std::vector<float> Logits(int64_t first, int64_t count) const;
 
  private:

@@ -7,13 +7,17 @@
 
 namespace longspan::simd {
 
-// One native vector of floats. The CPU kernels put independent results (queries, outputs) in its
-// lanes, never terms of one sum: every result is then the same chain of fused multiply-adds
-// wherever it lies in a tile, which is what makes the kernels exact across batch and tile shapes.
+// One native vector of floats. Scoring and attention of blocks put independent results (queries) in
+// its lanes: a result is then the same chain of fused multiply-adds wherever it lies in a tile
+// (kernels are compiled with -ffp-contract=fast). Where a kernel sums across lanes (norms, dot
+// products of decode), the order of the sum depends on the length of the row alone. Either way no
+// result depends on what else is computed beside it.
 #if defined(__AVX512F__)
 inline constexpr int kWidth = 16;
-#else
+#elif defined(__AVX__)
 inline constexpr int kWidth = 8;
+#else
+inline constexpr int kWidth = 4;
 #endif
 
 typedef float Float __attribute__((vector_size(kWidth * sizeof(float))));

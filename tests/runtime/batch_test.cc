@@ -69,7 +69,7 @@ TEST(ParseBatchLine, DefaultsAreTheApis) {
   EXPECT_THAT(request.prompt_tokens, ElementsAre(0, 2147483647));
   EXPECT_EQ(request.sampling.max_tokens, 16);
   EXPECT_EQ(request.sampling.temperature, 1);
-  EXPECT_FALSE(request.sampling.seed.has_value());
+  EXPECT_FALSE(request.sampling.seed.has_value());  // BatchInput::Read sets it by custom_id
   EXPECT_FALSE(request.sampling.logprobs.has_value());
 }
 

@@ -203,6 +203,28 @@ TEST_P(BitEqualityTest, AcrossRanksChunksStripesAndBatches) {
 INSTANTIATE_TEST_SUITE_P(Variants, BitEqualityTest, testing::ValuesIn(kVariants),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
+TEST(EsaTest, BufferLimitsChangeNothing) {
+  // What long contexts enter: several rounds of the ring, wide tiles, several groups of blocks.
+  const RandomModel model = MakeRandomModel(SmallModel());
+  const TestSequence sequence = MakeSequence(12, 600, 6, model.config.vocab_size);
+  for (const Attention attention : {Attention::kEsa, Attention::kDense}) {
+    Config config = SmallConfig();
+    config.attention = attention;
+    config.deterministic = true;
+    const auto expected = RunSharded(model, config, 1, {sequence});
+    for (const int64_t tile_bytes : {1, 3000, 20000}) {
+      for (const int ranks : {1, 3}) {
+        const BufferLimits limits = {.ring_round_tokens = 50,
+                                     .tile_maxima_bytes = tile_bytes,
+                                     .tile_group_bytes = 2 * tile_bytes};
+        const auto actual = RunSharded(model, config, ranks, {sequence}, limits);
+        EXPECT_EQ(actual[0].selections, expected[0].selections) << tile_bytes << ", " << ranks;
+        EXPECT_EQ(actual[0].logits, expected[0].logits) << tile_bytes << ", " << ranks;
+      }
+    }
+  }
+}
+
 double LargestDifference(const std::vector<float>& a, const std::vector<float>& b) {
   double largest = 0;
   for (size_t i = 0; i < a.size(); ++i) {

@@ -194,13 +194,6 @@ TEST_F(SequenceTest, PositionsCountPromptAndCompletion) {
   EXPECT_EQ(sequence.Update().prompt_tokens, 20);
 }
 
-TEST_F(SequenceTest, SeedIsTheRequestsOrItsNumber) {
-  EXPECT_EQ(Make(Params(1)).seed(), 7u);
-  SamplingParams params = Params(1);
-  params.seed = 0;
-  EXPECT_EQ(Make(params).seed(), 0u);
-}
-
 TEST_F(SequenceTest, LogprobsOfEveryToken) {
   SamplingParams params = Params(2);
   params.logprobs = 3;

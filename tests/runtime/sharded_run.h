@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "collectives/communicator.h"
+#include "runtime/attention_context.h"
 #include "runtime/config.h"
 #include "tests/reference/random_model.h"
 
@@ -28,13 +29,14 @@ struct SequenceResult {
 // Runs the sequences on `ranks` ranks as threads: prompts chunk by chunk in turn, with a decode
 // step of all that are through between the chunks. `config` need not be resolved.
 std::vector<SequenceResult> RunSharded(const RandomModel& model, Config config, int ranks,
-                                       const std::vector<TestSequence>& sequences);
+                                       const std::vector<TestSequence>& sequences,
+                                       const BufferLimits& limits = {});
 
 // The same for one rank of a job, all ranks of which make the call. Logits of a prompt's positions
 // are filled in on their owners, everything else on every rank.
 absl::Status RunOnRank(const RandomModel& model, const Config& resolved, Communicator& communicator,
                        const std::vector<TestSequence>& sequences,
-                       std::vector<SequenceResult>* results);
+                       std::vector<SequenceResult>* results, const BufferLimits& limits = {});
 
 }  // namespace longspan
 
