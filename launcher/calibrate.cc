@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -16,6 +18,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/calibration.h"
 #include "runtime/compressor.h"
+#include "runtime/safetensors.h"
 #include "runtime/tokenizer.h"
 #include "runtime/weights.h"
 
@@ -37,6 +40,9 @@ class CalibrationText {
   }
 
   absl::Status status() const {
+    if (std::filesystem::is_directory(path_)) {
+      return absl::InvalidArgumentError(absl::StrCat(path_, ": is a directory"));
+    }
     if (file_.is_open()) return absl::OkStatus();
     return absl::NotFoundError(absl::StrCat(path_, ": cannot be read"));
   }
@@ -128,15 +134,23 @@ void PrintReport(const Config& config, const CalibrationReport& report) {
   for (size_t i = 0; i < report.layers.size(); ++i) {
     const CalibrationReport::Layer& layer = report.layers[i];
     printf("%5zu  %12.1f%%  ", i, 100 * layer.factors.explained);
-    if (std::isnan(layer.recall)) {
-      printf("- (text too short to hold any out)\n");
-    } else {
-      printf("%.1f%%\n", 100 * layer.recall);
-    }
+    printf("%.1f%%\n", 100 * layer.recall);
   }
   printf("%s: %zu layers, %lld dimensions, fitted on %lld tokens\n", OutputPath(config).c_str(),
          report.layers.size(), static_cast<long long>(config.esa.compressed_dim),
          static_cast<long long>(report.tokens));
+}
+
+// A fit whose recall cannot be told must not take the place of one that was measured.
+absl::Status CheckReport(const CalibrationReport& report) {
+  for (const CalibrationReport::Layer& layer : report.layers) {
+    if (!std::isnan(layer.recall)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(absl::GetFlag(FLAGS_input), ": ", report.tokens,
+                                                   " tokens are too few to hold a window of them "
+                                                   "out: give five windows of the trained context "
+                                                   "at least, better 50,000 tokens"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int> RunCalibration(const Config& config, Communicator& communicator,
@@ -156,13 +170,33 @@ absl::StatusOr<int> RunCalibration(const Config& config, Communicator& communica
       Calibrate(
           config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
   progress.Clear();
+  LONGSPAN_RETURN_IF_ERROR(CheckReport(report));
   LONGSPAN_RETURN_IF_ERROR(Save(config, report));
   PrintReport(config, report);
   return kExitOk;
 }
 
+// An existing file is replaced only if it is a compressor.
+absl::Status CheckOutput(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::path directory = fs::absolute(path, error).parent_path();
+  if (!fs::is_directory(directory, error)) {
+    return absl::NotFoundError(
+        absl::StrCat("--output: there is no directory ", directory.string()));
+  }
+  if (!fs::exists(path, error)) return absl::OkStatus();
+  const absl::StatusOr<SafetensorsFile> file = SafetensorsFile::Open(path);
+  if (file.ok() && file->contains("layers.0.query") && file->contains("layers.0.key")) {
+    return absl::OkStatus();
+  }
+  return absl::AlreadyExistsError(
+      absl::StrCat(path, ": exists and is no compressor; give another --output, or remove it"));
+}
+
 // What can be told before anything is loaded.
 absl::StatusOr<bool> Prepare(const Config& config) {
+  LONGSPAN_RETURN_IF_ERROR(CheckOutput(OutputPath(config)));
   LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
   CalibrationText text(absl::GetFlag(FLAGS_input), *tokenizer);
   LONGSPAN_RETURN_IF_ERROR(text.status());

@@ -20,12 +20,17 @@ std::vector<std::string>& SetFlagValues() {
 
 ABSL_FLAG(std::string, config, "", "YAML file of the run; configs/needle.yaml explains every key");
 ABSL_FLAG(std::string, file, "", "The document, a text file; `-` is standard input");
-ABSL_FLAG(std::string, input, "", "JSONL of requests; `-` is standard input");
+ABSL_FLAG(
+    std::string, input, "",
+    "generate: JSONL of requests; `-` is standard input. calibrate: a text, or a .jsonl file of "
+    "objects with `prompt` or `text`, a string");
 ABSL_FLAG(int64_t, max_tokens, 64, "Tokens of the answer, at most");
 ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the config's `model`");
-ABSL_FLAG(std::string, output, "",
-          "JSONL of answers; if it exists, requests that it answers are not run again; `-` is "
-          "standard output");
+ABSL_FLAG(
+    std::string, output, "",
+    "generate: JSONL of answers; requests whose custom_id it answers already are not run again, "
+    "whatever has changed; `-` is standard output. calibrate: the compressor, by default "
+    "compressor.safetensors of the model");
 ABSL_FLAG(std::string, progress, "auto",
           "bar, lines, off, or auto: a bar if standard error is a terminal (mpirun hides whether "
           "it is), otherwise lines");

@@ -352,7 +352,7 @@ absl::Status CheckBuild(const Config& config) {
 #ifndef LONGSPAN_CUDA
   if (config.device == "cuda") {
     return absl::InvalidArgumentError(
-        "`device: cuda`: this build has no CUDA; configure with -DLONGSPAN_CUDA=ON or use "
+        "`device: cuda`: this version runs on the CPU only; use "
         "`device: cpu`");
   }
 #endif

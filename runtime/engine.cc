@@ -288,14 +288,21 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
-  // Dense attention meets distances there that the model has never seen.
+  // Beyond the trained context a model meets distances that it has never seen.
   void WarnIfBeyondTraining(int64_t tokens) {
+    const EsaConfig& esa = config_.esa;
+    const bool all = config_.attention == Attention::kDense || esa.positions == Positions::kNative;
+    const int64_t reach =
+        all ? tokens
+            : std::min(tokens, std::max(esa.local_tokens + esa.selection_block, esa.far_position));
     const int64_t trained = model_->config.max_position_embeddings;
-    if (config_.attention != Attention::kDense || tokens <= trained || warned_) return;
+    if (reach <= trained || warned_) return;
     warned_ = true;
     spdlog::warn(
-        "attention: dense, with {} tokens where the model was trained on {}: expect nonsense",
-        tokens, trained);
+        "attention reaches over {} tokens, but the model was trained on {}: expect nonsense ({})",
+        reach, trained,
+        all ? "attention: esa with positions: far reads long contexts"
+            : "esa.local_tokens + esa.selection_block and esa.far_position must stay within");
   }
 
   StepPlan Plan() {

@@ -119,8 +119,12 @@ absl::Status FitCache(const MemoryPlan& plan, int64_t pages, Config* config,
       plan.fixed() + needed * plan.page, " bytes and may use ",
       static_cast<int64_t>(static_cast<double>(plan.available) * config->kv_cache_memory_fraction),
       " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ", plan.available, ": ",
-      plan.ToString(), "); use more ranks, kv_cache.dtype bfloat16, or a max_model_len of at most ",
-      pages * round));
+      plan.ToString(), "); ",
+      pages == 0
+          ? "raise kv_cache.memory_fraction, free memory, or use more machines"
+          : absl::StrCat("use more machines, kv_cache.dtype bfloat16, or a max_model_len of at "
+                         "most ",
+                         pages * round)));
 }
 
 }  // namespace

@@ -81,7 +81,7 @@ case $case in
     if [ ${#mpirun[@]} = 0 ]; then
       refuse '`prefill.chunk_tokens` (32) must be a multiple' --set esa.selection_block=24
       refuse '`parallel.stripe_tokens` (12) must be a multiple' --set parallel.stripe_tokens=12
-      refuse 'this build has no CUDA' --set device=cuda
+      refuse 'runs on the CPU only' --set device=cuda
       refuse 'this build has no NCCL' --set parallel.communicator=nccl
       refuse 'absent is not a directory' --model absent
       refuse 'absent.jsonl: cannot open' --input absent.jsonl
@@ -118,6 +118,34 @@ case $case in
     cp stdout piped.jsonl
     grep '"status_code":200' mpi.jsonl > good.jsonl
     same_answers good.jsonl piped.jsonl
+    ;;
+  calibrate)  # a compressor of one's own; then the same answers for every number of ranks
+    prompt 1 900 > text.txt
+    low=(--set esa.compression=low_rank --set esa.compressed_dim=4)
+    expect 0 "${mpirun[@]}" "$longspan" calibrate --config run.yaml --input text.txt "${low[@]}"
+    grep -q '^model/compressor.safetensors: 2 layers, 4 dimensions' stdout
+    requests 6 8 > in.jsonl
+    for ranks in 1 2 4; do
+      expect 0 "$longspan" "${generate[@]}" --output "low$ranks.jsonl" "${low[@]}" \
+        --set parallel.ranks="$ranks"
+      same_answers low1.jsonl "low$ranks.jsonl"
+    done
+    expect 0 "${mpirun[@]}" "$longspan" "${generate[@]}" --output mpi.jsonl "${low[@]}"
+    same_answers low1.jsonl mpi.jsonl
+
+    cp model/model.safetensors weights
+    expect 1 "$longspan" calibrate --config run.yaml --input text.txt "${low[@]}" \
+      --output model/model.safetensors
+    says 'is no compressor'
+    cmp weights model/model.safetensors
+    cp model/compressor.safetensors good
+    echo hello > tiny.txt
+    expect 1 "$longspan" calibrate --config run.yaml --input tiny.txt "${low[@]}"
+    says 'too few'
+    cmp good model/compressor.safetensors
+    expect 1 "$longspan" generate --config run.yaml --input in.jsonl --output other.jsonl \
+      --set esa.compression=low_rank --set esa.compressed_dim=8
+    says 'compressed_dim'
     ;;
   resume)
     requests 6 6 > in.jsonl
