@@ -9,12 +9,14 @@ it is prefilled once, in chunks, and each question is asked on its own behind it
 when it is right to the letter, up to and with its newline. Answers are scored in one pass with the
 right answer fed, every answer token a selection block of one as in decode: greedy decoding gives
 the right answer exactly when the most likely token is right at every place, because up to the first
-mistake both see the same tokens.
+mistake both see the same tokens. `--answers` writes a line for every question as it is answered; there
+a wrong answer is decoded greedily, so that it is what a user would read.
 
 Python packages: torch, tokenizers, safetensors, numpy; Triton for the scores on a GPU.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import multiprocessing
@@ -347,12 +349,33 @@ class Esa:
         return done
 
     def answer(self, tokens, done, expected):
-        """The most likely tokens at the places of the expected ones, these being fed."""
+        """The most likely tokens at the places of the expected ones, these being fed.
+
+        -> tokens, and at each place the lead of the most likely one's logit over the next
+        """
         s, n = self.esa["selection_block"], len(tokens)
         blocks = [(p, min(n, p + s)) for p in range(done, n, s)]
         blocks += [(p, p + 1) for p in range(n, n + len(expected) - 1)]
         rest = list(tokens[done:]) + list(expected[:-1])
-        return self.forward(rest, done, blocks, logits_from=n - 1 - done).argmax(-1).tolist()
+        top = self.forward(rest, done, blocks, logits_from=n - 1 - done).topk(2, dim=-1)
+        return top.indices[:, 0].tolist(), (top.values[:, 0] - top.values[:, 1]).tolist()
+
+    def greedy(self, tokens, done, last, limit=32):
+        """Decodes up to and with the first token for which last(token), or `limit` tokens."""
+        s, n, out = self.esa["selection_block"], len(tokens), []
+        rest, start, blocks = (
+            list(tokens[done:]),
+            done,
+            [(p, min(n, p + s)) for p in range(done, n, s)],
+        )
+        while True:
+            out.append(
+                int(self.forward(rest, start, blocks, logits_from=len(rest) - 1).argmax(-1)[0])
+            )
+            if len(out) == limit or last(out[-1]):
+                return out
+            rest, start = out[-1:], n + len(out) - 1
+            blocks = [(start, start + 1)]
 
 
 _state = {}
@@ -384,7 +407,7 @@ def _build(job):
                 t.encode(x, add_special_tokens=False).ids
                 for x in (needle_tasks.question_text(question), needle_tasks.answer_text(answer))
             ]
-            questions.append((task, *ids))
+            questions.append((task, *ids, question, answer))
     return np.array(t.encode(d.text).ids, np.uint16), questions
 
 
@@ -397,6 +420,7 @@ def main():
     parser.add_argument("--lengths", default="32768,131072,262144")
     parser.add_argument("--attention", default="low_rank,exact,streaming,dense")
     parser.add_argument("--documents", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="number of the first document")
     parser.add_argument(
         "--questions", type=int, default=2, help="of each task a document (one pass key)"
     )
@@ -405,7 +429,8 @@ def main():
     parser.add_argument("--set", action="append", default=[], help="ESA setting, as top_k=512")
     parser.add_argument("--seconds", type=float, default=0, help="stop each cell after so long")
     parser.add_argument("--chunk", type=int, default=8192)
-    parser.add_argument("--output", help="JSON")
+    parser.add_argument("--output", help="JSON, at the end")
+    parser.add_argument("--answers", help="JSON lines, one a question, written as they are made")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # Scores decide by their order: keep all of float32's bits.
@@ -424,12 +449,21 @@ def main():
             raise SystemExit(f"unknown setting {key}")
         esa[key] = int(value)
     results = []
+    answers = open(args.answers, "w", encoding="utf-8") if args.answers else None
+    tokenizer = needle_tasks.load_tokenizer(args.model) if answers else None
+
+    def ends_line(token):
+        return "\n" in tokenizer.decode([token])
+
     workers = max(1, (os.cpu_count() or 2) - 2)
     with multiprocessing.get_context("spawn").Pool(
         workers, _start_worker, (args.model, args.haystack)
     ) as pool:
         for length in map(int, args.lengths.split(",")):
-            jobs = [(length, i, args.questions, args.penguin) for i in range(args.documents)]
+            jobs = [
+                (length, args.first + i, args.questions, args.penguin)
+                for i in range(args.documents)
+            ]
             documents = pool.imap(_build, jobs)
             kept = []
             for attention in args.attention.split(","):
@@ -440,15 +474,33 @@ def main():
                         kept.append(next(documents))
                     tokens, questions = kept[i]
                     done = model.prefill(tokens, args.chunk)
-                    for task, question, expected in questions:
-                        got = model.answer(
-                            np.concatenate((tokens, np.array(question, np.uint16))), done, expected
-                        )
+                    for task, question, expected, question_text, answer_text in questions:
+                        prompt = np.concatenate((tokens, np.array(question, np.uint16)))
+                        got, leads = model.answer(prompt, done, expected)
                         cell = cells.setdefault(task, [0, 0, 0, 0])
                         cell[0] += got == expected
                         cell[1] += 1
                         cell[2] += sum(g == w for g, w in zip(got, expected))
                         cell[3] += len(expected)
+                        if answers:
+                            given = got
+                            if got != expected:
+                                given = model.greedy(prompt, done, ends_line)
+                            line = dict(
+                                attention=attention,
+                                tokens=length,
+                                document=f"quality/{length}/{args.first + i}",
+                                prompt_sha256=hashlib.sha256(prompt.astype("<u2")).hexdigest(),
+                                task=task,
+                                question=question_text,
+                                expected=answer_text,
+                                given=tokenizer.decode(given),
+                                given_ids=given,
+                                right=got == expected,
+                                least_lead=min(leads),
+                            )
+                            answers.write(json.dumps(line) + "\n")
+                            answers.flush()
                     count += 1
                     if args.seconds and time.time() - started > args.seconds:
                         break

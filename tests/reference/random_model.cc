@@ -1,7 +1,9 @@
 #include "tests/reference/random_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <utility>
 
@@ -126,6 +128,15 @@ std::vector<int32_t> RandomTokens(uint64_t seed, int64_t count, int64_t vocab_si
   for (int32_t& token : tokens) {
     token = static_cast<int32_t>(generator() % static_cast<uint64_t>(vocab_size));
   }
+  return tokens;
+}
+
+std::vector<int32_t> DistinctTokens(uint64_t seed, int64_t count, int64_t vocab_size) {
+  LONGSPAN_CHECK(count <= vocab_size);
+  std::vector<int32_t> tokens(vocab_size);
+  std::iota(tokens.begin(), tokens.end(), 0);
+  std::shuffle(tokens.begin(), tokens.end(), std::mt19937_64(seed));
+  tokens.resize(count);
   return tokens;
 }
 

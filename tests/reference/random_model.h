@@ -43,6 +43,10 @@ RandomModel MakeRandomModel(const RandomModelOptions& options);
 // Uniform over the vocabulary.
 std::vector<int32_t> RandomTokens(uint64_t seed, int64_t count, int64_t vocab_size);
 
+// No token twice; count is at most vocab_size. Without repetitions no two keys are equal but for
+// rounding, which BLAS libraries may do differently from row to row of one product.
+std::vector<int32_t> DistinctTokens(uint64_t seed, int64_t count, int64_t vocab_size);
+
 // Tensor of float32 or bfloat16 (to which `values` are rounded), row-major.
 Tensor MakeTensor(const std::vector<float>& values, std::vector<int64_t> shape,
                   DType dtype = DType::kFloat32);
