@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <numeric>
 
 #include "kernels/base/lane_gemm.h"
@@ -48,9 +49,9 @@ struct ScoredBlock {
 
   // Of tiles of this rank's keys, run by run: what pass two may leave out.
   int64_t tile_keys = 0;
-  std::vector<float> tile_maxima;  // [tiles, lanes]
-  std::vector<float> bounds;       // [tiles]
-  float threshold = -kInfinity;    // at least top_k keys of all ranks reach it
+  const float* tile_maxima = nullptr;  // [tiles, lanes] of a buffer that groups of blocks share
+  std::vector<float> bounds;           // [tiles]
+  float threshold = -kInfinity;        // at least top_k keys of all ranks reach it
 
   int64_t lanes() const { return NumPanels(count) * kPanelLanes; }
 };
@@ -132,9 +133,25 @@ std::vector<absl::Span<ScoredBlock>> GroupBlocks(const AttentionContext& context
   return groups;
 }
 
+// Tile maxima of any group, uninitialised. The size is one for all chunks, as far as limits can be
+// kept: buffers that grow with the context would leave the heap full of holes.
+std::unique_ptr<float[]> MakeTileMaxima(const AttentionContext& context,
+                                        absl::Span<const absl::Span<ScoredBlock>> groups) {
+  int64_t largest = context.limits.tile_group_bytes;
+  for (const absl::Span<ScoredBlock> group : groups) {
+    int64_t bytes = 0;
+    for (const ScoredBlock& block : group) {
+      bytes += TileMaximaBytes(context, block, block.tile_keys);
+    }
+    largest = std::max(largest, bytes);
+  }
+  return std::unique_ptr<float[]>(new float[largest / static_cast<int64_t>(sizeof(float))]);
+}
+
 // Step 3, pass one: each query's maximum over its block's middle, over all ranks.
 absl::Status ReduceMaxima(const AttentionContext& context, int64_t layer, KvShard* cache,
-                          absl::Span<ScoredBlock> scored, std::vector<float>* maxima) {
+                          absl::Span<ScoredBlock> scored, std::vector<float>* maxima,
+                          float* tile_maxima) {
   int64_t lanes = 0;
   for (const ScoredBlock& block : scored) lanes += block.lanes();
   maxima->assign(lanes, -kInfinity);
@@ -142,20 +159,22 @@ absl::Status ReduceMaxima(const AttentionContext& context, int64_t layer, KvShar
   for (ScoredBlock& block : scored) {
     block.maxima = next;
     next += block.lanes();
-    block.tile_maxima.reserve(TileMaximaBytes(context, block, block.tile_keys) / sizeof(float));
+    block.tile_maxima = tile_maxima;
+    int64_t tiles = 0;
     for (const Range& run : cache->layout().OwnedRuns(cache->rank(), block.middle)) {
-      const size_t filled = block.tile_maxima.size();
-      block.tile_maxima.resize(filled + NumTiles(run.size(), block.tile_keys) * block.lanes());
       ScoreMaximaArgs args;
       args.queries = block.panels.data();
       args.num_panels = NumPanels(block.count);
       args.dim = context.kv.score_dim;
       args.keys = KeysOf(context, layer, cache, cache->layout().page(run.begin), run);
       args.maxima = block.maxima;
-      args.tile_maxima = block.tile_maxima.data() + filled;
+      args.tile_maxima = tile_maxima + tiles * block.lanes();
       args.tile_keys = block.tile_keys;
       ScoreMaxima(args);
+      tiles += NumTiles(run.size(), block.tile_keys);
     }
+    block.bounds.resize(tiles);
+    tile_maxima += tiles * block.lanes();
   }
   LONGSPAN_RETURN_IF_ERROR(
       context.communicator->AllReduceMax("select.maxima", maxima->data(), lanes));
@@ -172,10 +191,8 @@ absl::Status AgreeOnThresholds(const AttentionContext& context, absl::Span<Score
   const int64_t share = (context.esa.top_k + ranks - 1) / ranks;
   std::vector<float> negated;  // so that the largest over the ranks is the smallest threshold
   for (ScoredBlock& block : scored) {
-    block.bounds.resize(static_cast<int64_t>(block.tile_maxima.size()) / block.lanes());
-    TileBounds(block.tile_maxima.data(), static_cast<int64_t>(block.bounds.size()), block.lanes(),
+    TileBounds(block.tile_maxima, static_cast<int64_t>(block.bounds.size()), block.lanes(),
                block.maxima, block.bounds.data());
-    block.tile_maxima = {};
     std::vector<float> sorted = block.bounds;
     float threshold = -kInfinity;
     if (static_cast<int64_t>(sorted.size()) >= share) {
@@ -325,9 +342,12 @@ absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int6
   LONGSPAN_RETURN_IF_ERROR(GatherQueries(context, layer, blocks, first_row, queries, &scored));
   std::vector<Candidate> candidates(scored.size() * context.esa.top_k);
   Candidate* next = candidates.data();
-  for (const absl::Span<ScoredBlock> group : GroupBlocks(context, absl::MakeSpan(scored))) {
-    std::vector<float> maxima;
-    LONGSPAN_RETURN_IF_ERROR(ReduceMaxima(context, layer, cache, group, &maxima));
+  const auto groups = GroupBlocks(context, absl::MakeSpan(scored));
+  const std::unique_ptr<float[]> tile_maxima = MakeTileMaxima(context, groups);
+  std::vector<float> maxima;
+  for (const absl::Span<ScoredBlock> group : groups) {
+    LONGSPAN_RETURN_IF_ERROR(
+        ReduceMaxima(context, layer, cache, group, &maxima, tile_maxima.get()));
     LONGSPAN_RETURN_IF_ERROR(AgreeOnThresholds(context, group));
     for (const ScoredBlock& block : group) {
       LocalTopK(context, cache, block.middle, BlockScorer(context, layer, cache, block), next);
