@@ -251,7 +251,7 @@ void RequestWalker::VisitBody(Scalar& value) {
   }
   if (std::holds_alternative<std::nullptr_t>(value)) return;  // the API's way to say "not set"
   if (param == "max_tokens") {
-    Integer(param, value, 1, kMaxGeneratedTokens, &sampling.max_tokens);
+    Integer(param, value, 0, kMaxGeneratedTokens, &sampling.max_tokens);
   } else if (param == "temperature") {
     const std::optional<double> number = Number(value);
     if (!number || !(*number >= 0 && *number <= 2)) return FailParam(param, "a number from 0 to 2");

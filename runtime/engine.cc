@@ -271,8 +271,8 @@ class EngineImpl final : public Engine {
   absl::Status Check(const Request& request) const {
     const auto prompt = static_cast<int64_t>(request.prompt.size());
     if (prompt == 0) return absl::InvalidArgumentError("the prompt has no tokens");
-    if (request.sampling.max_tokens < 1) {
-      return absl::InvalidArgumentError("max_tokens must be at least 1");
+    if (request.sampling.max_tokens < 0) {
+      return absl::InvalidArgumentError("max_tokens must not be negative");
     }
     if (request.sampling.max_tokens > config_.max_model_len - prompt) {  // no sum that overflows
       return absl::InvalidArgumentError(absl::StrCat(
@@ -338,7 +338,11 @@ class EngineImpl final : public Engine {
       stats_.prompt_tokens += plan.prefill->tokens.size();
       sequence.Prefilled(plan.prefill->tokens.end, std::move(result.prompt_logprobs));
       RequestUpdate update = sequence.Update();
-      if (plan.prefill->last) update = Extend(&sequence, result.prefill_logits);
+      if (plan.prefill->last) {
+        update = sequence.request().sampling.max_tokens == 0
+                     ? sequence.FinishPrompt(Now())
+                     : Extend(&sequence, result.prefill_logits);
+      }
       updates.push_back(std::move(update));
     }
     const int64_t vocab = model_->config.vocab_size;

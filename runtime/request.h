@@ -11,7 +11,7 @@ namespace longspan {
 
 // Sampling of one request; names and meanings are those of the OpenAI completions API.
 struct SamplingParams {
-  int64_t max_tokens = 16;
+  int64_t max_tokens = 16;   // 0: for the prompt's log-probabilities alone
   double temperature = 1.0;  // 0: greedy
   double top_p = 1.0;
   std::optional<uint64_t> seed;  // unset: 0
@@ -37,7 +37,7 @@ enum class FinishReason { kStop, kLength };
 
 struct RequestTimings {
   double queue_s = 0;    // from submission to the first prefill chunk
-  double prefill_s = 0;  // from the first prefill chunk to the first sampled token
+  double prefill_s = 0;  // from the first prefill chunk to the first sampled token, if any
   double decode_s = 0;   // from the first sampled token to the last
 };
 

@@ -27,6 +27,14 @@ void Sequence::Prefilled(int64_t tokens, std::vector<TokenLogprobs> prompt_logpr
             std::back_inserter(completion_.prompt_logprobs));
 }
 
+RequestUpdate Sequence::FinishPrompt(double now) {
+  completion_.timings.prefill_s = now - *started_;
+  RequestUpdate update = Update();
+  update.finished = true;
+  update.completion = std::move(completion_);
+  return update;
+}
+
 RequestUpdate Sequence::Append(int32_t token, std::optional<TokenLogprobs> logprobs,
                                absl::Span<const int32_t> eos_token_ids, double now) {
   if (!first_token_) {

@@ -32,6 +32,8 @@ class Sequence {
 
   void PrefillStarts(double now);
   void Prefilled(int64_t tokens, std::vector<TokenLogprobs> prompt_logprobs);
+  // The end of a request for no tokens: what was wanted is the prompt's log-probabilities.
+  RequestUpdate FinishPrompt(double now);
   // Takes the next token: may finish the sequence.
   RequestUpdate Append(int32_t token, std::optional<TokenLogprobs> logprobs,
                        absl::Span<const int32_t> eos_token_ids, double now);

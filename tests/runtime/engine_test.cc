@@ -158,6 +158,22 @@ TEST_F(EngineTest, PromptLogprobsAreThoseOfDecodingTheSameTokens) {
   }
 }
 
+TEST_F(EngineTest, ScoresAPromptWithoutDecoding) {
+  Request request = MakeRequest(9, 150, 1);
+  request.sampling.logprobs = 2;
+  request.sampling.echo = true;
+  const Completion decoded = Run(1, 1, {request})[0];
+  request.sampling.max_tokens = 0;
+  // Beside one that goes on: the scheduler must not wait for tokens of the first.
+  const auto completions = Run(2, 2, {request, MakeRequest(1, 100, 3)});
+  EXPECT_EQ(completions[0].prompt_logprobs, decoded.prompt_logprobs);
+  EXPECT_EQ(completions[0].prompt_logprobs.size(), 149);
+  EXPECT_TRUE(completions[0].tokens.empty());
+  EXPECT_EQ(completions[0].finish_reason, FinishReason::kLength);
+  EXPECT_EQ(completions[1].tokens.size(), 3);
+  EXPECT_EQ(stats_.generated_tokens, 3);
+}
+
 TEST_F(EngineTest, CountsWhatWasAttendedTo) {
   config_.attention = Attention::kDense;
   Run(2, 1, {MakeRequest(1, 100, 3)});
@@ -179,7 +195,7 @@ TEST_F(EngineTest, RefusesRequestsThatCannotRun) {
     const auto invalid = absl::StatusCode::kInvalidArgument;
     EXPECT_THAT(engine->Submit(MakeRequest(1, 40, 11)), Fails(invalid, "exceeds max_model_len 50"));
     EXPECT_THAT(engine->Submit(MakeRequest(1, 0, 1)), Fails(invalid, "no tokens"));
-    EXPECT_THAT(engine->Submit(MakeRequest(1, 3, 0)), Fails(invalid, "max_tokens"));
+    EXPECT_THAT(engine->Submit(MakeRequest(1, 3, -1)), Fails(invalid, "max_tokens"));
     Request outside = MakeRequest(1, 3, 1);
     outside.prompt[1] = 259;
     EXPECT_THAT(engine->Submit(outside), Fails(invalid, "token id 259"));
