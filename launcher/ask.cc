@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "collectives/mpi_communicator.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/batch_runner.h"
 #include "launcher/bootstrap.h"
@@ -27,24 +28,38 @@ absl::StatusOr<std::string> ReadDocument(const std::string& path) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is a directory"));
   }
   std::ifstream file(path, std::ios::binary);
-  std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file.is_open() || file.bad()) {
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
-  }
-  return text;
+  if (!file.is_open()) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
 // Rank 0's side of the job.
 struct AskJob {
   ProgressStyle style = ProgressStyle::kOff;
-  std::string prompt_template;
   std::string question;
   std::string prompt;
 
-  absl::StatusOr<bool> Prepare() {
-    LONGSPAN_ASSIGN_OR_RETURN(const std::string document, ReadDocument(absl::GetFlag(FLAGS_file)));
-    prompt =
-        absl::StrReplaceAll(prompt_template, {{"{document}", document}, {"{question}", question}});
+  // --prompt_template wins over the config's.
+  static absl::StatusOr<std::string> PromptTemplate(const Config& config) {
+    std::string text = config.ask.prompt_template;
+    const std::string flag = absl::GetFlag(FLAGS_prompt_template);
+    std::string error;
+    if (!flag.empty() && !absl::CUnescape(flag, &text, &error)) {
+      return absl::InvalidArgumentError("--prompt_template: " + error);
+    }
+    for (const absl::string_view part : {"{document}", "{question}"}) {
+      if (!absl::StrContains(text, part)) {
+        return absl::InvalidArgumentError(absl::StrCat("the prompt template has no ", part));
+      }
+    }
+    return text;
+  }
+
+  absl::StatusOr<bool> Prepare(const Config& config) {
+    LONGSPAN_ASSIGN_OR_RETURN(const std::string text, PromptTemplate(config));
+    const std::string path = absl::GetFlag(FLAGS_file);
+    LONGSPAN_ASSIGN_OR_RETURN(const std::string document, ReadDocument(path));
+    if (document.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": has no text"));
+    prompt = absl::StrReplaceAll(text, {{"{document}", document}, {"{question}", question}});
     return true;
   }
 
@@ -55,8 +70,10 @@ struct AskJob {
     }
     LONGSPAN_RETURN_IF_ERROR(Stream(engine));
     LONGSPAN_ASSIGN_OR_RETURN(const EngineStats stats, engine.Shutdown());
-    fputs(SummaryText(stats).c_str(), stderr);
-    return StopRequested() ? kExitFailed : kExitOk;
+    fputs(SummaryText(stats, LaunchedByMpirun()).c_str(), stderr);
+    if (!StopRequested()) return kExitOk;
+    fputs("longspan: stopped by a signal before the answer was complete\n", stderr);
+    return kExitFailed;
   }
 
   absl::Status Submit(Engine& engine) {
@@ -66,6 +83,8 @@ struct AskJob {
     std::string().swap(prompt);
     request.sampling.max_tokens = absl::GetFlag(FLAGS_max_tokens);
     request.sampling.temperature = 0;
+    const std::string& stop = engine.config().ask.stop;
+    if (!stop.empty()) request.sampling.stop.push_back(stop);
     return engine.Submit(std::move(request)).status();
   }
 
@@ -106,18 +125,9 @@ absl::StatusOr<int> Ask(const std::vector<std::string>& positional) {
   if (absl::GetFlag(FLAGS_max_tokens) < 1) {
     return absl::InvalidArgumentError("--max_tokens must be at least 1");
   }
-  std::string error;
-  if (!absl::CUnescape(absl::GetFlag(FLAGS_prompt_template), &job.prompt_template, &error)) {
-    return absl::InvalidArgumentError("--prompt_template: " + error);
-  }
-  for (const absl::string_view part : {"{document}", "{question}"}) {
-    if (!absl::StrContains(job.prompt_template, part)) {
-      return absl::InvalidArgumentError(absl::StrCat("--prompt_template has no ", part));
-    }
-  }
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
   LONGSPAN_ASSIGN_OR_RETURN(job.style, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
-  return RunOnRanks(Job{[&job](const Config&) { return job.Prepare(); },
+  return RunOnRanks(Job{[&job](const Config& config) { return job.Prepare(config); },
                         [&job](Engine& engine) { return job.Run(engine); }});
 }
 

@@ -76,7 +76,11 @@ class BatchRunner {
   }
 
   absl::Status Refuse(const BatchLine& line, const BatchError& error) {
-    ++counts_.failed;
+    if (counts_.failed++ == 0) {
+      counts_.first_error = line.custom_id.empty()
+                                ? error.message
+                                : absl::StrCat(line.custom_id, ": ", error.message);
+    }
     return output_.Append(ErrorLine(line.custom_id, error));
   }
 

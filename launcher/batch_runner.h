@@ -15,7 +15,8 @@ namespace longspan {
 struct BatchCounts {
   int64_t answered_before = 0;  // by earlier runs
   int64_t answered = 0;
-  int64_t failed = 0;  // ended in an error line
+  int64_t failed = 0;       // ended in an error line
+  std::string first_error;  // of them, with its custom_id
   bool stopped = false;
 };
 

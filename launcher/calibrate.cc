@@ -1,5 +1,7 @@
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -47,6 +49,9 @@ class CalibrationText {
     return absl::NotFoundError(absl::StrCat(path_, ": cannot be read"));
   }
 
+  // Of what was read so far.
+  int64_t replaced_sequences() const { return notes_.replaced; }
+
   double fraction() {
     return file_.eof() || size_ <= 0 ? 1 : static_cast<double>(file_.tellg()) / size_;
   }
@@ -55,7 +60,7 @@ class CalibrationText {
     while (static_cast<int64_t>(tokens_.size()) < max_tokens && file_) {
       LONGSPAN_ASSIGN_OR_RETURN(const std::string piece, NextPiece());
       LONGSPAN_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                                tokenizer_.Encode(piece, /*add_special_tokens=*/false));
+                                tokenizer_.Encode(piece, /*add_special_tokens=*/false, &notes_));
       tokens_.insert(tokens_.end(), ids.begin(), ids.end());
     }
     const auto end = tokens_.begin() + std::min<int64_t>(max_tokens, tokens_.size());
@@ -68,7 +73,8 @@ class CalibrationText {
   static constexpr size_t kPieceBytes = 65536;
 
   // Some tens of kilobytes, up to the end of a line where one is near, so that words are not cut;
-  // empty at the end. A text may have no line breaks at all, a line of JSON is read whole.
+  // empty at the end. A text may have no line breaks at all: then only UTF-8 characters are not
+  // cut. A line of JSON is read whole.
   absl::StatusOr<std::string> NextPiece() {
     if (jsonl_) return NextJsonLine();
     std::string piece(kPieceBytes, '\0');
@@ -78,13 +84,16 @@ class CalibrationText {
                 (c = file_.get()) != EOF;) {
       piece.push_back(static_cast<char>(c));
     }
+    while ((file_.peek() & 0xC0) == 0x80) piece.push_back(static_cast<char>(file_.get()));
     return piece;
   }
 
   absl::StatusOr<std::string> NextJsonLine() {
     std::string line;
-    if (!std::getline(file_, line)) return std::string();
-    ++line_number_;
+    do {
+      if (!std::getline(file_, line)) return std::string();
+      ++line_number_;
+    } while (line.find_first_not_of(" \t\r") == line.npos);
     LONGSPAN_ASSIGN_OR_RETURN(const std::string text, TextOfLine(line));
     return text + "\n";
   }
@@ -107,6 +116,7 @@ class CalibrationText {
   const Tokenizer& tokenizer_;
   int64_t line_number_ = 0;
   std::vector<int32_t> tokens_;
+  EncodeNotes notes_;
 };
 
 std::string OutputPath(const Config& config) {
@@ -141,18 +151,6 @@ void PrintReport(const Config& config, const CalibrationReport& report) {
          static_cast<long long>(report.tokens));
 }
 
-// A fit whose recall cannot be told must not take the place of one that was measured.
-absl::Status CheckReport(const CalibrationReport& report) {
-  for (const CalibrationReport::Layer& layer : report.layers) {
-    if (!std::isnan(layer.recall)) continue;
-    return absl::InvalidArgumentError(absl::StrCat(absl::GetFlag(FLAGS_input), ": ", report.tokens,
-                                                   " tokens are too few to hold a window of them "
-                                                   "out: give five windows of the trained context "
-                                                   "at least, better 50,000 tokens"));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<int> RunCalibration(const Config& config, Communicator& communicator,
                                    ProgressStyle style) {
   if (communicator.rank() != 0) {
@@ -170,7 +168,6 @@ absl::StatusOr<int> RunCalibration(const Config& config, Communicator& communica
       Calibrate(
           config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
   progress.Clear();
-  LONGSPAN_RETURN_IF_ERROR(CheckReport(report));
   LONGSPAN_RETURN_IF_ERROR(Save(config, report));
   PrintReport(config, report);
   return kExitOk;
@@ -185,6 +182,10 @@ absl::Status CheckOutput(const std::string& path) {
     return absl::NotFoundError(
         absl::StrCat("--output: there is no directory ", directory.string()));
   }
+  if (access(directory.c_str(), W_OK) != 0) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("--output: ", directory.string(), " cannot be written to"));
+  }
   if (!fs::exists(path, error)) return absl::OkStatus();
   const absl::StatusOr<SafetensorsFile> file = SafetensorsFile::Open(path);
   if (file.ok() && file->contains("layers.0.query") && file->contains("layers.0.key")) {
@@ -198,11 +199,32 @@ absl::Status CheckOutput(const std::string& path) {
 absl::StatusOr<bool> Prepare(const Config& config) {
   LONGSPAN_RETURN_IF_ERROR(CheckOutput(OutputPath(config)));
   LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
-  CalibrationText text(absl::GetFlag(FLAGS_input), *tokenizer);
+  const std::string input = absl::GetFlag(FLAGS_input);
+  CalibrationText text(input, *tokenizer);
   LONGSPAN_RETURN_IF_ERROR(text.status());
-  LONGSPAN_ASSIGN_OR_RETURN(const auto window, text.NextWindow(1));
-  if (window.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(absl::GetFlag(FLAGS_input), ": has no text"));
+  LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
+  const int64_t width = model.num_kv_heads * model.head_dim;
+  if (config.esa.compressed_dim > width) {
+    return absl::InvalidArgumentError(absl::StrCat("esa.compressed_dim ", config.esa.compressed_dim,
+                                                   " must be at most ", width,
+                                                   ", the width of the concatenated keys"));
+  }
+  // All of the text: what is wrong with its last line must not cost a fit.
+  const int64_t window = CalibrationWindow(model);
+  int64_t tokens = 0;
+  while (true) {
+    LONGSPAN_ASSIGN_OR_RETURN(const auto ids, text.NextWindow(window));
+    if (ids.empty()) break;
+    tokens += static_cast<int64_t>(ids.size());
+  }
+  if (text.replaced_sequences() > 0) {
+    spdlog::warn("{}: {} ill-formed UTF-8 sequences were replaced by U+FFFD", input,
+                 text.replaced_sequences());
+  }
+  if (tokens < kMinCalibrationWindows * window) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        input, ": has ", tokens, " tokens, which are too few: ", kMinCalibrationWindows * window,
+        " are needed, 50,000 or more are better"));
   }
   return true;
 }

@@ -34,8 +34,9 @@ ABSL_FLAG(
 ABSL_FLAG(std::string, progress, "auto",
           "bar, lines, off, or auto: a bar if standard error is a terminal (mpirun hides whether "
           "it is), otherwise lines");
-ABSL_FLAG(std::string, prompt_template, R"({document}\n{question})",
-          "The prompt, with {document} and {question}; \\n and the like are escapes");
+ABSL_FLAG(std::string, prompt_template, "",
+          "The prompt, with {document} and {question}, in place of the config's "
+          "`ask.prompt_template`; \\n and the like are escapes");
 ABSL_FLAG(std::string, set, "",
           "key=value, a key of the config that wins over the files, as in --set esa.top_k=512; "
           "repeatable")

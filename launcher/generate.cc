@@ -3,6 +3,7 @@
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_format.h"
+#include "collectives/mpi_communicator.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/batch_runner.h"
 #include "launcher/bootstrap.h"
@@ -26,8 +27,8 @@ struct GenerateJob {
     for (const BatchLine& line : input->lines()) {
       if (!output->IsAnswered(line.custom_id)) return true;
     }
-    fprintf(stderr, "requests      %d, nothing left to do\n",
-            static_cast<int>(input->lines().size()));
+    absl::FPrintF(stderr, "requests      %d, nothing left to do: %s answers each custom_id\n",
+                  input->lines().size(), absl::GetFlag(FLAGS_output));
     return false;
   }
 
@@ -40,7 +41,11 @@ struct GenerateJob {
     const std::string requests = absl::StrFormat(
         "requests      %d: %d answered, %d with errors, %d answered before\n",
         input->lines().size(), counts.answered, counts.failed, counts.answered_before);
-    fputs((requests + SummaryText(stats)).c_str(), stderr);
+    fputs((requests + SummaryText(stats, LaunchedByMpirun())).c_str(), stderr);
+    if (counts.failed > 0) {
+      absl::FPrintF(stderr, "longspan: first of %d errors, which stand in %s: %s\n", counts.failed,
+                    absl::GetFlag(FLAGS_output), counts.first_error);
+    }
     if (counts.stopped) {
       fputs("longspan: stopped by a signal; the same command goes on where this run ended\n",
             stderr);

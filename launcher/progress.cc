@@ -86,7 +86,7 @@ double MonotonicSeconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-std::string SummaryText(const EngineStats& stats) {
+std::string SummaryText(const EngineStats& stats, bool ranks_are_processes) {
   const double share = stats.dense_keys == 0 ? 1
                                              : static_cast<double>(stats.attended_keys) /
                                                    static_cast<double>(stats.dense_keys);
@@ -96,11 +96,12 @@ std::string SummaryText(const EngineStats& stats) {
       "attention     %.2f%% of the keys that dense attention reads\n"
       "peak memory  ",
       stats.prompt_tokens, Rate(stats.prompt_tokens, stats.prefill_s), stats.generated_tokens,
-      Rate(stats.generated_tokens, stats.decode_s), 100 * share);
+      Rate(stats.decoded_tokens, stats.decode_s), 100 * share);
   for (const int64_t bytes : stats.peak_memory_bytes) {
     absl::StrAppend(&text, " ", (bytes + (1 << 19)) >> 20);
+    if (!ranks_are_processes) break;
   }
-  return text + " MiB (each rank)\n";
+  return text + (ranks_are_processes ? " MiB (each rank)\n" : " MiB (all ranks)\n");
 }
 
 }  // namespace longspan

@@ -58,8 +58,9 @@ class Progress {
 // Seconds of a clock that never jumps.
 double MonotonicSeconds();
 
-// Speeds, memory and attention of a finished job, a line each.
-std::string SummaryText(const EngineStats& stats);
+// Speeds, memory and attention of a finished job, a line each. Ranks that are threads have one
+// peak in common.
+std::string SummaryText(const EngineStats& stats, bool ranks_are_processes);
 
 }  // namespace longspan
 

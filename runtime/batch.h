@@ -73,12 +73,10 @@ class BatchInput {
   BatchInput(std::string path, int fd, int64_t max_line_bytes)
       : path_(std::move(path)), fd_(fd), max_line_bytes_(max_line_bytes) {}
   absl::Status Index();
-  absl::Status AddLine(int64_t offset, int64_t bytes, absl::string_view text);
 
   std::string path_;
   int fd_;
   int64_t max_line_bytes_;
-  int64_t line_number_ = 0;
   std::vector<BatchLine> lines_;
 };
 

@@ -23,9 +23,9 @@ namespace {
 
 constexpr double kEigenvalueFloor = 1e-9;  // of the largest
 constexpr int64_t kHeldOutEvery = 8;
-constexpr int64_t kLongestWindow = 8192;  // dense attention costs the square
-constexpr int64_t kRecallKeys = 8192;     // of a rank and layer
-constexpr int64_t kRecallQueries = 256;   // of a rank and layer
+static_assert(kMinCalibrationWindows > kHeldOutEvery / 2);
+constexpr int64_t kRecallKeys = 8192;    // of a rank and layer
+constexpr int64_t kRecallQueries = 256;  // of a rank and layer
 
 using Matrix = std::vector<double>;  // [n, n] row-major
 
@@ -221,6 +221,10 @@ absl::Status RunWindow(Model* model, Communicator* alone, const std::vector<int3
 
 }  // namespace
 
+int64_t CalibrationWindow(const ModelConfig& model) {
+  return std::min<int64_t>(model.max_position_embeddings, 8192);
+}
+
 void LayerMoments::Add(const float* queries, const float* keys, int64_t rows, int64_t width) {
   const auto n = static_cast<int>(width);
   const auto add = [&](const float* values, Matrix* sum) {
@@ -292,13 +296,15 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
                                             const NextWindow& next_window,
                                             const CalibrationProgress& progress) {
   LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model_config, LoadModelConfig(config.model));
-  const int64_t window = std::min(model_config.max_position_embeddings, kLongestWindow);
+  const int64_t window = CalibrationWindow(model_config);
   const AttentionShape shape = {model_config.num_heads, model_config.num_kv_heads,
                                 model_config.head_dim};
   const int64_t width = shape.kv_dim();
   const int64_t dim = config.esa.compressed_dim;
   Collector collector(shape, model_config.num_layers);
   CalibrationReport report;
+  // Ranks without a window wait for those that have one, which takes as long as the model does.
+  const UntimedWaits untimed(&communicator);
   absl::Status status = RunThreadRanks(1, [&](Communicator& alone) -> absl::Status {
     Config own = AloneWithDenseAttention(config, window);
     LONGSPAN_ASSIGN_OR_RETURN(auto model, LoadModel(&alone, &own));

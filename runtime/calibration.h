@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "collectives/communicator.h"
 #include "runtime/config.h"
+#include "runtime/model_config.h"
 
 namespace longspan {
 
@@ -58,7 +59,12 @@ using NextWindow = std::function<absl::StatusOr<std::vector<int32_t>>(int64_t ma
 // Rank 0: tokens read so far.
 using CalibrationProgress = std::function<void(int64_t tokens)>;
 
-// Runs the windows, of the trained context but at most 8,192 tokens, through the model with dense
+// Tokens of a window: the trained context, but at most 8,192, as dense attention costs the square.
+int64_t CalibrationWindow(const ModelConfig& model);
+// Fewer windows would hold none out.
+inline constexpr int64_t kMinCalibrationWindows = 5;
+
+// Runs the windows through the model with dense
 // attention, a window a rank at a time, and fits every layer. One window in eight is held out of
 // the fit, and tells the recall. Collective; every rank gets the report.
 absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& communicator,

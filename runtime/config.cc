@@ -80,6 +80,8 @@ const std::vector<Key>& Keys() {
       Integer("prefill.chunk_tokens", FIELD(prefill_chunk_tokens), 1, kMaxChunk),
       Integer("max_num_seqs", FIELD(max_num_seqs), 1, 1 << 16),
       Plain("deterministic", FIELD(deterministic)),
+      Plain("ask.prompt_template", FIELD(ask.prompt_template)),
+      Plain("ask.stop", FIELD(ask.stop)),
       Choice("kv_cache.dtype", FIELD(kv_cache_dtype), {"auto", "float32", "bfloat16"}),
       Plain("kv_cache.memory_fraction", FIELD(kv_cache_memory_fraction)),
   };
@@ -310,17 +312,20 @@ void LocatePaths(const fs::path& directory, std::vector<Setting>* settings) {
   }
 }
 
-// A model's own settings: how it attends, and nothing about the run. Paths are beside the file.
+// A model's own settings: how it attends and is asked, and nothing about the run. Paths are beside
+// the file.
 absl::StatusOr<std::vector<Setting>> ReadModelSettings(const fs::path& model_dir) {
   const fs::path file = model_dir / "longspan.yaml";
   std::error_code error;
   if (!fs::exists(file, error)) return std::vector<Setting>();
   LONGSPAN_ASSIGN_OR_RETURN(std::vector<Setting> settings, ReadSettings(file.string()));
   for (Setting& setting : settings) {
-    if (setting.key != "attention" && !absl::StartsWith(setting.key, "esa.")) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          setting.where, ": a model's longspan.yaml may set `attention` and `esa` only, not `",
-          setting.key, "`: put it in the run's config"));
+    if (setting.key != "attention" && !absl::StartsWith(setting.key, "esa.") &&
+        !absl::StartsWith(setting.key, "ask.")) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(setting.where,
+                       ": a model's longspan.yaml may set `attention`, `esa` and `ask` only, not `",
+                       setting.key, "`: put it in the run's config"));
     }
     if (IsPath(setting)) setting.value = (model_dir / setting.value).string();
   }

@@ -39,6 +39,12 @@ struct ParallelConfig {
   int64_t ranks = 0;        // ranks as threads; under mpirun the world's size; 0: not stated
 };
 
+// How `longspan ask` asks: part of how a model was trained, so its directory may say it.
+struct AskConfig {
+  std::string prompt_template = "{document}\n{question}";
+  std::string stop;  // the answer ends before it; empty: at an end-of-sequence token only
+};
+
 // One run. Keys of the YAML file are the members' names, nested as here: `esa.top_k` is
 // `esa: {top_k: 256}` in the file and `--set esa.top_k=256` on the command line.
 struct Config {
@@ -49,6 +55,7 @@ struct Config {
   Attention attention = Attention::kEsa;
   EsaConfig esa;
   ParallelConfig parallel;
+  AskConfig ask;
   int64_t prefill_chunk_tokens = 4096;  // prefill.chunk_tokens
   int64_t max_num_seqs = 8;
   bool deterministic = false;
@@ -61,8 +68,8 @@ struct ConfigOverride {
   std::string value;  // as a plain YAML scalar
 };
 
-// Reads defaults, then the model directory's longspan.yaml (`esa` and `attention` only), then
-// `path` (empty: none), then `overrides`, each winning over those before. `model_override`
+// Reads defaults, then the model directory's longspan.yaml (`attention`, `esa` and `ask` only),
+// then `path` (empty: none), then `overrides`, each winning over those before. `model_override`
 // (--model, may be empty) wins over the file's `model`. A relative `model` or `esa.compressor` of
 // `path` is looked up in the current directory, then beside `path`; in longspan.yaml, beside that
 // file. Unknown and duplicate keys, wrong types and values out of range: InvalidArgument naming

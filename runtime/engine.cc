@@ -346,6 +346,7 @@ class EngineImpl final : public Engine {
       updates.push_back(std::move(update));
     }
     const int64_t vocab = model_->config.vocab_size;
+    stats_.decoded_tokens += static_cast<int64_t>(plan.decodes.size());
     for (size_t d = 0; d < plan.decodes.size(); ++d) {
       updates.push_back(
           Extend(&sequences_.at(plan.decodes[d].sequence),

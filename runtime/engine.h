@@ -29,6 +29,7 @@ struct RequestUpdate {
 struct EngineStats {
   int64_t prompt_tokens = 0;  // prefilled
   int64_t generated_tokens = 0;
+  int64_t decoded_tokens = 0;              // of them; a request's first token comes with its prompt
   double prefill_s = 0;                    // wall time of steps' prefill part
   double decode_s = 0;                     // wall time of steps' decode part
   int64_t attended_keys = 0;               // over queries and layers, of this job

@@ -223,8 +223,18 @@ case $case in
     says 'absent.txt: cannot be read'
     expect 1 "$longspan" ask --config run.yaml --file book.txt --max_tokens 5000 'where?'
     says 'exceeds max_model_len'
-    expect 2 "$longspan" ask --config run.yaml --file book.txt --prompt_template '{question}' 'q'
+    expect 1 "$longspan" ask --config run.yaml --file book.txt --prompt_template '{question}' 'q'
     says 'has no {document}'
+    : > empty.txt
+    expect 1 "$longspan" ask --config run.yaml --file empty.txt 'q'
+    says 'empty.txt: has no text'
+
+    # The shipped model knows how it is asked, and where its answers end.
+    printf '%s\n' 'The sky is blue.' 'The magic number of the amber kettle is 481516.' \
+      'The grass is green.' > facts.txt
+    expect 0 "${mpirun[@]}" "$longspan" ask --model "$source/models/needle" --file facts.txt \
+      'What is the magic number of the amber kettle?'
+    [ "$(cat stdout)" = 'Answer: 481516' ] || fail "the answer was $(cat stdout)"
     ;;
   *) fail "unknown case $case" ;;
 esac

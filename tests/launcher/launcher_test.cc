@@ -224,11 +224,12 @@ TEST_F(ProgressTest, ABarRedrawsItselfAndLeavesNothing) {
 }
 
 TEST(SummaryText, SurvivesEmptyRuns) {
-  EXPECT_THAT(SummaryText({}), HasSubstr("0 tokens, 0 tokens/s"));
-  EngineStats stats{1000, 50, 2.0, 0.5, 10, 1000, {3 << 20, 5 << 20}};
-  EXPECT_THAT(SummaryText(stats),
-              AllOf(HasSubstr("1000 tokens, 500 tokens/s"), HasSubstr("50 tokens, 100.0 tokens/s"),
-                    HasSubstr("1.00%"), HasSubstr("peak memory   3 5 MiB")));
+  EXPECT_THAT(SummaryText({}, true), HasSubstr("0 tokens, 0 tokens/s"));
+  EngineStats stats{1000, 60, 50, 2.0, 0.5, 10, 1000, {3 << 20, 5 << 20}};
+  EXPECT_THAT(SummaryText(stats, true),
+              AllOf(HasSubstr("1000 tokens, 500 tokens/s"), HasSubstr("60 tokens, 100.0 tokens/s"),
+                    HasSubstr("1.00%"), HasSubstr("peak memory   3 5 MiB (each rank)")));
+  EXPECT_THAT(SummaryText(stats, false), HasSubstr("peak memory   3 MiB (all ranks)"));
 }
 
 TEST(ParseFlags, SetsKnownFlagsOnly) {
