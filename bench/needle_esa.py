@@ -9,8 +9,8 @@ it is prefilled once, in chunks, and each question is asked on its own behind it
 when it is right to the letter, up to and with its newline. Answers are scored in one pass with the
 right answer fed, every answer token a selection block of one as in decode: greedy decoding gives
 the right answer exactly when the most likely token is right at every place, because up to the first
-mistake both see the same tokens. `--answers` writes a line for every question as it is answered; there
-a wrong answer is decoded greedily, so that it is what a user would read.
+mistake both see the same tokens. `--answers` writes a line for every question as it is answered;
+there a wrong answer is decoded greedily, so that it is what a user would read.
 
 Python packages: torch, tokenizers, safetensors, numpy; Triton for the scores on a GPU.
 """
@@ -138,7 +138,8 @@ def block_scores(q, c, lo, first, length, keys_n):
     return block_scores_plain(q, c, lo, first, length)
 
 
-def block_scores_plain(q, c, lo, first, length):
+def block_scores_plain(q, c, lo, first, length, keys_n=None):
+    """block_scores without Triton, a block at a time."""
     keys_n = int(lo.max()) - first
     out = torch.full((len(lo), keys_n), -math.inf, device=q.device)
     for b, limit in enumerate(lo.tolist()):
@@ -166,7 +167,9 @@ def select(scores, top_k):
 class Esa:
     """A Llama-architecture model with its cache; one sequence."""
 
-    def __init__(self, directory, attention, device, capacity, esa, compressor=None):
+    def __init__(
+        self, directory, attention, device, capacity, esa, compressor=None, scores=block_scores
+    ):
         from safetensors.torch import load_file
 
         with open(os.path.join(directory, "config.json")) as f:
@@ -176,6 +179,7 @@ class Esa:
             for n, t in load_file(os.path.join(directory, "model.safetensors")).items()
         }
         self.w, self.device, self.attention, self.esa = weights, device, attention, esa
+        self.block_scores = scores
         self.layers, self.heads = c["num_hidden_layers"], c["num_attention_heads"]
         self.groups, self.dim = c["num_key_value_heads"], c["head_dim"]
         theta = c.get("rope_theta") or c["rope_parameters"]["rope_theta"]
@@ -274,7 +278,7 @@ class Esa:
             keys = self.k[i].flatten(1)
             if self.attention == "low_rank":
                 summed, keys = summed @ self.a[i], self.c[i]
-            scores = block_scores(
+            scores = self.block_scores(
                 summed, keys, lo.int(), initial, length, max(starts) - local - initial
             )
             p = e["proximity"]
@@ -427,6 +431,13 @@ def main():
     parser.add_argument("--penguin", action="store_true", help="ask for the penguin's numbers too")
     parser.add_argument("--haystack", help="text file, a paragraph a line; default: generated")
     parser.add_argument("--set", action="append", default=[], help="ESA setting, as top_k=512")
+    parser.add_argument(
+        "--scores",
+        choices=("tf32x3", "float32"),
+        default="tf32x3",
+        help="how a GPU multiplies for the selection scores: three TF32 products in a Triton kernel, "
+        "or float32 (faster for exact scores)",
+    )
     parser.add_argument("--seconds", type=float, default=0, help="stop each cell after so long")
     parser.add_argument("--chunk", type=int, default=8192)
     parser.add_argument("--output", help="JSON, at the end")
@@ -467,7 +478,15 @@ def main():
             documents = pool.imap(_build, jobs)
             kept = []
             for attention in args.attention.split(","):
-                model = Esa(args.model, attention, device, length + 64, esa, args.compressor)
+                model = Esa(
+                    args.model,
+                    attention,
+                    device,
+                    length + 64,
+                    esa,
+                    args.compressor,
+                    block_scores_plain if args.scores == "float32" else block_scores,
+                )
                 cells, started, count, first = {}, time.time(), 0, None
                 for i in range(args.documents):
                     if i == len(kept):
@@ -534,6 +553,7 @@ def main():
                 dict(
                     model=args.model,
                     esa=esa,
+                    scores=args.scores,
                     device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
                     results=results,
                 ),
