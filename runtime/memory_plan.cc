@@ -137,8 +137,12 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
                       2 * model.intermediate_size);
   if (kv.score_dim > 0) {
     // Gathered queries, plain and packed, maxima, candidates of all ranks, and tile maxima.
+    // Settings may ask for more candidates than an int64 has bytes for.
+    const double candidates =
+        8.0 * (num_ranks + 1) * static_cast<double>(blocks) * static_cast<double>(config.esa.top_k);
     plan.scores = 4 * chunk * (2 * kv.score_dim + 1) +
-                  8 * (num_ranks + 1) * blocks * config.esa.top_k + BufferLimits().tile_group_bytes;
+                  static_cast<int64_t>(std::min(candidates, 1e18)) +
+                  BufferLimits().tile_group_bytes;
   }
   // What a round may bring from all others, and one message on its way out.
   plan.exchange = num_ranks == 1 ? 0 : 2 * BufferLimits().ring_round_tokens * 2 * kv.row_bytes();

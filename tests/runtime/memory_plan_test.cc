@@ -84,6 +84,16 @@ TEST(MemoryPlanTest, GrowsWithTheChunkAndNotWithTheContext) {
   EXPECT_EQ(PlanMemory(config, SmallModel(), unscored, 2, 2, 1000).scores, 0);
 }
 
+TEST(MemoryPlanTest, SurvivesSettingsBeyondAnInteger) {
+  Config config = SmallConfig();
+  config.prefill_chunk_tokens = 1 << 24;
+  config.esa.selection_block = 1;
+  config.esa.top_k = int64_t{1} << 40;
+  const MemoryPlan plan = PlanMemory(config, SmallModel(), SmallCache(), 2, 2, 1000);
+  EXPECT_GT(plan.scores, 1'000'000'000'000'000'000);
+  EXPECT_EQ(plan.MaxPages(1), 0);
+}
+
 TEST(MemoryPlanTest, SaysItsPartsInBytesAsPeopleReadThem) {
   MemoryPlan plan;
   plan.weights = 1234567;
