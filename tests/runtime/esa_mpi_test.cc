@@ -19,6 +19,33 @@ struct Case {
   Positions positions;
 };
 
+// What this rank gets under mpirun is `expected`, as far as it holds it.
+void ExpectSame(const RandomModel& model, Config config, const std::vector<TestSequence>& sequences,
+                const std::vector<SequenceResult>& expected) {
+  Communicator& world = TestWorld();
+  ASSERT_TRUE(ResolveConfig(world.size(), &config).ok());  // on all ranks or on none
+  std::vector<SequenceResult> actual(sequences.size());
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    actual[i].logits.assign(expected[i].logits.size(), NAN);
+  }
+  const absl::Status ran = RunOnRank(model, config, world, sequences, &actual);
+  EXPECT_TRUE(ran.ok()) << ran;
+  const int64_t vocab = model.config.vocab_size;
+  const SequenceLayout layout = {config.parallel.stripe_tokens, world.size()};
+  const double tolerance = config.deterministic ? 0 : 1e-4;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    EXPECT_EQ(actual[i].selections, expected[i].selections);
+    const auto prompt = static_cast<int64_t>(sequences[i].prompt.size());
+    for (size_t j = 0; j < expected[i].logits.size(); ++j) {
+      const int64_t position = static_cast<int64_t>(j) / vocab;
+      const int owner = position < prompt ? layout.owner(position) : 0;
+      if (owner != world.rank()) continue;
+      EXPECT_NEAR(actual[i].logits[j], expected[i].logits[j], tolerance)
+          << "sequence " << i << ", position " << position;
+    }
+  }
+}
+
 class EsaMpiTest : public testing::TestWithParam<Case> {};
 
 TEST_P(EsaMpiTest, EqualsOneRank) {
@@ -46,26 +73,11 @@ TEST_P(EsaMpiTest, EqualsOneRank) {
   }
   const auto expected = RunSharded(model, config, 1, sequences);
 
-  Communicator& world = TestWorld();
-  ASSERT_TRUE(ResolveConfig(world.size(), &config).ok());
-  std::vector<SequenceResult> actual(sequences.size());
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    actual[i].logits.assign(expected[i].logits.size(), NAN);
-  }
-  const absl::Status ran = RunOnRank(model, config, world, sequences, &actual);
-  EXPECT_TRUE(ran.ok()) << ran;
-  const SequenceLayout layout = {config.parallel.stripe_tokens, world.size()};
-  const double tolerance = config.deterministic ? 0 : 1e-4;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    EXPECT_EQ(actual[i].selections, expected[i].selections);
-    const auto prompt = static_cast<int64_t>(sequences[i].prompt.size());
-    for (size_t j = 0; j < expected[i].logits.size(); ++j) {
-      const int64_t position = static_cast<int64_t>(j) / vocab;
-      const int owner = position < prompt ? layout.owner(position) : 0;
-      if (owner != world.rank()) continue;
-      EXPECT_NEAR(actual[i].logits[j], expected[i].logits[j], tolerance)
-          << "sequence " << i << ", position " << position;
-    }
+  for (const auto& [chunk, stripe] : {std::pair{64, 0}, {32, 16}, {96, 48}}) {
+    SCOPED_TRACE(testing::Message() << "chunk " << chunk << ", stripe " << stripe);
+    config.prefill_chunk_tokens = chunk;
+    config.parallel.stripe_tokens = stripe;
+    ExpectSame(model, config, sequences, expected);
   }
 }
 

@@ -140,8 +140,8 @@ TEST_P(ReferenceTest, LogitsAndSelections) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, ReferenceTest,
-                         testing::Combine(testing::ValuesIn(kVariants), testing::Values(1, 3),
-                                          testing::Bool()),
+                         testing::Combine(testing::ValuesIn(kVariants),
+                                          testing::Values(1, 2, 3, 4, 8), testing::Bool()),
                          [](const auto& variant) {
                            return std::string(std::get<0>(variant.param).name) +
                                   std::to_string(std::get<1>(variant.param)) +
