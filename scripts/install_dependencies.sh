@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the packages that the build, the tests and the quick start need, as far as they are
-# missing. Debian 12 is tested; the names are checked for Ubuntu 24.04.
+# missing. Debian 12 is tested; on Ubuntu 24.04 the names are the same, and nothing was run.
 set -euo pipefail
 
 packages=(
