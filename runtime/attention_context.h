@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -12,6 +13,7 @@
 #include "runtime/config.h"
 #include "runtime/kv_shard.h"
 #include "sharding/attention_ranges.h"
+#include "sharding/cost_model.h"
 #include "sharding/sequence_layout.h"
 
 namespace longspan {
@@ -55,6 +57,7 @@ struct AttentionContext {
   Rope* rope = nullptr;
   AttentionCounts* counts = nullptr;
   SelectionObserver on_selection;  // may be empty
+  std::optional<Moving> moving;    // in prefill; empty: what is cheaper
 
   bool exact() const { return factors.empty(); }
 };

@@ -1,82 +1,13 @@
 #include "runtime/ring_attention.h"
 
-#include <algorithm>
 #include <cstring>
-#include <memory>
-#include <numeric>
-#include <utility>
 #include <vector>
 
-#include "kernels/base/check.h"
-#include "kernels/base/convert.h"
 #include "kernels/base/status_macros.h"
-#include "sharding/ring_schedule.h"
+#include "runtime/block_in_flight.h"
 
 namespace longspan {
 namespace {
-
-// A query block with the tiles that its keys are collected in. Full tiles are attended at once.
-struct BlockInFlight {
-  BlockInFlight(const AttentionShape& shape) : attention(shape), near(shape), far(shape) {}
-
-  BlockKeys keys;
-  BlockAttention attention;
-  KeyTile near;
-  KeyTile far;
-  float* output = nullptr;
-};
-
-// Far keys stay unrotated, and meet queries rotated to one distance; otherwise every key is rotated
-// to its true position and counts as near.
-bool FarIsApart(const AttentionContext& context) {
-  return context.esa.positions == Positions::kFar;
-}
-
-// Puts one key and value, as the cache holds them, in the tile; attends when it is full.
-void Append(const AttentionContext& context, const std::byte* key, const std::byte* value,
-            int64_t position, bool far, BlockInFlight* block) {
-  const AttentionShape& shape = context.shape;
-  far = far && FarIsApart(context);
-  KeyTile& tile = far ? block->far : block->near;
-  const int64_t size = SizeOf(context.kv.dtype);
-  for (int64_t g = 0; g < shape.kv_heads; ++g) {
-    const int64_t row = (g * kAttentionTile + tile.count) * shape.head_dim;
-    const int64_t head = g * shape.head_dim * size;
-    ConvertToFloat(key + head, context.kv.dtype, shape.head_dim, tile.keys.data() + row);
-    ConvertToFloat(value + head, context.kv.dtype, shape.head_dim, tile.values.data() + row);
-    if (!far) context.rope->Rotate(tile.keys.data() + row, 1, position, tile.keys.data() + row);
-  }
-  tile.positions[tile.count++] = position;
-  if (tile.count < kAttentionTile) return;
-  far ? block->attention.AttendFar(tile) : block->attention.AttendNear(tile);
-  tile.count = 0;
-}
-
-void Finish(BlockInFlight* block, float* lse) {
-  block->attention.AttendFar(block->far);
-  block->attention.AttendNear(block->near);
-  block->attention.Finish(block->output, lse);
-}
-
-// Begins a block of `count` queries [count, heads, head_dim] before RoPE.
-void Begin(const AttentionContext& context, const float* queries, Range tokens,
-           BlockInFlight* block) {
-  const int64_t dim = context.shape.query_dim();
-  std::vector<float> near(tokens.size() * dim), far;
-  for (int64_t i = 0; i < tokens.size(); ++i) {
-    context.rope->Rotate(queries + i * dim, context.shape.heads, tokens.begin + i,
-                         near.data() + i * dim);
-  }
-  const bool has_far = FarIsApart(context) && !block->keys.far.empty();
-  if (has_far) {
-    far.resize(near.size());
-    for (int64_t i = 0; i < tokens.size(); ++i) {
-      context.rope->Rotate(queries + i * dim, context.shape.heads, context.esa.far_position,
-                           far.data() + i * dim);
-    }
-  }
-  block->attention.Reset(near.data(), has_far ? far.data() : nullptr, tokens.size(), tokens.begin);
-}
 
 // The tokens of one source in one round, found in ascending order of position: the rank's own in
 // the cache, others' in the message.
@@ -88,14 +19,13 @@ class TokenRows {
 
   void Append(int64_t position, bool far, BlockInFlight* block) {
     if (message_ == nullptr) {
-      longspan::Append(context_, cache_->Key(layer_, position), cache_->Value(layer_, position),
-                       position, far, block);
+      block->Append(cache_->Key(layer_, position), cache_->Value(layer_, position), position, far);
       return;
     }
     while (runs_[run_].end <= position) row_ += runs_[run_++].size();
     const int64_t bytes = context_.kv.row_bytes();
     const std::byte* row = message_ + 2 * bytes * (row_ + position - runs_[run_].begin);
-    longspan::Append(context_, row, row + bytes, position, far, block);
+    block->Append(row, row + bytes, position, far);
   }
 
  private:
@@ -107,15 +37,6 @@ class TokenRows {
   size_t run_ = 0;
   int64_t row_ = 0;  // of the current run's first token
 };
-
-// Calls f(position, is_far) for what `block` reads in `window`, ascending.
-template <typename F>
-void ForEachKey(const BlockKeys& keys, Range window, F&& f) {
-  auto far = std::lower_bound(keys.far.begin(), keys.far.end(), window.begin);
-  for (; far != keys.far.end() && *far < window.end; ++far) f(*far, true);
-  const Range near = Intersect(keys.near, window);
-  for (int64_t p = near.begin; p < near.end; ++p) f(p, false);
-}
 
 std::vector<std::byte> PackMessage(const AttentionContext& context, int64_t layer, KvShard* cache,
                                    absl::Span<const Range> runs) {
@@ -183,15 +104,13 @@ class RoundExchange {
   std::vector<ExchangeId> exchanges_;                    // [step]
 };
 
-using Blocks = std::vector<std::unique_ptr<BlockInFlight>>;
-
 // Attends to what one source sent.
 void AttendSource(const AttentionContext& context, const RoundExchange& exchange, int source,
-                  Range window, const Blocks& blocks) {
-  for (const auto& block : blocks) {
+                  Range window, std::vector<BlockInFlight>* blocks) {
+  for (BlockInFlight& block : *blocks) {
     TokenRows rows = exchange.Rows(source);
-    ForEachKey(block->keys, window, [&](int64_t position, bool far) {
-      if (context.layout.owner(position) == source) rows.Append(position, far, block.get());
+    block.ForEachKey(window, [&](int64_t position, bool far) {
+      if (context.layout.owner(position) == source) rows.Append(position, far, &block);
     });
     context.communicator->Progress();
   }
@@ -199,19 +118,19 @@ void AttendSource(const AttentionContext& context, const RoundExchange& exchange
 
 // Attends to everything of a round in order of position.
 void AttendInOrder(const AttentionContext& context, const RoundExchange& exchange, Range window,
-                   const Blocks& blocks) {
-  for (const auto& block : blocks) {
+                   std::vector<BlockInFlight>* blocks) {
+  for (BlockInFlight& block : *blocks) {
     std::vector<TokenRows> rows;
     for (int r = 0; r < context.layout.num_ranks; ++r) rows.push_back(exchange.Rows(r));
-    ForEachKey(block->keys, window, [&](int64_t position, bool far) {
-      rows[context.layout.owner(position)].Append(position, far, block.get());
+    block.ForEachKey(window, [&](int64_t position, bool far) {
+      rows[context.layout.owner(position)].Append(position, far, &block);
     });
   }
 }
 
 // Brings the keys of `all` (of every rank) to this rank's `blocks`, round by round.
 absl::Status RunRing(const AttentionContext& context, int64_t layer, KvShard* cache,
-                     absl::Span<const BlockKeys> all, const Blocks& blocks) {
+                     absl::Span<const BlockKeys> all, std::vector<BlockInFlight>* blocks) {
   const int rank = context.communicator->rank();
   const int ranks = context.communicator->size();
   for (const RingRound& round :
@@ -230,127 +149,36 @@ absl::Status RunRing(const AttentionContext& context, int64_t layer, KvShard* ca
   return absl::OkStatus();
 }
 
-BlockKeys KeysOf(int rank, const AttentionRanges& ranges, const std::vector<int64_t>& selected) {
-  BlockKeys keys;
-  keys.rank = rank;
-  keys.far.resize(ranges.initial.size());
-  std::iota(keys.far.begin(), keys.far.end(), ranges.initial.begin);
-  keys.far.insert(keys.far.end(), selected.begin(), selected.end());
-  keys.near = ranges.near;
-  return keys;
-}
-
-void Count(const AttentionContext& context, const BlockKeys& keys, Range tokens) {
-  const auto far = static_cast<int64_t>(keys.far.size());
-  for (int64_t p = tokens.begin; p < tokens.end; ++p) {
-    context.counts->attended += far + p + 1 - keys.near.begin;
-    context.counts->dense += p + 1;
-  }
-}
-
-// Partial attention of every token over this rank's own keys: `partials` holds outputs
-// [tokens, heads, head_dim], then lse [tokens, heads].
-void AttendOwn(const AttentionContext& context, int64_t layer, absl::Span<const DecodeToken> tokens,
-               absl::Span<const BlockKeys> keys, const float* queries, float* partials) {
-  const int64_t heads = context.shape.heads;
-  const int64_t dim = context.shape.query_dim();
-  float* lse = partials + static_cast<int64_t>(tokens.size()) * dim;
-  for (size_t t = 0; t < tokens.size(); ++t) {
-    BlockInFlight block(context.shape);
-    block.keys = keys[t];
-    block.output = partials + t * dim;
-    Begin(context, queries + t * dim, {tokens[t].position, tokens[t].position + 1}, &block);
-    TokenRows rows(context, layer, tokens[t].cache, nullptr, {});
-    ForEachKey(block.keys, {0, tokens[t].position + 1}, [&](int64_t position, bool far) {
-      if (context.layout.owner(position) == context.communicator->rank()) {
-        rows.Append(position, far, &block);
-      }
-    });
-    Finish(&block, lse + t * heads);
-  }
-}
-
-absl::Status GatherPartials(const AttentionContext& context, int64_t tokens,
-                            const std::vector<float>& mine, float* output) {
-  const int64_t ranks = context.layout.num_ranks;
-  std::vector<float> all(ranks * mine.size());
-  LONGSPAN_RETURN_IF_ERROR(
-      context.communicator->AllGather("decode.partials", mine.data(), all.data(),
-                                      static_cast<int64_t>(mine.size() * sizeof(float))));
-  MergePartialsArgs args;
-  args.outputs = all.data();
-  args.lse = all.data() + tokens * context.shape.query_dim();
-  args.part_stride = static_cast<int64_t>(mine.size());
-  args.parts = ranks;
-  args.rows = tokens * context.shape.heads;
-  args.head_dim = context.shape.head_dim;
-  args.output = output;
-  MergePartials(args);
-  return absl::OkStatus();
-}
-
-// Every rank reads every key of the token: the ring with one copy of the block on each rank.
-absl::Status AttendEverywhere(const AttentionContext& context, int64_t layer,
-                              const DecodeToken& token, const BlockKeys& keys, const float* query,
-                              float* output) {
-  std::vector<BlockKeys> copies(context.layout.num_ranks, keys);
-  for (int r = 0; r < context.layout.num_ranks; ++r) copies[r].rank = r;
-  Blocks blocks;
-  BlockInFlight& block = *blocks.emplace_back(std::make_unique<BlockInFlight>(context.shape));
-  block.keys = keys;
-  block.output = output;
-  Begin(context, query, {token.position, token.position + 1}, &block);
-  LONGSPAN_RETURN_IF_ERROR(RunRing(context, layer, token.cache, copies, blocks));
-  Finish(&block, nullptr);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
-absl::Status AttendBlocks(const AttentionContext& context, int64_t layer, KvShard* cache,
-                          absl::Span<const PrefillBlock> blocks, const Selections& selections,
-                          int64_t first_row, const float* queries, float* output) {
+absl::Status AttendBlocksInRing(const AttentionContext& context, int64_t layer, KvShard* cache,
+                                absl::Span<const PrefillBlock> blocks,
+                                absl::Span<const BlockKeys> keys, int64_t first_row,
+                                const float* queries, float* output) {
   const int64_t dim = context.shape.query_dim();
-  std::vector<BlockKeys> all;
-  Blocks mine;
+  std::vector<BlockInFlight> mine;
+  std::vector<float*> outputs;
   for (size_t b = 0; b < blocks.size(); ++b) {
-    const PrefillBlock& block = blocks[b];
-    all.push_back(KeysOf(block.rank, block.ranges, selections[b]));
-    Count(context, all.back(), block.tokens);
-    if (context.on_selection) context.on_selection(layer, block.tokens, selections[b]);
-    if (block.rank != context.communicator->rank()) continue;
-    BlockInFlight& own = *mine.emplace_back(std::make_unique<BlockInFlight>(context.shape));
-    own.keys = all.back();
-    own.output = output + (block.row - first_row) * dim;
-    Begin(context, queries + (block.row - first_row) * dim, block.tokens, &own);
+    if (blocks[b].rank != context.communicator->rank()) continue;
+    const int64_t row = (blocks[b].row - first_row) * dim;
+    mine.emplace_back(context, keys[b], blocks[b].tokens, queries + row);
+    outputs.push_back(output + row);
   }
-  LONGSPAN_RETURN_IF_ERROR(RunRing(context, layer, cache, all, mine));
-  for (const auto& block : mine) Finish(block.get(), nullptr);
+  LONGSPAN_RETURN_IF_ERROR(RunRing(context, layer, cache, keys, &mine));
+  for (size_t i = 0; i < mine.size(); ++i) mine[i].Finish(outputs[i], nullptr);
   return absl::OkStatus();
 }
 
-absl::Status AttendTokens(const AttentionContext& context, int64_t layer,
-                          absl::Span<const DecodeToken> tokens, const Selections& selections,
-                          const float* queries, float* output) {
-  const int64_t dim = context.shape.query_dim();
-  std::vector<BlockKeys> keys;
-  for (size_t t = 0; t < tokens.size(); ++t) {
-    const Range block = {tokens[t].position, tokens[t].position + 1};
-    keys.push_back(KeysOf(0, RangesOfBlock(context.sizes, block), selections[t]));
-    Count(context, keys.back(), block);
-    if (context.on_selection) context.on_selection(layer, block, selections[t]);
-  }
-  if (context.deterministic) {
-    for (size_t t = 0; t < tokens.size(); ++t) {
-      LONGSPAN_RETURN_IF_ERROR(AttendEverywhere(context, layer, tokens[t], keys[t],
-                                                queries + t * dim, output + t * dim));
-    }
-    return absl::OkStatus();
-  }
-  const auto count = static_cast<int64_t>(tokens.size());
-  std::vector<float> partials(count * (dim + context.shape.heads));
-  AttendOwn(context, layer, tokens, keys, queries, partials.data());
-  return GatherPartials(context, count, partials, output);
+absl::Status AttendTokenEverywhere(const AttentionContext& context, int64_t layer,
+                                   const DecodeToken& token, const BlockKeys& keys,
+                                   const float* query, float* output) {
+  std::vector<BlockKeys> copies(context.layout.num_ranks, keys);
+  for (int r = 0; r < context.layout.num_ranks; ++r) copies[r].rank = r;
+  std::vector<BlockInFlight> block;
+  block.emplace_back(context, keys, Range{token.position, token.position + 1}, query);
+  LONGSPAN_RETURN_IF_ERROR(RunRing(context, layer, token.cache, copies, &block));
+  block[0].Finish(output, nullptr);
+  return absl::OkStatus();
 }
 
 }  // namespace longspan

@@ -7,9 +7,8 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/linear.h"
 #include "kernels/norm.h"
+#include "runtime/esa_attention.h"
 #include "runtime/kv_store.h"
-#include "runtime/ring_attention.h"
-#include "runtime/selection.h"
 
 namespace longspan {
 namespace {
@@ -127,12 +126,9 @@ absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const in
     if (observer_ != nullptr) {
       observer_(layer, query_.data(), key_.data() + first_row * attention_.shape.kv_dim(), rows);
     }
-    LONGSPAN_ASSIGN_OR_RETURN(
-        const Selections selections,
-        SelectForBlocks(attention_, layer, chunk.cache, blocks, first_row, query_.data()));
     attended_.assign(rows * attention_.shape.query_dim(), 0.0f);
-    LONGSPAN_RETURN_IF_ERROR(AttendBlocks(attention_, layer, chunk.cache, blocks, selections,
-                                          first_row, query_.data(), attended_.data()));
+    LONGSPAN_RETURN_IF_ERROR(AttendBlocks(attention_, layer, chunk.cache, blocks, first_row,
+                                          query_.data(), attended_.data()));
     Apply(weights.output, attended_.data(), rows, Stage::kPrefill, /*accumulate=*/true, x_.data());
     Mlp(layer, rows, Stage::kPrefill);
   }
@@ -155,11 +151,9 @@ absl::Status Transformer::Decode(absl::Span<const DecodeToken> tokens,
       StoreToken(attention_, layer, tokens[t], key_.data() + t * kv_dim,
                  value_.data() + t * kv_dim);
     }
-    LONGSPAN_ASSIGN_OR_RETURN(const Selections selections,
-                              SelectForTokens(attention_, layer, tokens, query_.data()));
     attended_.resize(rows * attention_.shape.query_dim());
     LONGSPAN_RETURN_IF_ERROR(
-        AttendTokens(attention_, layer, tokens, selections, query_.data(), attended_.data()));
+        AttendTokens(attention_, layer, tokens, query_.data(), attended_.data()));
     Apply(weights.output, attended_.data(), rows, Stage::kDecode, /*accumulate=*/true, x_.data());
     Mlp(layer, rows, Stage::kDecode);
   }

@@ -31,14 +31,6 @@ void AppendRuns(const BlockKeys& block, std::vector<Range>* runs) {
   runs->push_back(block.near);
 }
 
-// What the blocks of each rank read. [rank]
-std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const BlockKeys> blocks) {
-  std::vector<std::vector<Range>> runs(num_ranks);
-  for (const BlockKeys& block : blocks) AppendRuns(block, &runs[block.rank]);
-  for (auto& of_rank : runs) of_rank = Union(std::move(of_rank));
-  return runs;
-}
-
 // Cuts the positions of `runs` into windows of at most max_tokens of them.
 std::vector<Range> Windows(absl::Span<const Range> runs, int64_t max_tokens) {
   std::vector<Range> windows;
@@ -70,6 +62,13 @@ std::vector<Range> Owned(const SequenceLayout& layout, int owner, absl::Span<con
 }
 
 }  // namespace
+
+std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const BlockKeys> blocks) {
+  std::vector<std::vector<Range>> runs(num_ranks);
+  for (const BlockKeys& block : blocks) AppendRuns(block, &runs[block.rank]);
+  for (auto& of_rank : runs) of_rank = Union(std::move(of_rank));
+  return runs;
+}
 
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
                                 absl::Span<const BlockKeys> blocks, int64_t max_tokens) {

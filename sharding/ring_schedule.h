@@ -12,6 +12,7 @@ namespace longspan {
 // What one query block reads of the cache, and where it is computed.
 struct BlockKeys {
   int rank = 0;              // owner of the queries
+  int64_t queries = 0;       // tokens
   std::vector<int64_t> far;  // positions, ascending: initial and selected ones
   Range near;                // positions behind every far one
 };
@@ -24,6 +25,9 @@ struct RingRound {
   std::vector<std::vector<Range>> sends;     // [destination] runs of this rank's positions
   std::vector<std::vector<Range>> receives;  // [source] runs of the source's positions
 };
+
+// What the blocks of each rank read: runs, ascending and apart. [rank]
+std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const BlockKeys> blocks);
 
 // The rounds of `rank` that bring each token that a block reads to the block's rank, once for each
 // rank that reads it. Every rank derives matching rounds from the same blocks. A round moves at

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <vector>
 
+#include "collectives/thread_communicator.h"
 #include "gtest/gtest.h"
 #include "runtime/config.h"
 #include "tests/reference/random_model.h"
@@ -148,6 +149,62 @@ INSTANTIATE_TEST_SUITE_P(Variants, ReferenceTest,
                                   (std::get<2>(variant.param) ? "Deterministic" : "");
                          });
 
+// Both ways round the ring, whatever would be chosen, with what the choice depends on at hand:
+// prompts that end mid-block and leave ranks without a query.
+class MovingTest : public testing::TestWithParam<std::tuple<Variant, int, Moving>> {};
+
+TEST_P(MovingTest, LogitsAndSelections) {
+  const auto& [variant, ranks, moving] = GetParam();
+  const RandomModel model = MakeRandomModel(SmallModel());
+  Config config = SmallConfig();
+  variant.apply(&config);
+  for (const int64_t prompt : {203, 5}) {
+    const TestSequence sequence = MakeSequence(13, prompt, 2, model.config.vocab_size);
+    const auto results = RunSharded(model, config, ranks, {sequence}, {.moving = moving});
+    ExpectMatchesReference(model, config, sequence, results[0], 2e-5);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, MovingTest,
+                         testing::Combine(testing::ValuesIn(kVariants), testing::Values(2, 3, 8),
+                                          testing::Values(Moving::kKeys, Moving::kQueries)),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) == Moving::kKeys ? "Keys"
+                                                                               : "Queries");
+                         });
+
+// Calls of each name on rank 0.
+CommunicatorStats StatsOfRun(Config config, int ranks, const TestSequence& sequence) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
+  CommunicatorStats stats;
+  const absl::Status ran = RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
+    std::vector<SequenceResult> results(1);
+    results[0].logits.resize((sequence.prompt.size() + sequence.decoded.size()) *
+                             model.config.vocab_size);
+    const absl::Status status = RunOnRank(model, config, communicator, {sequence}, &results);
+    if (communicator.rank() == 0) stats = communicator.stats();
+    return status;
+  });
+  EXPECT_TRUE(ran.ok()) << ran;
+  return stats;
+}
+
+TEST(EsaTest, KeysOrQueriesMoveByWhatTheyCost) {
+  Config config = SmallConfig();
+  const TestSequence sequence = MakeSequence(14, 1200, 0, SmallModel().vocab_size);
+  // A dense context begins with fewer keys than a chunk has queries and ends with more.
+  config.attention = Attention::kDense;
+  const CommunicatorStats dense = StatsOfRun(config, 4, sequence);
+  EXPECT_TRUE(dense.contains("ring.step"));
+  EXPECT_TRUE(dense.contains("ring.queries"));
+  EXPECT_EQ(dense.at("ring.queries").calls, dense.at("ring.partials").calls);
+  config.deterministic = true;
+  EXPECT_FALSE(StatsOfRun(config, 4, sequence).contains("ring.queries"));
+}
+
 TEST(EsaTest, Bfloat16CacheMatchesReferenceWithinItsRounding) {
   const RandomModel model = MakeRandomModel(SmallModel());
   Config config = SmallConfig();
@@ -214,10 +271,10 @@ TEST(EsaTest, BufferLimitsChangeNothing) {
     const auto expected = RunSharded(model, config, 1, {sequence});
     for (const int64_t tile_bytes : {1, 20000}) {
       for (const int ranks : {1, 3}) {
-        const BufferLimits limits = {.ring_round_tokens = 90,
-                                     .tile_maxima_bytes = tile_bytes,
-                                     .tile_group_bytes = 2 * tile_bytes};
-        const auto actual = RunSharded(model, config, ranks, {sequence}, limits);
+        const RunOverrides overrides = {.limits = {.ring_round_tokens = 90,
+                                                   .tile_maxima_bytes = tile_bytes,
+                                                   .tile_group_bytes = 2 * tile_bytes}};
+        const auto actual = RunSharded(model, config, ranks, {sequence}, overrides);
         EXPECT_EQ(actual[0].selections, expected[0].selections) << tile_bytes << ", " << ranks;
         EXPECT_EQ(actual[0].logits, expected[0].logits) << tile_bytes << ", " << ranks;
       }

@@ -26,14 +26,15 @@ struct Running {
 class RankRun {
  public:
   RankRun(const RandomModel& model, const Config& config, Communicator& communicator,
-          const BufferLimits& limits)
+          const RunOverrides& overrides)
       : model_(model),
         config_(config),
         communicator_(communicator),
         rope_(InverseFrequencies(model.config)),
         context_(MakeAttentionContext(config, model.config, &communicator, &rope_, &counts_)),
         pool_(context_.kv, 1 << 20) {
-    context_.limits = limits;
+    context_.limits = overrides.limits;
+    context_.moving = overrides.moving;
     if (context_.selects && config.esa.compression == Compression::kLowRank) {
       context_.factors = MakeScoreFactors(model.compressor);
     }
@@ -138,13 +139,13 @@ class RankRun {
 
 absl::Status RunOnRank(const RandomModel& model, const Config& resolved, Communicator& communicator,
                        const std::vector<TestSequence>& sequences,
-                       std::vector<SequenceResult>* results, const BufferLimits& limits) {
-  return RankRun(model, resolved, communicator, limits).Run(sequences, results);
+                       std::vector<SequenceResult>* results, const RunOverrides& overrides) {
+  return RankRun(model, resolved, communicator, overrides).Run(sequences, results);
 }
 
 std::vector<SequenceResult> RunSharded(const RandomModel& model, Config config, int ranks,
                                        const std::vector<TestSequence>& sequences,
-                                       const BufferLimits& limits) {
+                                       const RunOverrides& overrides) {
   const absl::Status resolved = ResolveConfig(ranks, &config);
   EXPECT_TRUE(resolved.ok()) << resolved;
   std::vector<SequenceResult> merged(sequences.size());
@@ -155,7 +156,8 @@ std::vector<SequenceResult> RunSharded(const RandomModel& model, Config config, 
   // Logits of a position are written by one rank alone; selections by all, so each keeps its own.
   std::vector<std::vector<SequenceResult>> of_rank(ranks, merged);
   const absl::Status ran = RunThreadRanks(ranks, [&](Communicator& communicator) {
-    return RunOnRank(model, config, communicator, sequences, &of_rank[communicator.rank()], limits);
+    return RunOnRank(model, config, communicator, sequences, &of_rank[communicator.rank()],
+                     overrides);
   });
   EXPECT_TRUE(ran.ok()) << ran;
   const SequenceLayout layout = {config.parallel.stripe_tokens, ranks};

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -26,17 +27,23 @@ struct SequenceResult {
   std::map<std::pair<int64_t, int64_t>, std::vector<int64_t>> selections;
 };
 
+// What a run has at hand by default, and a test may set.
+struct RunOverrides {
+  BufferLimits limits;
+  std::optional<Moving> moving;
+};
+
 // Runs the sequences on `ranks` ranks as threads: prompts chunk by chunk in turn, with a decode
 // step of all that are through between the chunks. `config` need not be resolved.
 std::vector<SequenceResult> RunSharded(const RandomModel& model, Config config, int ranks,
                                        const std::vector<TestSequence>& sequences,
-                                       const BufferLimits& limits = {});
+                                       const RunOverrides& overrides = {});
 
 // The same for one rank of a job, all ranks of which make the call. Logits of a prompt's positions
 // are filled in on their owners, everything else on every rank.
 absl::Status RunOnRank(const RandomModel& model, const Config& resolved, Communicator& communicator,
                        const std::vector<TestSequence>& sequences,
-                       std::vector<SequenceResult>* results, const BufferLimits& limits = {});
+                       std::vector<SequenceResult>* results, const RunOverrides& overrides = {});
 
 }  // namespace longspan
 

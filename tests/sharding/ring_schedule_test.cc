@@ -169,7 +169,7 @@ TEST_F(RingScheduleTest, WindowsFollowEachOtherAndAreBounded) {
 TEST_F(RingScheduleTest, NothingToReadTakesNoRounds) {
   const SequenceLayout layout = {4, 3};
   EXPECT_TRUE(PlanRing(layout, 1, {}, 10).empty());
-  EXPECT_TRUE(PlanRing(layout, 1, {BlockKeys{0, {}, {5, 5}}}, 10).empty());
+  EXPECT_TRUE(PlanRing(layout, 1, {BlockKeys{.near = {5, 5}}}, 10).empty());
 }
 
 TEST_F(RingScheduleTest, EveryStepPairsEveryRank) {

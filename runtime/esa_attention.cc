@@ -1,0 +1,81 @@
+#include "runtime/esa_attention.h"
+
+#include <numeric>
+#include <vector>
+
+#include "kernels/base/status_macros.h"
+#include "runtime/partial_attention.h"
+#include "runtime/ring_attention.h"
+#include "runtime/selection.h"
+#include "sharding/cost_model.h"
+
+namespace longspan {
+namespace {
+
+// What `block` reads; counts it and tells the observer.
+BlockKeys KeysOf(const AttentionContext& context, int64_t layer, Range block, int rank,
+                 const AttentionRanges& ranges, const std::vector<int64_t>& selected) {
+  BlockKeys keys;
+  keys.rank = rank;
+  keys.queries = block.size();
+  keys.far.resize(ranges.initial.size());
+  std::iota(keys.far.begin(), keys.far.end(), ranges.initial.begin);
+  keys.far.insert(keys.far.end(), selected.begin(), selected.end());
+  keys.near = ranges.near;
+  for (int64_t p = block.begin; p < block.end; ++p) {
+    context.counts->attended += static_cast<int64_t>(keys.far.size()) + p + 1 - keys.near.begin;
+    context.counts->dense += p + 1;
+  }
+  if (context.on_selection) context.on_selection(layer, block, selected);
+  return keys;
+}
+
+// Deterministic attention has every key at the query's rank.
+Moving ChooseMoving(const AttentionContext& context, absl::Span<const BlockKeys> keys) {
+  if (context.deterministic) return Moving::kKeys;
+  if (context.moving.has_value()) return *context.moving;
+  const int64_t query = context.shape.query_dim() * static_cast<int64_t>(sizeof(float));
+  const int64_t lse = context.shape.heads * static_cast<int64_t>(sizeof(float));
+  return CheaperToMove(context.layout, keys, {2 * context.kv.row_bytes(), query, query + lse});
+}
+
+}  // namespace
+
+absl::Status AttendBlocks(const AttentionContext& context, int64_t layer, KvShard* cache,
+                          absl::Span<const PrefillBlock> blocks, int64_t first_row,
+                          const float* queries, float* output) {
+  LONGSPAN_ASSIGN_OR_RETURN(const Selections selections,
+                            SelectForBlocks(context, layer, cache, blocks, first_row, queries));
+  std::vector<BlockKeys> keys;
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    keys.push_back(
+        KeysOf(context, layer, blocks[b].tokens, blocks[b].rank, blocks[b].ranges, selections[b]));
+  }
+  return ChooseMoving(context, keys) == Moving::kKeys
+             ? AttendBlocksInRing(context, layer, cache, blocks, keys, first_row, queries, output)
+             : AttendBlocksByPartials(context, layer, cache, blocks, keys, queries, output);
+}
+
+absl::Status AttendTokens(const AttentionContext& context, int64_t layer,
+                          absl::Span<const DecodeToken> tokens, const float* queries,
+                          float* output) {
+  LONGSPAN_ASSIGN_OR_RETURN(const Selections selections,
+                            SelectForTokens(context, layer, tokens, queries));
+  std::vector<BlockKeys> keys;
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    const Range block = {tokens[t].position, tokens[t].position + 1};
+    keys.push_back(KeysOf(context, layer, block, /*rank=*/0, RangesOfBlock(context.sizes, block),
+                          selections[t]));
+  }
+  if (!context.deterministic) {
+    return AttendTokensByPartials(context, layer, tokens, keys, queries, output);
+  }
+  const int64_t dim = context.shape.query_dim();
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    LONGSPAN_RETURN_IF_ERROR(AttendTokenEverywhere(context, layer, tokens[t], keys[t],
+                                                   queries + t * dim, output + t * dim));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace longspan
