@@ -4,10 +4,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/cord.h"
 #include "kernels/base/status_macros.h"
 
 namespace longspan {
 namespace {
+
+constexpr char kAgreed[] = "longspan/agreed";
 
 struct Record {
   int32_t code = 0;
@@ -27,11 +30,15 @@ absl::Status AgreeOnStatus(Communicator* communicator, const absl::Status& statu
       communicator->AllGather("agree", &mine, all.data(), static_cast<int64_t>(sizeof(Record))));
   for (const Record& record : all) {
     if (record.code != 0) {
-      return {static_cast<absl::StatusCode>(record.code),
-              std::string(record.message, record.length)};
+      absl::Status agreed(static_cast<absl::StatusCode>(record.code),
+                          std::string(record.message, record.length));
+      agreed.SetPayload(kAgreed, absl::Cord());
+      return agreed;
     }
   }
   return absl::OkStatus();
 }
+
+bool IsAgreed(const absl::Status& status) { return status.GetPayload(kAgreed).has_value(); }
 
 }  // namespace longspan

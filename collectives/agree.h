@@ -10,6 +10,9 @@ namespace longspan {
 // rank that has one (its message cut to some 900 bytes). Collective.
 absl::Status AgreeOnStatus(Communicator* communicator, const absl::Status& status);
 
+// Whether AgreeOnStatus gave this error: then every rank has it, and none waits for another.
+bool IsAgreed(const absl::Status& status);
+
 }  // namespace longspan
 
 #endif  // LONGSPAN_COLLECTIVES_AGREE_H_

@@ -17,6 +17,7 @@
 #include "launcher/flags.h"
 #include "launcher/progress.h"
 #include "launcher/subcommand.h"
+#include "runtime/clock.h"
 
 namespace longspan {
 namespace {
@@ -66,7 +67,7 @@ struct AskJob {
   absl::StatusOr<int> Run(Engine& engine) {
     if (const absl::Status submitted = Submit(engine); !submitted.ok()) {
       LONGSPAN_RETURN_IF_ERROR(engine.Shutdown().status());
-      return ReportAgreedError(submitted, 0);
+      return ReportError(submitted, 0);
     }
     LONGSPAN_RETURN_IF_ERROR(Stream(engine));
     LONGSPAN_ASSIGN_OR_RETURN(const EngineStats stats, engine.Shutdown());

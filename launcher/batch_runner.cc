@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/clock.h"
 
 namespace longspan {
 namespace {

@@ -17,6 +17,7 @@
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
+#include "collectives/agree.h"
 #include "collectives/mpi_communicator.h"
 #include "collectives/thread_communicator.h"
 #include "kernels/base/status_macros.h"
@@ -64,23 +65,24 @@ absl::StatusOr<bool> Prepare(const RankJob& job, const Config& config) {
 int RunThreads(const RankJob& job, Config config) {
   const int ranks = config.parallel.ranks == 0 ? 1 : static_cast<int>(config.parallel.ranks);
   if (absl::Status status = ResolveConfig(ranks, &config); !status.ok()) {
-    return ReportAgreedError(status, 0);
+    return ReportError(status, 0);
   }
   const absl::StatusOr<bool> work = Prepare(job, config);
-  if (!work.ok()) return ReportAgreedError(work.status(), 0);
+  if (!work.ok()) return ReportError(work.status(), 0);
   if (!*work) return kExitOk;
   CommunicatorOptions options;
   options.timeout = absl::Seconds(config.parallel.timeout_s);
-  int exit_code = kExitOk;
+  absl::StatusOr<int> exit_code = kExitOk;
   const absl::Status status = RunThreadRanks(
       ranks,
       [&](Communicator& communicator) -> absl::Status {
-        LONGSPAN_ASSIGN_OR_RETURN(const int rank_exit_code, RunRank(job, config, communicator));
-        if (communicator.rank() == 0) exit_code = rank_exit_code;
-        return absl::OkStatus();
+        const absl::StatusOr<int> of_rank = RunRank(job, config, communicator);
+        if (communicator.rank() == 0) exit_code = of_rank;
+        return IsAgreed(of_rank.status()) ? absl::OkStatus() : of_rank.status();
       },
       options);
-  return status.ok() ? exit_code : ReportAgreedError(status, 0);
+  if (!status.ok()) return ReportError(status, 0);
+  return exit_code.ok() ? *exit_code : ReportError(exit_code.status(), 0);
 }
 
 // What rank 0 of an MPI job tells the others before the job: go on with this config, or leave.
@@ -108,7 +110,7 @@ absl::StatusOr<Verdict::Kind> ShareConfig(const RankJob& job, Communicator& worl
   const UntimedWaits untimed(&world);  // rank 0 may have to read all of its standard input first
   if (world.rank() == 0) {
     const absl::StatusOr<bool> work = PrepareMpi(job, world.size(), config);
-    if (!work.ok()) ReportAgreedError(work.status(), 0);
+    if (!work.ok()) ReportError(work.status(), 0);
     verdict.kind = !work.ok() ? Verdict::kError : *work ? Verdict::kRun : Verdict::kNothingToDo;
     yaml = ConfigToYaml(*config);
     verdict.yaml_bytes = static_cast<int64_t>(yaml.size());
@@ -125,9 +127,10 @@ absl::StatusOr<Verdict::Kind> ShareConfig(const RankJob& job, Communicator& worl
 
 int RunMpi(const RankJob& job) {
   absl::StatusOr<std::unique_ptr<MpiSession>> session = MpiSession::Start({});
-  if (!session.ok()) return ReportAgreedError(session.status(), IsFirstProcess() ? 0 : 1);
+  if (!session.ok()) return ReportError(session.status(), IsFirstProcess() ? 0 : 1);
   Communicator& world = (*session)->world();
-  LogAsRank(world.rank());
+  const int rank = world.rank();
+  LogAsRank(rank);
   const absl::StatusOr<int> exit_code = [&]() -> absl::StatusOr<int> {
     Config config;
     LONGSPAN_ASSIGN_OR_RETURN(const Verdict::Kind verdict, ShareConfig(job, world, &config));
@@ -135,20 +138,19 @@ int RunMpi(const RankJob& job) {
     world.set_timeout(absl::Seconds(config.parallel.timeout_s));
     return RunRank(job, config, world);
   }();
-  if (!exit_code.ok()) world.Abort(exit_code.status());
+  if (!exit_code.ok() && !IsAgreed(exit_code.status())) world.Abort(exit_code.status());
   if (const absl::Status status = (*session)->Finish(); !status.ok()) {
-    return ReportAgreedError(status, world.rank());
+    return ReportError(status, rank);
   }
-  return *exit_code;
+  return exit_code.ok() ? *exit_code : ReportError(exit_code.status(), rank);
 }
 
 // A worker has nothing to say about how the job went.
 absl::StatusOr<int> RunEngine(const Job& job, const Config& config, Communicator& communicator) {
-  absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(config, &communicator);
-  if (!engine.ok()) return ReportAgreedError(engine.status(), communicator.rank());
+  LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
   CatchStopSignals();
-  if (communicator.rank() == 0) return job.run(**engine);
-  LONGSPAN_RETURN_IF_ERROR((*engine)->RunWorker());
+  if (communicator.rank() == 0) return job.run(*engine);
+  LONGSPAN_RETURN_IF_ERROR(engine->RunWorker());
   return kExitOk;
 }
 
@@ -187,7 +189,7 @@ absl::Status StartLogging() {
 int RunOnRanks(const RankJob& job) {
   if (LaunchedByMpirun()) return RunMpi(job);
   absl::StatusOr<Config> config = LoadConfigFromFlags();
-  if (!config.ok()) return ReportAgreedError(config.status(), 0);
+  if (!config.ok()) return ReportError(config.status(), 0);
   if (config->parallel.communicator == CommunicatorKind::kMpi) return RunMpi(job);
   return RunThreads(job, *std::move(config));
 }
@@ -198,7 +200,7 @@ int RunOnRanks(const Job& job) {
                             }});
 }
 
-int ReportAgreedError(const absl::Status& status, int rank) {
+int ReportError(const absl::Status& status, int rank) {
   if (rank == 0) fprintf(stderr, "longspan: %s\n", std::string(status.message()).c_str());
   return kExitFailed;
 }

@@ -44,8 +44,9 @@ struct RankJob {
 };
 int RunOnRanks(const RankJob& job);
 
-// For an error that every rank has: rank 0 prints it. Returns kExitFailed.
-int ReportAgreedError(const absl::Status& status, int rank);
+// For an error that every rank has, or that concerns rank 0 alone: rank 0 prints it. Returns
+// kExitFailed.
+int ReportError(const absl::Status& status, int rank);
 
 // From now on the first SIGINT or SIGTERM only makes StopRequested() true; the second ends the
 // process.

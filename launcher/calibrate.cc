@@ -19,10 +19,10 @@
 #include "launcher/subcommand.h"
 #include "nlohmann/json.hpp"
 #include "runtime/calibration.h"
+#include "runtime/clock.h"
 #include "runtime/compressor.h"
 #include "runtime/safetensors.h"
 #include "runtime/tokenizer.h"
-#include "runtime/weights.h"
 
 namespace longspan {
 namespace {
@@ -84,7 +84,9 @@ class CalibrationText {
                 (c = file_.get()) != EOF;) {
       piece.push_back(static_cast<char>(c));
     }
-    while ((file_.peek() & 0xC0) == 0x80) piece.push_back(static_cast<char>(file_.get()));
+    for (int i = 0; i < 3 && (file_.peek() & 0xC0) == 0x80; ++i) {
+      piece.push_back(static_cast<char>(file_.get()));
+    }
     return piece;
   }
 
@@ -126,15 +128,14 @@ std::string OutputPath(const Config& config) {
 
 absl::Status Save(const Config& config, const CalibrationReport& report) {
   LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
-  LONGSPAN_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(config.model, model));
   std::vector<LayerCompressorData> layers;
   for (const CalibrationReport::Layer& layer : report.layers) {
     layers.push_back({layer.factors.query, layer.factors.key});
   }
   const std::string input = absl::GetFlag(FLAGS_input);
   return SaveCompressor(
-      OutputPath(config), model, ModelFingerprint(model, weights), config.esa.compressed_dim,
-      layers, "closed form",
+      OutputPath(config), model, report.fingerprint, config.esa.compressed_dim, layers,
+      "closed form",
       absl::StrCat(input.substr(input.rfind('/') + 1), ", ", report.tokens, " tokens"));
 }
 
@@ -168,7 +169,8 @@ absl::StatusOr<int> RunCalibration(const Config& config, Communicator& communica
       Calibrate(
           config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
   progress.Clear();
-  LONGSPAN_RETURN_IF_ERROR(Save(config, report));
+  // The other ranks are through.
+  if (const absl::Status saved = Save(config, report); !saved.ok()) return ReportError(saved, 0);
   PrintReport(config, report);
   return kExitOk;
 }

@@ -11,6 +11,7 @@
 #include "launcher/progress.h"
 #include "launcher/subcommand.h"
 #include "runtime/batch.h"
+#include "runtime/clock.h"
 
 namespace longspan {
 namespace {

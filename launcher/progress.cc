@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -82,14 +81,10 @@ void Progress::Clear() {
   bar_is_visible_ = false;
 }
 
-double MonotonicSeconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 std::string SummaryText(const EngineStats& stats, bool ranks_are_processes) {
-  const double share = stats.dense_keys == 0 ? 1
-                                             : static_cast<double>(stats.attended_keys) /
-                                                   static_cast<double>(stats.dense_keys);
+  // A run that answered nothing attended to nothing.
+  const double dense = std::max<double>(1, static_cast<double>(stats.dense_keys));
+  const double share = static_cast<double>(stats.attended_keys) / dense;
   std::string text = absl::StrFormat(
       "prompt        %d tokens, %.0f tokens/s\n"
       "decode        %d tokens, %.1f tokens/s\n"

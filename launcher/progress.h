@@ -55,9 +55,6 @@ class Progress {
   std::deque<Sample> samples_;  // what the rates are computed from
 };
 
-// Seconds of a clock that never jumps.
-double MonotonicSeconds();
-
 // Speeds, memory and attention of a finished job, a line each. Ranks that are threads have one
 // peak in common.
 std::string SummaryText(const EngineStats& stats, bool ranks_are_processes);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "collectives/agree.h"
 #include "collectives/thread_communicator.h"
 #include "kernels/base/convert.h"
 #include "kernels/base/status_macros.h"
@@ -181,13 +182,10 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ReadRound(Communicator& commun
       sizes[r] = static_cast<int64_t>(window->size());
       std::copy(window->begin(), window->end(), tokens.begin() + r * max_tokens);
     }
-    if (!status.ok()) sizes.assign(sizes.size(), -1);
   }
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(&communicator, status));
   LONGSPAN_RETURN_IF_ERROR(communicator.Broadcast(
       "calibrate.sizes", sizes.data(), static_cast<int64_t>(sizes.size() * sizeof(int64_t)), 0));
-  if (sizes[0] < 0) {
-    return status.ok() ? absl::AbortedError("rank 0 could not read the text") : status;
-  }
   LONGSPAN_RETURN_IF_ERROR(communicator.Broadcast(
       "calibrate.tokens", tokens.data(), static_cast<int64_t>(tokens.size() * sizeof(int32_t)), 0));
   std::vector<std::vector<int32_t>> windows;
@@ -305,10 +303,12 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
   CalibrationReport report;
   // Ranks without a window wait for those that have one, which takes as long as the model does.
   const UntimedWaits untimed(&communicator);
-  absl::Status status = RunThreadRanks(1, [&](Communicator& alone) -> absl::Status {
+  const auto read_text = [&](Communicator& alone) -> absl::Status {
     Config own = AloneWithDenseAttention(config, window);
-    LONGSPAN_ASSIGN_OR_RETURN(auto model, LoadModel(&alone, &own));
-    model->transformer->set_observer(
+    auto model = LoadModel(&alone, &own);
+    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(&communicator, model.status()));
+    report.fingerprint = ModelFingerprint((*model)->config, (*model)->weights);
+    (*model)->transformer->set_observer(
         [&](int64_t layer, const float* queries, const float* keys, int64_t rows) {
           collector.Observe(layer, queries, keys, rows);
         });
@@ -319,12 +319,17 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
         if (!holding_out) report.tokens += static_cast<int64_t>(windows[r].size());
         if (r != communicator.rank() || windows[r].empty()) continue;
         collector.set_holding_out(holding_out);
-        LONGSPAN_RETURN_IF_ERROR(RunWindow(model.get(), &alone, windows[r]));
+        LONGSPAN_RETURN_IF_ERROR(RunWindow(model->get(), &alone, windows[r]));
       }
       if (progress) progress(report.tokens);
       if (windows.back().empty()) return absl::OkStatus();
     }
-  });
+  };
+  absl::Status status;
+  LONGSPAN_RETURN_IF_ERROR(RunThreadRanks(1, [&](Communicator& alone) {
+    status = read_text(alone);  // passed by, as an error from within would name the wrong rank
+    return absl::OkStatus();
+  }));
   LONGSPAN_RETURN_IF_ERROR(status);
   LONGSPAN_RETURN_IF_ERROR(collector.Reduce(communicator));
   for (int64_t layer = 0; layer < model_config.num_layers; ++layer) {

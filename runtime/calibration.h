@@ -49,6 +49,7 @@ struct CalibrationReport {
     double recall = 0;  // share of the exact top_k that the factors' top_k has
   };
   std::vector<Layer> layers;
+  std::string fingerprint;  // of the model
   int64_t tokens = 0;       // fitted on
   int64_t recall_keys = 0;  // the keys that the recall selects from, mean over ranks
   int64_t recall_top_k = 0;
@@ -64,9 +65,9 @@ int64_t CalibrationWindow(const ModelConfig& model);
 // Fewer windows would hold none out.
 inline constexpr int64_t kMinCalibrationWindows = 5;
 
-// Runs the windows through the model with dense
-// attention, a window a rank at a time, and fits every layer. One window in eight is held out of
-// the fit, and tells the recall. Collective; every rank gets the report.
+// Runs the windows through the model with dense attention, a window a rank at a time, and fits
+// every layer. One window in eight is held out of the fit, and tells the recall. Collective; every
+// rank gets the report.
 absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& communicator,
                                             const NextWindow& next_window,
                                             const CalibrationProgress& progress);

@@ -282,6 +282,9 @@ absl::StatusOr<std::vector<Setting>> ParseSettings(absl::string_view yaml,
 
 absl::StatusOr<std::vector<Setting>> ReadSettings(const std::string& path) {
   std::error_code error;
+  if (fs::is_directory(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is a directory, not a config"));
+  }
   if (!fs::is_regular_file(path, error)) {
     return absl::NotFoundError(absl::StrCat(path, ": no such file"));
   }

@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <utility>
 
@@ -11,6 +10,7 @@
 #include "collectives/agree.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/clock.h"
 #include "runtime/model.h"
 #include "runtime/sampling.h"
 #include "runtime/scheduler.h"
@@ -18,10 +18,6 @@
 
 namespace longspan {
 namespace {
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // Rank 0's view of what a step computed.
 struct StepResult {
@@ -44,12 +40,12 @@ class StepRunner {
     absl::Status opened;
     for (const StepPlan::Open& open : plan.opens) opened.Update(Open(open));
     if (!plan.opens.empty()) LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, opened));
-    const double start = Now();
+    const double start = MonotonicSeconds();
     if (plan.prefill) LONGSPAN_RETURN_IF_ERROR(Prefill(*plan.prefill, &result));
-    const double middle = Now();
+    const double middle = MonotonicSeconds();
     if (!plan.decodes.empty()) LONGSPAN_RETURN_IF_ERROR(Decode(plan.decodes, &result));
     result.prefill_s = middle - start;
-    result.decode_s = Now() - middle;
+    result.decode_s = MonotonicSeconds() - middle;
     return result;
   }
 
@@ -224,7 +220,7 @@ class EngineImpl final : public Engine {
     const int64_t capacity = prompt + request.sampling.max_tokens;
     WarnIfBeyondTraining(capacity);
     scheduler_.Add(id, prompt, capacity);
-    sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, Now()));
+    sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, MonotonicSeconds()));
     return id;
   }
 
@@ -322,7 +318,7 @@ class EngineImpl final : public Engine {
       int64_t end = tokens.end;
       if (prefill.logprobs >= 0) end = std::min<int64_t>(end + 1, prompt.size());
       prefill.ids.assign(prompt.begin() + tokens.begin, prompt.begin() + end);
-      sequences_.at(prefill.sequence).PrefillStarts(Now());
+      sequences_.at(prefill.sequence).PrefillStarts(MonotonicSeconds());
     }
     for (const int64_t id : work.decodes) {
       const Sequence& sequence = sequences_.at(id);
@@ -340,7 +336,7 @@ class EngineImpl final : public Engine {
       RequestUpdate update = sequence.Update();
       if (plan.prefill->last) {
         update = sequence.request().sampling.max_tokens == 0
-                     ? sequence.FinishPrompt(Now())
+                     ? sequence.FinishPrompt(MonotonicSeconds())
                      : Extend(&sequence, result.prefill_logits);
       }
       updates.push_back(std::move(update));
@@ -368,7 +364,8 @@ class EngineImpl final : public Engine {
     const int32_t token = SampleToken(logits, params, params.seed.value_or(0), position);
     std::optional<TokenLogprobs> logprobs;
     if (params.logprobs) logprobs = ComputeLogprobs(logits, token, *params.logprobs);
-    return sequence->Append(token, std::move(logprobs), model_->config.eos_token_ids, Now());
+    return sequence->Append(token, std::move(logprobs), model_->config.eos_token_ids,
+                            MonotonicSeconds());
   }
 
   absl::Status GatherMemory() {

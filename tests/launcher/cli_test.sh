@@ -139,6 +139,11 @@ case $case in
     says 'is no compressor'
     cmp weights model/model.safetensors
     cp model/compressor.safetensors good
+    head -c 50000 weights > model/model.safetensors
+    expect 1 "${mpirun[@]}" "$longspan" calibrate --config run.yaml --input text.txt "${low[@]}"
+    says 'longspan: model/model.safetensors'
+    [ "$(grep -c '^longspan: ' stderr)" = 1 ] || fail "told more than once"
+    cp weights model/model.safetensors
     echo hello > tiny.txt
     expect 1 "$longspan" calibrate --config run.yaml --input tiny.txt "${low[@]}"
     says 'too few'

@@ -160,7 +160,7 @@ TEST_F(ConfigTest, ModelMustBeADirectory) {
   EXPECT_THAT(LoadConfig(Path("absent.yaml"), Path("model"), {}).status().message(),
               HasSubstr("absent.yaml: no such file"));
   EXPECT_THAT(LoadConfig(Path("model"), Path("model"), {}).status().message(),
-              HasSubstr("no such file"));
+              HasSubstr("is a directory, not a config"));
 }
 
 TEST_F(ConfigTest, UnknownKeysGetASuggestion) {
