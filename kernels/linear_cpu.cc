@@ -41,7 +41,8 @@ constexpr int64_t kStep = kUnroll * simd::kWidth;
 template <typename T>
 void AddProducts(const T* weight, const float* x, simd::Float* sum) {
   for (int u = 0; u < kUnroll; ++u) {
-    sum[u] += LoadAs(weight + u * simd::kWidth) * simd::Load(x + u * simd::kWidth);
+    sum[u] = simd::MultiplyAdd(LoadAs(weight + u * simd::kWidth), simd::Load(x + u * simd::kWidth),
+                               sum[u]);
   }
 }
 

@@ -13,7 +13,7 @@ void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t dim, flo
     int64_t i = 0;
     for (; i + simd::kWidth <= dim; i += simd::kWidth) {
       const simd::Float v = simd::Load(in + i);
-      sums += v * v;
+      sums = simd::MultiplyAdd(v, v, sums);
     }
     float sum = 0;
     for (; i < dim; ++i) sum += in[i] * in[i];

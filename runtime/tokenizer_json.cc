@@ -284,7 +284,7 @@ absl::Status ParseTemplate(const json& component, const std::string& where, Toke
     const bool one = piece.is_object() && piece.size() == 1 && piece.begin()->is_object();
     if (!one) return WrongType(at, "{\"SpecialToken\": {...}} or {\"Sequence\": {...}}", piece);
     LONGSPAN_ASSIGN_OR_RETURN(const std::string id, GetString(*piece.begin(), at, "id"));
-    const std::string& kind = piece.begin().key();
+    const std::string kind = piece.begin().key();
     if (kind == "SpecialToken") {
       LONGSPAN_RETURN_IF_ERROR(
           AppendTemplateToken(component, where, id, parts, seen_text ? after : before));

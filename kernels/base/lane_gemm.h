@@ -31,7 +31,9 @@ inline void MultiplyAdd(const float* a, int64_t row_stride, int64_t depth_stride
     for (int v = 0; v < kVectors; ++v) row[v] = simd::Load(b + k * lanes + v * simd::kWidth);
     for (int r = 0; r < kRows; ++r) {
       const simd::Float scalar = simd::Broadcast(a[r * row_stride + k * depth_stride]);
-      for (int v = 0; v < kVectors; ++v) t.sum[r][v] += scalar * row[v];
+      for (int v = 0; v < kVectors; ++v) {
+        t.sum[r][v] = simd::MultiplyAdd(scalar, row[v], t.sum[r][v]);
+      }
     }
   }
   *tile = t;
