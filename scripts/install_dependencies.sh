@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the packages that the build, the tests and the quick start need, as far as they are
-# missing. Debian 12 is tested; on Ubuntu 24.04 the names are the same, and nothing was run.
+# missing. Runs on Debian 12; on Ubuntu 24.04 the names are the same, and this script was not run.
 set -euo pipefail
 
 packages=(
