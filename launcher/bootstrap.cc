@@ -138,11 +138,15 @@ int RunMpi(const RankJob& job) {
     world.set_timeout(absl::Seconds(config.parallel.timeout_s));
     return RunRank(job, config, world);
   }();
-  if (!exit_code.ok() && !IsAgreed(exit_code.status())) world.Abort(exit_code.status());
+  if (!exit_code.ok()) {
+    if (!IsAgreed(exit_code.status())) world.Abort(exit_code.status());
+    // Before the ranks part: mpirun ends those that are left when the first exits with an error.
+    ReportError(exit_code.status(), rank);
+  }
   if (const absl::Status status = (*session)->Finish(); !status.ok()) {
     return ReportError(status, rank);
   }
-  return exit_code.ok() ? *exit_code : ReportError(exit_code.status(), rank);
+  return exit_code.value_or(kExitFailed);
 }
 
 // A worker has nothing to say about how the job went.
