@@ -51,7 +51,7 @@ class LayerRank {
  public:
   LayerRank(const Config& config, Communicator* communicator)
       : config_(config),
-        rope_(InverseFrequencies(NeedleLayer().config)),
+        rope_(InverseFrequencies(NeedleLayer().config.rope, NeedleLayer().config.head_dim)),
         context_(
             MakeAttentionContext(config, NeedleLayer().config, communicator, &rope_, &counts_)),
         pool_(context_.kv, 1 << 20),

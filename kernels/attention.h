@@ -10,6 +10,7 @@ struct AttentionShape {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
+  double score_scale = 1;  // of scores, beside 1/sqrt(head_dim)
 
   int64_t group() const { return heads / kv_heads; }
   int64_t kv_dim() const { return kv_heads * head_dim; }
@@ -31,8 +32,8 @@ struct KeyTile {
 };
 
 // Softmax attention of one block of queries, accumulated tile by tile (online softmax, arXiv
-// 1805.02867). Scores are scaled by 1/sqrt(head_dim). The result depends on the order of the keys
-// and on where tiles begin only within rounding; equal sequences of tiles give equal bits.
+// 1805.02867). Scores are scaled by score_scale/sqrt(head_dim). The result depends on the order of
+// the keys and on where tiles begin only within rounding; equal sequences of tiles give equal bits.
 class BlockAttention {
  public:
   explicit BlockAttention(const AttentionShape& shape) : shape_(shape) {}

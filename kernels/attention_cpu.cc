@@ -100,7 +100,7 @@ void BlockAttention::Reset(const float* near, const float* far, int64_t count,
 
 void BlockAttention::Pack(const float* rows, std::vector<float>* panels) const {
   const int64_t dim = shape_.head_dim;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  const auto scale = static_cast<float>(shape_.score_scale / std::sqrt(static_cast<double>(dim)));
   panels->assign(shape_.kv_heads * panels_ * dim * lanes_, 0.0f);
   for (int64_t g = 0; g < shape_.kv_heads; ++g) {
     for (int64_t lane = 0; lane < count_ * shape_.group(); ++lane) {

@@ -32,6 +32,9 @@ std::string KernelSet();
 // Few rows (decode), bound by reading the weight once. A row's bits do not depend on the others.
 void LinearFewRows(const LinearArgs& args);
 
+// y [rows, out] += bias [out] in each row.
+void AddBias(const float* bias, int64_t rows, int64_t out, float* y);
+
 }  // namespace longspan
 
 #endif  // LONGSPAN_KERNELS_LINEAR_H_

@@ -111,4 +111,10 @@ void LinearFewRows(const LinearArgs& args) {
   });
 }
 
+void AddBias(const float* bias, int64_t rows, int64_t out, float* y) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t o = 0; o < out; ++o) y[r * out + o] += bias[o];
+  }
+}
+
 }  // namespace longspan

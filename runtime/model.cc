@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -46,19 +45,6 @@ absl::StatusOr<int> CountRanksOnHost(Communicator* communicator) {
   return count;
 }
 
-int64_t WeightBytes(const ModelWeights& weights) {
-  int64_t bytes = weights.embedding.num_bytes() + weights.final_norm.num_bytes();
-  if (weights.lm_head.data != weights.embedding.data) bytes += weights.lm_head.num_bytes();
-  for (const LayerWeights& layer : weights.layers) {
-    for (const Tensor* tensor :
-         {&layer.attention_norm, &layer.query, &layer.key, &layer.value, &layer.output,
-          &layer.mlp_norm, &layer.gate, &layer.up, &layer.down}) {
-      bytes += tensor->num_bytes();
-    }
-  }
-  return bytes;
-}
-
 // [dim, kv_dim] of a factor stored [kv_dim, dim].
 std::vector<float> Transposed(const Tensor& factor) {
   const int64_t rows = factor.shape[0];
@@ -86,7 +72,8 @@ absl::Status LoadFactors(const Config& config, Model* model) {
 absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* model) {
   LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(config.model));
   LONGSPAN_ASSIGN_OR_RETURN(model->weights, LoadWeights(config.model, model->config));
-  model->rope = std::make_unique<Rope>(InverseFrequencies(model->config));
+  model->rope =
+      std::make_unique<Rope>(InverseFrequencies(model->config.rope, model->config.head_dim));
   model->attention =
       MakeAttentionContext(config, model->config, communicator, model->rope.get(), &model->counts);
   if (model->attention.selects && config.esa.compression == Compression::kLowRank) {
@@ -137,15 +124,6 @@ std::vector<ScoreFactors> MakeScoreFactors(const Compressor& compressor) {
   return factors;
 }
 
-std::vector<double> InverseFrequencies(const ModelConfig& model) {
-  std::vector<double> frequencies(model.head_dim / 2);
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    frequencies[i] = std::pow(model.rope.theta,
-                              -2.0 * static_cast<double>(i) / static_cast<double>(model.head_dim));
-  }
-  return frequencies;
-}
-
 KvShape MakeKvShape(const Config& config, const ModelConfig& model) {
   KvShape kv;
   kv.layers = model.num_layers;
@@ -166,6 +144,8 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
   AttentionContext context;
   context.communicator = communicator;
   context.shape = {model.num_heads, model.num_kv_heads, model.head_dim};
+  // Queries and keys that are both longer by a factor: scores are by its square.
+  context.shape.score_scale = model.rope.attention_factor * model.rope.attention_factor;
   context.kv = MakeKvShape(config, model);
   context.sizes = {config.esa.initial_tokens, config.esa.local_tokens,
                    config.attention == Attention::kDense};

@@ -39,7 +39,6 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
                                       Communicator* communicator, Rope* rope,
                                       AttentionCounts* counts);
 std::vector<ScoreFactors> MakeScoreFactors(const Compressor& compressor);
-std::vector<double> InverseFrequencies(const ModelConfig& model);
 
 }  // namespace longspan
 

@@ -1,13 +1,10 @@
 #include "runtime/model_config.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
@@ -20,98 +17,93 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxConfigBytes = 16 << 20;
 
+// What the checkpoints of all families below call their tensors.
+constexpr TensorNames kTensorNames = {
+    .embedding = "model.embed_tokens.weight",
+    .final_norm = "model.norm.weight",
+    .lm_head = "lm_head.weight",
+    .layer_prefix = "model.layers.",
+    .attention_norm = "input_layernorm.weight",
+    .query = "self_attn.q_proj.weight",
+    .key = "self_attn.k_proj.weight",
+    .value = "self_attn.v_proj.weight",
+    .output = "self_attn.o_proj.weight",
+    .mlp_norm = "post_attention_layernorm.weight",
+    .gate = "mlp.gate_proj.weight",
+    .up = "mlp.up_proj.weight",
+    .down = "mlp.down_proj.weight",
+    .query_bias = "self_attn.q_proj.bias",
+    .key_bias = "self_attn.k_proj.bias",
+    .value_bias = "self_attn.v_proj.bias",
+    .output_bias = "self_attn.o_proj.bias",
+    .query_norm = "self_attn.q_norm.weight",
+    .key_norm = "self_attn.k_norm.weight",
+};
+
+// Of every family.
+constexpr FixedSetting kCommonSettings[] = {
+    {"hidden_act", "\"silu\""},
+    {"quantization_config", "null"},
+    {"compression_config", "null"},
+    {"partial_rotary_factor", "1"},
+};
 constexpr FixedSetting kLlamaSettings[] = {
-    {"hidden_act", "\"silu\""}, {"attention_bias", "false"},     {"mlp_bias", "false"},
-    {"sliding_window", "null"}, {"quantization_config", "null"}, {"compression_config", "null"},
-    {"pretraining_tp", "1"},    {"partial_rotary_factor", "1"},
-};
+    {"mlp_bias", "false"}, {"pretraining_tp", "1"}, {"sliding_window", "null"}};
+// Absent, the window would be 4,096.
+constexpr FixedSetting kMistralSettings[] = {{"sliding_window", "null", /*if_absent=*/false}};
+// `sliding_window` counts only if it is switched on.
+constexpr FixedSetting kQwenSettings[] = {{"use_sliding_window", "false"}};
 
-const Architecture kArchitectures[] = {
+constexpr Architecture kArchitectures[] = {
     {.name = "LlamaForCausalLM",
-     .tensors = {.embedding = "model.embed_tokens.weight",
-                 .final_norm = "model.norm.weight",
-                 .lm_head = "lm_head.weight",
-                 .layer_prefix = "model.layers.",
-                 .attention_norm = "input_layernorm.weight",
-                 .query = "self_attn.q_proj.weight",
-                 .key = "self_attn.k_proj.weight",
-                 .value = "self_attn.v_proj.weight",
-                 .output = "self_attn.o_proj.weight",
-                 .mlp_norm = "post_attention_layernorm.weight",
-                 .gate = "mlp.gate_proj.weight",
-                 .up = "mlp.up_proj.weight",
-                 .down = "mlp.down_proj.weight"},
-     .fixed_settings = kLlamaSettings},
+     .models = "Llama 2, 3, 3.1, 3.2, 3.3",
+     .bias = AttentionBias::kAsSetting,
+     .fixed_settings = kLlamaSettings,
+     .tensors = kTensorNames},
+    {.name = "MistralForCausalLM",
+     .models = "Mistral 7B v0.2, v0.3",
+     .states_kv_heads = true,
+     .fixed_settings = kMistralSettings,
+     .tensors = kTensorNames},
+    {.name = "Qwen2ForCausalLM",
+     .models = "Qwen2, Qwen2.5",
+     .bias = AttentionBias::kQkv,
+     .states_kv_heads = true,
+     .fixed_settings = kQwenSettings,
+     .tensors = kTensorNames},
+    {.name = "Qwen3ForCausalLM",
+     .models = "Qwen3 (dense)",
+     .bias = AttentionBias::kAsSetting,
+     .qk_norm = true,
+     .head_dim = 128,
+     .states_kv_heads = true,
+     .fixed_settings = kQwenSettings,
+     .tensors = kTensorNames},
 };
 
-// A JSON value for an error message: it comes from the file and may be of any size.
-std::string Excerpt(const Json& value) {
-  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
-  if (text.size() > 100) text = text.substr(0, 100) + "...";
-  return text;
+absl::Status CheckSettings(const JsonFields& fields, absl::Span<const FixedSetting> settings) {
+  for (const FixedSetting& setting : settings) {
+    const Json* value = fields.Find(setting.key);
+    const Json supported = Json::parse(setting.value.begin(), setting.value.end());
+    // Stated as null, it says something where its absence would say something else.
+    const bool fine =
+        value == nullptr ? setting.if_absent || fields.States(setting.key) : *value == supported;
+    if (!fine) return fields.Unsupported(setting.key, setting.value);
+  }
+  return absl::OkStatus();
 }
 
-// One JSON object of a file, read key by key. A key that is null counts as absent.
-class Fields {
- public:
-  // `prefix` is put before keys in messages: "rope_parameters.".
-  Fields(const Json& object, std::string path, std::string prefix = "")
-      : object_(object), path_(std::move(path)), prefix_(std::move(prefix)) {}
+absl::Status CheckLayerTypes(const JsonFields& fields) {
+  const Json* types = fields.Find("layer_types");
+  if (types == nullptr) return absl::OkStatus();
+  const bool full =
+      types->is_array() && std::all_of(types->begin(), types->end(),
+                                       [](const Json& type) { return type == "full_attention"; });
+  if (!full) return fields.Unsupported("layer_types", "\"full_attention\" in every layer");
+  return absl::OkStatus();
+}
 
-  // Null where the key is absent.
-  const Json* Find(absl::string_view key) const {
-    const auto found = object_.find(std::string(key));
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  absl::Status Invalid(absl::string_view key, absl::string_view expected) const {
-    const Json* value = Find(key);
-    return absl::InvalidArgumentError(absl::StrCat(path_, ": ", prefix_, key, " is ",
-                                                   value ? Excerpt(*value) : "missing",
-                                                   "; expected ", expected));
-  }
-
-  absl::Status Unsupported(absl::string_view key, absl::string_view supported) const {
-    const Json* value = Find(key);
-    return absl::UnimplementedError(absl::StrCat(path_, ": ", prefix_, key, " is ",
-                                                 value ? Excerpt(*value) : "missing",
-                                                 "; supported: ", supported));
-  }
-
-  // In [min, max].
-  absl::StatusOr<int64_t> Integer(absl::string_view key, int64_t min, int64_t max) const {
-    const Json* value = Find(key);
-    const bool fits = value != nullptr && value->is_number_integer() &&
-                      (!value->is_number_unsigned() ||
-                       value->get<uint64_t>() <= std::numeric_limits<int64_t>::max()) &&
-                      value->get<int64_t>() >= min && value->get<int64_t>() <= max;
-    if (!fits) return Invalid(key, absl::StrCat("an integer from ", min, " to ", max));
-    return value->get<int64_t>();
-  }
-
-  // Finite and positive.
-  absl::StatusOr<double> Positive(absl::string_view key) const {
-    const Json* value = Find(key);
-    const double number = value != nullptr && value->is_number() ? value->get<double>() : -1;
-    if (!std::isfinite(number) || number <= 0) return Invalid(key, "a positive number");
-    return number;
-  }
-
-  absl::StatusOr<bool> Bool(absl::string_view key) const {
-    const Json* value = Find(key);
-    if (value == nullptr || !value->is_boolean()) return Invalid(key, "true or false");
-    return value->get<bool>();
-  }
-
-  const std::string& path() const { return path_; }
-
- private:
-  const Json& object_;
-  std::string path_;
-  std::string prefix_;
-};
-
-absl::StatusOr<const Architecture*> ReadArchitecture(const Fields& fields) {
+absl::StatusOr<const Architecture*> ReadArchitecture(const JsonFields& fields) {
   const Json* names = fields.Find("architectures");
   if (names == nullptr || !names->is_array() || names->size() != 1 || !(*names)[0].is_string()) {
     return fields.Invalid("architectures", "a list of one name");
@@ -124,16 +116,14 @@ absl::StatusOr<const Architecture*> ReadArchitecture(const Fields& fields) {
           absl::StrAppend(out, known.name);
         }));
   }
-  for (const FixedSetting& setting : architecture->fixed_settings) {
-    const Json* value = fields.Find(setting.key);
-    if (value != nullptr && *value != Json::parse(setting.value.begin(), setting.value.end())) {
-      return fields.Unsupported(setting.key, setting.value);
-    }
-  }
+  LONGSPAN_RETURN_IF_ERROR(CheckSettings(fields, kCommonSettings));
+  LONGSPAN_RETURN_IF_ERROR(CheckSettings(fields, architecture->fixed_settings));
+  LONGSPAN_RETURN_IF_ERROR(CheckLayerTypes(fields));
   return architecture;
 }
 
-absl::Status ReadSizes(const Fields& fields, ModelConfig* config) {
+absl::Status ReadSizes(const JsonFields& fields, const Architecture& architecture,
+                       ModelConfig* config) {
   struct Size {
     absl::string_view key;
     int64_t max;
@@ -151,7 +141,7 @@ absl::Status ReadSizes(const Fields& fields, ModelConfig* config) {
     LONGSPAN_ASSIGN_OR_RETURN(*size.value, fields.Integer(size.key, 1, size.max));
   }
   config->num_kv_heads = config->num_heads;
-  if (fields.Find("num_key_value_heads") != nullptr) {
+  if (architecture.states_kv_heads || fields.Has("num_key_value_heads")) {
     LONGSPAN_ASSIGN_OR_RETURN(config->num_kv_heads,
                               fields.Integer("num_key_value_heads", 1, config->num_heads));
   }
@@ -159,8 +149,10 @@ absl::Status ReadSizes(const Fields& fields, ModelConfig* config) {
     return fields.Invalid("num_key_value_heads",
                           absl::StrCat("a divisor of num_attention_heads, ", config->num_heads));
   }
-  if (fields.Find("head_dim") != nullptr) {
+  if (fields.Has("head_dim")) {
     LONGSPAN_ASSIGN_OR_RETURN(config->head_dim, fields.Integer("head_dim", 2, 4096));
+  } else if (architecture.head_dim > 0) {
+    config->head_dim = architecture.head_dim;
   } else if (config->hidden_size % config->num_heads != 0) {
     return fields.Invalid(
         "head_dim", absl::StrCat("a number, because hidden_size ", config->hidden_size,
@@ -175,50 +167,20 @@ absl::Status ReadSizes(const Fields& fields, ModelConfig* config) {
   return absl::OkStatus();
 }
 
-// The type of a RoPE block: `rope_type`, or `type` in older files.
-absl::Status CheckRopeType(const Fields& rope, bool required) {
-  const absl::string_view key =
-      rope.Find("rope_type") == nullptr && rope.Find("type") != nullptr ? "type" : "rope_type";
-  const Json* type = rope.Find(key);
-  if (type == nullptr && !required) return absl::OkStatus();
-  if (type == nullptr || !type->is_string()) return rope.Invalid(key, "the name of a RoPE type");
-  if (*type != "default") return rope.Unsupported(key, "\"default\"");
+absl::Status ReadAttention(const JsonFields& fields, const Architecture& architecture,
+                           ModelConfig* config) {
+  LONGSPAN_ASSIGN_OR_RETURN(const bool stated, fields.BoolOr("attention_bias", false));
+  if (stated && architecture.bias == AttentionBias::kNone) {
+    return fields.Unsupported("attention_bias", "false");
+  }
+  config->qkv_bias = stated || architecture.bias == AttentionBias::kQkv;
+  config->output_bias = stated && architecture.bias == AttentionBias::kAsSetting;
+  config->qk_norm = architecture.qk_norm;
   return absl::OkStatus();
 }
 
-// Older files have `rope_theta` and, for scaled RoPE, `rope_scaling`; newer ones have
-// `rope_parameters` with both. Absent means the library's default, theta 10000.
-absl::StatusOr<RopeConfig> ReadRope(const Fields& fields) {
-  RopeConfig rope;
-  const bool has_theta = fields.Find("rope_theta") != nullptr;
-  if (has_theta) {
-    LONGSPAN_ASSIGN_OR_RETURN(rope.theta, fields.Positive("rope_theta"));
-  }
-  for (const absl::string_view key : {"rope_scaling", "rope_parameters"}) {
-    const Json* object = fields.Find(key);
-    if (object == nullptr) continue;
-    if (!object->is_object()) return fields.Invalid(key, "an object or null");
-    const Fields block(*object, fields.path(), absl::StrCat(key, "."));
-    if (std::any_of(object->begin(), object->end(), [](const Json& v) { return v.is_object(); })) {
-      return fields.Unsupported(key, "the same RoPE in every layer");
-    }
-    LONGSPAN_RETURN_IF_ERROR(CheckRopeType(block, /*required=*/key == "rope_scaling"));
-    const Json* rotary_share = block.Find("partial_rotary_factor");
-    if (rotary_share != nullptr && *rotary_share != 1) {
-      return block.Unsupported("partial_rotary_factor", "1");
-    }
-    if (block.Find("rope_theta") == nullptr) continue;
-    LONGSPAN_ASSIGN_OR_RETURN(const double theta, block.Positive("rope_theta"));
-    if (has_theta && theta != rope.theta) {
-      return block.Invalid("rope_theta", absl::StrCat(rope.theta, ", as rope_theta outside says"));
-    }
-    rope.theta = theta;
-  }
-  return rope;
-}
-
-absl::StatusOr<DType> ReadDType(const Fields& fields) {
-  const absl::string_view key = fields.Find("dtype") != nullptr ? "dtype" : "torch_dtype";
+absl::StatusOr<DType> ReadDType(const JsonFields& fields) {
+  const absl::string_view key = fields.Has("dtype") ? "dtype" : "torch_dtype";
   const Json* value = fields.Find(key);
   if (value == nullptr) return DType::kFloat32;
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
@@ -227,9 +189,9 @@ absl::StatusOr<DType> ReadDType(const Fields& fields) {
   return fields.Unsupported(key, "float32, bfloat16, float16");
 }
 
-absl::Status ReadTokenIds(const Fields& fields, ModelConfig* config) {
+absl::Status ReadTokenIds(const JsonFields& fields, ModelConfig* config) {
   const int64_t last = config->vocab_size - 1;
-  if (fields.Find("bos_token_id") != nullptr) {
+  if (fields.Has("bos_token_id")) {
     LONGSPAN_ASSIGN_OR_RETURN(const int64_t bos, fields.Integer("bos_token_id", 0, last));
     config->bos_token_id = static_cast<int32_t>(bos);
   }
@@ -249,6 +211,8 @@ absl::Status ReadTokenIds(const Fields& fields, ModelConfig* config) {
 
 }  // namespace
 
+absl::Span<const Architecture> Architectures() { return kArchitectures; }
+
 const Architecture* FindArchitecture(absl::string_view name) {
   const auto* found =
       std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
@@ -259,27 +223,26 @@ const Architecture* FindArchitecture(absl::string_view name) {
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir) {
   const std::string path = absl::StrCat(model_dir, "/config.json");
   LONGSPAN_ASSIGN_OR_RETURN(const Json json, ReadJsonObject(path, kMaxConfigBytes));
-  const Fields fields(json, path);
+  const JsonFields fields(json, path);
 
   ModelConfig config;
   LONGSPAN_ASSIGN_OR_RETURN(const Architecture* architecture, ReadArchitecture(fields));
   config.architecture = std::string(architecture->name);
-  LONGSPAN_RETURN_IF_ERROR(ReadSizes(fields, &config));
-  LONGSPAN_ASSIGN_OR_RETURN(config.rope, ReadRope(fields));
+  LONGSPAN_RETURN_IF_ERROR(ReadSizes(fields, *architecture, &config));
+  LONGSPAN_RETURN_IF_ERROR(ReadAttention(fields, *architecture, &config));
+  LONGSPAN_ASSIGN_OR_RETURN(config.rope, ReadRope(fields, config.max_position_embeddings));
   LONGSPAN_ASSIGN_OR_RETURN(config.dtype, ReadDType(fields));
-  if (fields.Find("rms_norm_eps") != nullptr) {
-    LONGSPAN_ASSIGN_OR_RETURN(config.rms_norm_eps, fields.Positive("rms_norm_eps"));
-  }
-  if (fields.Find("tie_word_embeddings") != nullptr) {
-    LONGSPAN_ASSIGN_OR_RETURN(config.tie_word_embeddings, fields.Bool("tie_word_embeddings"));
-  }
+  LONGSPAN_ASSIGN_OR_RETURN(config.rms_norm_eps,
+                            fields.PositiveOr("rms_norm_eps", config.rms_norm_eps));
+  LONGSPAN_ASSIGN_OR_RETURN(config.tie_word_embeddings,
+                            fields.BoolOr("tie_word_embeddings", false));
   LONGSPAN_RETURN_IF_ERROR(ReadTokenIds(fields, &config));
 
   const std::string generation_path = absl::StrCat(model_dir, "/generation_config.json");
   absl::StatusOr<Json> generation = ReadJsonObject(generation_path, kMaxConfigBytes);
   if (absl::IsNotFound(generation.status())) return config;
   LONGSPAN_RETURN_IF_ERROR(generation.status());
-  LONGSPAN_RETURN_IF_ERROR(ReadTokenIds(Fields(*generation, generation_path), &config));
+  LONGSPAN_RETURN_IF_ERROR(ReadTokenIds(JsonFields(*generation, generation_path), &config));
   return config;
 }
 

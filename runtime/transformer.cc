@@ -14,6 +14,7 @@ namespace longspan {
 namespace {
 
 std::vector<float> Floats(const Tensor& tensor) {
+  if (tensor.data == nullptr) return {};
   std::vector<float> values(tensor.num_elements());
   ConvertToFloat(tensor.data, tensor.dtype, tensor.num_elements(), values.data());
   return values;
@@ -44,7 +45,10 @@ Transformer::Transformer(const ModelConfig& config, const ModelWeights& weights,
                          const AttentionContext& attention)
     : config_(config), weights_(weights), attention_(attention) {
   for (const LayerWeights& layer : weights.layers) {
-    norms_.push_back({Floats(layer.attention_norm), Floats(layer.mlp_norm)});
+    vectors_.push_back({Floats(layer.attention_norm), Floats(layer.mlp_norm),
+                        Floats(layer.query_norm), Floats(layer.key_norm), Floats(layer.query_bias),
+                        Floats(layer.key_bias), Floats(layer.value_bias),
+                        Floats(layer.output_bias)});
   }
   final_norm_ = Floats(weights.final_norm);
 }
@@ -79,6 +83,23 @@ void Transformer::Project(const Tensor& weight, int64_t rows, Stage stage,
   Apply(weight, normed_.data(), rows, stage, /*accumulate=*/false, y->data());
 }
 
+void Transformer::ProjectHeads(const Tensor& weight, const std::vector<float>& bias,
+                               const std::vector<float>& norm, int64_t rows, Stage stage,
+                               std::vector<float>* y) const {
+  Project(weight, rows, stage, y);
+  if (!bias.empty()) AddBias(bias.data(), rows, weight.shape[0], y->data());
+  if (norm.empty()) return;
+  RmsNorm(y->data(), norm.data(), rows * weight.shape[0] / config_.head_dim, config_.head_dim,
+          static_cast<float>(config_.rms_norm_eps), y->data());
+}
+
+void Transformer::ProjectOutput(int64_t layer, int64_t rows, Stage stage) {
+  Apply(weights_.layers[layer].output, attended_.data(), rows, stage, /*accumulate=*/true,
+        x_.data());
+  const std::vector<float>& bias = vectors_[layer].output_bias;
+  if (!bias.empty()) AddBias(bias.data(), rows, config_.hidden_size, x_.data());
+}
+
 void Transformer::Normalize(const std::vector<float>& weight, int64_t rows) {
   normed_.resize(rows * config_.hidden_size);
   RmsNorm(x_.data(), weight.data(), rows, config_.hidden_size,
@@ -87,7 +108,7 @@ void Transformer::Normalize(const std::vector<float>& weight, int64_t rows) {
 
 void Transformer::Mlp(int64_t layer, int64_t rows, Stage stage) {
   const LayerWeights& weights = weights_.layers[layer];
-  Normalize(norms_[layer].mlp, rows);
+  Normalize(vectors_[layer].mlp_norm, rows);
   Project(weights.gate, rows, stage, &gate_);
   Project(weights.up, rows, stage, &up_);
   SwiGlu(gate_.data(), up_.data(), static_cast<int64_t>(gate_.size()));
@@ -107,9 +128,10 @@ absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const in
   int64_t rows = chunk.rows;
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const LayerWeights& weights = weights_.layers[layer];
-    Normalize(norms_[layer].attention, rows);
-    Project(weights.key, rows, Stage::kPrefill, &key_);
-    Project(weights.value, rows, Stage::kPrefill, &value_);
+    const LayerVectors& vectors = vectors_[layer];
+    Normalize(vectors.attention_norm, rows);
+    ProjectHeads(weights.key, vectors.key_bias, vectors.key_norm, rows, Stage::kPrefill, &key_);
+    ProjectHeads(weights.value, vectors.value_bias, {}, rows, Stage::kPrefill, &value_);
     LONGSPAN_RETURN_IF_ERROR(StoreChunk(attention_, layer, chunk, key_.data(), value_.data()));
     int64_t first_row = 0;
     if (layer + 1 == config_.num_layers && outputs != Outputs::kAll) {
@@ -122,14 +144,15 @@ absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const in
       normed_.erase(normed_.begin(), normed_.begin() + first_row * hidden);
       if (blocks.empty()) return absl::OkStatus();
     }
-    Project(weights.query, rows, Stage::kPrefill, &query_);
+    ProjectHeads(weights.query, vectors.query_bias, vectors.query_norm, rows, Stage::kPrefill,
+                 &query_);
     if (observer_ != nullptr) {
       observer_(layer, query_.data(), key_.data() + first_row * attention_.shape.kv_dim(), rows);
     }
     attended_.assign(rows * attention_.shape.query_dim(), 0.0f);
     LONGSPAN_RETURN_IF_ERROR(AttendBlocks(attention_, layer, chunk.cache, blocks, first_row,
                                           query_.data(), attended_.data()));
-    Apply(weights.output, attended_.data(), rows, Stage::kPrefill, /*accumulate=*/true, x_.data());
+    ProjectOutput(layer, rows, Stage::kPrefill);
     Mlp(layer, rows, Stage::kPrefill);
   }
   return absl::OkStatus();
@@ -143,10 +166,12 @@ absl::Status Transformer::Decode(absl::Span<const DecodeToken> tokens,
   Embed(ids, x_.data());
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const LayerWeights& weights = weights_.layers[layer];
-    Normalize(norms_[layer].attention, rows);
-    Project(weights.query, rows, Stage::kDecode, &query_);
-    Project(weights.key, rows, Stage::kDecode, &key_);
-    Project(weights.value, rows, Stage::kDecode, &value_);
+    const LayerVectors& vectors = vectors_[layer];
+    Normalize(vectors.attention_norm, rows);
+    ProjectHeads(weights.query, vectors.query_bias, vectors.query_norm, rows, Stage::kDecode,
+                 &query_);
+    ProjectHeads(weights.key, vectors.key_bias, vectors.key_norm, rows, Stage::kDecode, &key_);
+    ProjectHeads(weights.value, vectors.value_bias, {}, rows, Stage::kDecode, &value_);
     for (int64_t t = 0; t < rows; ++t) {
       StoreToken(attention_, layer, tokens[t], key_.data() + t * kv_dim,
                  value_.data() + t * kv_dim);
@@ -154,7 +179,7 @@ absl::Status Transformer::Decode(absl::Span<const DecodeToken> tokens,
     attended_.resize(rows * attention_.shape.query_dim());
     LONGSPAN_RETURN_IF_ERROR(
         AttendTokens(attention_, layer, tokens, query_.data(), attended_.data()));
-    Apply(weights.output, attended_.data(), rows, Stage::kDecode, /*accumulate=*/true, x_.data());
+    ProjectOutput(layer, rows, Stage::kDecode);
     Mlp(layer, rows, Stage::kDecode);
   }
   return absl::OkStatus();

@@ -51,8 +51,10 @@ class Transformer {
   std::vector<float> Logits(int64_t first, int64_t count) const;
 
  private:
-  struct LayerNorms {
-    std::vector<float> attention, mlp;
+  // Of one layer; empty where the architecture has none.
+  struct LayerVectors {
+    std::vector<float> attention_norm, mlp_norm, query_norm, key_norm;
+    std::vector<float> query_bias, key_bias, value_bias, output_bias;
   };
   enum class Stage { kPrefill, kDecode };
 
@@ -62,12 +64,18 @@ class Transformer {
   void Normalize(const std::vector<float>& weight, int64_t rows);
   // y [rows, out] of the normalised rows.
   void Project(const Tensor& weight, int64_t rows, Stage stage, std::vector<float>* y) const;
+  // The same with a bias, and a norm of each head, as far as there are.
+  void ProjectHeads(const Tensor& weight, const std::vector<float>& bias,
+                    const std::vector<float>& norm, int64_t rows, Stage stage,
+                    std::vector<float>* y) const;
+  // x_ += W attended_ and bias.
+  void ProjectOutput(int64_t layer, int64_t rows, Stage stage);
   void Mlp(int64_t layer, int64_t rows, Stage stage);
 
   const ModelConfig& config_;
   const ModelWeights& weights_;
   const AttentionContext& attention_;
-  std::vector<LayerNorms> norms_;
+  std::vector<LayerVectors> vectors_;
   std::vector<float> final_norm_;
   QueryKeyObserver observer_;
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
@@ -40,6 +41,7 @@ struct LayerTensor {
   Tensor LayerWeights::*tensor;
   absl::string_view TensorNames::*name;
   Shape (*shape)(const ModelConfig&);
+  bool ModelConfig::*has;  // null: every model has it
 };
 
 Shape NormShape(const ModelConfig& c) { return {c.hidden_size}; }
@@ -48,18 +50,33 @@ Shape KeyShape(const ModelConfig& c) { return {c.num_kv_heads * c.head_dim, c.hi
 Shape OutputShape(const ModelConfig& c) { return {c.hidden_size, c.num_heads * c.head_dim}; }
 Shape UpShape(const ModelConfig& c) { return {c.intermediate_size, c.hidden_size}; }
 Shape DownShape(const ModelConfig& c) { return {c.hidden_size, c.intermediate_size}; }
+Shape QueryBiasShape(const ModelConfig& c) { return {c.num_heads * c.head_dim}; }
+Shape KeyBiasShape(const ModelConfig& c) { return {c.num_kv_heads * c.head_dim}; }
+Shape HeadShape(const ModelConfig& c) { return {c.head_dim}; }
 Shape EmbeddingShape(const ModelConfig& c) { return {c.vocab_size, c.hidden_size}; }
 
 constexpr LayerTensor kLayerTensors[] = {
-    {"attention_norm", &LayerWeights::attention_norm, &TensorNames::attention_norm, NormShape},
-    {"query", &LayerWeights::query, &TensorNames::query, QueryShape},
-    {"key", &LayerWeights::key, &TensorNames::key, KeyShape},
-    {"value", &LayerWeights::value, &TensorNames::value, KeyShape},
-    {"output", &LayerWeights::output, &TensorNames::output, OutputShape},
-    {"mlp_norm", &LayerWeights::mlp_norm, &TensorNames::mlp_norm, NormShape},
-    {"gate", &LayerWeights::gate, &TensorNames::gate, UpShape},
-    {"up", &LayerWeights::up, &TensorNames::up, UpShape},
-    {"down", &LayerWeights::down, &TensorNames::down, DownShape},
+    {"attention_norm", &LayerWeights::attention_norm, &TensorNames::attention_norm, NormShape,
+     nullptr},
+    {"query", &LayerWeights::query, &TensorNames::query, QueryShape, nullptr},
+    {"key", &LayerWeights::key, &TensorNames::key, KeyShape, nullptr},
+    {"value", &LayerWeights::value, &TensorNames::value, KeyShape, nullptr},
+    {"output", &LayerWeights::output, &TensorNames::output, OutputShape, nullptr},
+    {"mlp_norm", &LayerWeights::mlp_norm, &TensorNames::mlp_norm, NormShape, nullptr},
+    {"gate", &LayerWeights::gate, &TensorNames::gate, UpShape, nullptr},
+    {"up", &LayerWeights::up, &TensorNames::up, UpShape, nullptr},
+    {"down", &LayerWeights::down, &TensorNames::down, DownShape, nullptr},
+    {"query_bias", &LayerWeights::query_bias, &TensorNames::query_bias, QueryBiasShape,
+     &ModelConfig::qkv_bias},
+    {"key_bias", &LayerWeights::key_bias, &TensorNames::key_bias, KeyBiasShape,
+     &ModelConfig::qkv_bias},
+    {"value_bias", &LayerWeights::value_bias, &TensorNames::value_bias, KeyBiasShape,
+     &ModelConfig::qkv_bias},
+    {"output_bias", &LayerWeights::output_bias, &TensorNames::output_bias, NormShape,
+     &ModelConfig::output_bias},
+    {"query_norm", &LayerWeights::query_norm, &TensorNames::query_norm, HeadShape,
+     &ModelConfig::qk_norm},
+    {"key_norm", &LayerWeights::key_norm, &TensorNames::key_norm, HeadShape, &ModelConfig::qk_norm},
 };
 
 // A shard is a file of the model directory itself; the index must not lead anywhere else.
@@ -78,6 +95,8 @@ class Checkpoint {
   absl::StatusOr<Tensor> Find(const std::string& name, const Shape& shape);
   // Refuses tensors of quantised checkpoints.
   absl::Status CheckNotQuantised() const;
+  // Refuses biases of layers that were not asked for: without them the results would be others.
+  absl::Status CheckNoFurtherBiases(absl::string_view layer_prefix) const;
 
  private:
   explicit Checkpoint(std::string model_dir) : model_dir_(std::move(model_dir)) {}
@@ -88,6 +107,7 @@ class Checkpoint {
   std::string listing_;  // the path of the file that lists the tensors
   absl::flat_hash_map<std::string, std::string> shard_of_;  // tensor -> file name
   std::map<std::string, SafetensorsFile> shards_;
+  absl::flat_hash_set<std::string> found_;
 };
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& model_dir) {
@@ -160,6 +180,7 @@ absl::StatusOr<Tensor> Checkpoint::Find(const std::string& name, const Shape& sh
         "tensor '", name, "' of ", file->path(), " has shape [", absl::StrJoin(tensor.shape, ", "),
         "]; by config.json it is [", absl::StrJoin(shape, ", "), "]"));
   }
+  found_.insert(name);
   return tensor;
 }
 
@@ -172,6 +193,18 @@ absl::Status Checkpoint::CheckNotQuantised() const {
                        "' of a quantised checkpoint; float32, bfloat16 and float16 weights are "
                        "supported"));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::CheckNoFurtherBiases(absl::string_view layer_prefix) const {
+  for (const auto& item : shard_of_) {
+    const std::string& name = item.first;
+    if (!absl::StartsWith(name, layer_prefix) || !absl::EndsWith(name, ".bias")) continue;
+    if (found_.contains(name)) continue;
+    return absl::UnimplementedError(
+        absl::StrCat(listing_, " has the tensor '", absl::Utf8SafeCEscape(name),
+                     "', a bias that the architecture and config.json know nothing of"));
   }
   return absl::OkStatus();
 }
@@ -221,6 +254,18 @@ void AddTensor(absl::string_view role, const Tensor& tensor, Hash* hash) {
   }
 }
 
+// Nothing where there is none, so that older fingerprints hold.
+void AddScaling(const RopeConfig& rope, Hash* hash) {
+  if (rope.scaling == RopeScaling::kNone) return;
+  hash->Add(static_cast<int64_t>(rope.scaling));
+  hash->Add(rope.original_context);
+  hash->Add(static_cast<int64_t>(rope.truncate));
+  for (const double value : {rope.factor, rope.high_freq_factor, rope.low_freq_factor,
+                             rope.beta_fast, rope.beta_slow, rope.attention_factor}) {
+    hash->Add(std::bit_cast<int64_t>(value));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config) {
@@ -243,11 +288,25 @@ absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const Mod
   weights.layers.resize(static_cast<size_t>(config.num_layers));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     for (const LayerTensor& kind : kLayerTensors) {
+      if (kind.has != nullptr && !(config.*kind.has)) continue;
       const std::string name = absl::StrCat(names.layer_prefix, i, ".", names.*kind.name);
       LONGSPAN_ASSIGN_OR_RETURN(weights.layers[i].*kind.tensor, find(name, kind.shape(config)));
     }
   }
+  LONGSPAN_RETURN_IF_ERROR(checkpoint.CheckNoFurtherBiases(names.layer_prefix));
   return weights;
+}
+
+int64_t WeightBytes(const ModelWeights& weights) {
+  int64_t bytes = weights.embedding.num_bytes() + weights.final_norm.num_bytes();
+  if (weights.lm_head.data != weights.embedding.data) bytes += weights.lm_head.num_bytes();
+  for (const LayerWeights& layer : weights.layers) {
+    for (const LayerTensor& kind : kLayerTensors) {
+      const Tensor& tensor = layer.*kind.tensor;
+      if (tensor.data != nullptr) bytes += tensor.num_bytes();
+    }
+  }
+  return bytes;
 }
 
 std::string ModelFingerprint(const ModelConfig& config, const ModelWeights& weights) {
@@ -260,11 +319,14 @@ std::string ModelFingerprint(const ModelConfig& config, const ModelWeights& weig
         std::bit_cast<int64_t>(config.rms_norm_eps), std::bit_cast<int64_t>(config.rope.theta)}) {
     hash.Add(size);
   }
+  AddScaling(config.rope, &hash);
   AddTensor("embedding", weights.embedding, &hash);
   AddTensor("final_norm", weights.final_norm, &hash);
   AddTensor("lm_head", weights.lm_head, &hash);
   for (const LayerWeights& layer : weights.layers) {
-    for (const LayerTensor& kind : kLayerTensors) AddTensor(kind.role, layer.*kind.tensor, &hash);
+    for (const LayerTensor& kind : kLayerTensors) {
+      if ((layer.*kind.tensor).data != nullptr) AddTensor(kind.role, layer.*kind.tensor, &hash);
+    }
   }
   return hash.Hex();
 }

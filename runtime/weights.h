@@ -22,6 +22,13 @@ struct LayerWeights {
   Tensor gate;            // [intermediate, hidden]
   Tensor up;              // [intermediate, hidden]
   Tensor down;            // [hidden, intermediate]
+  // Null data where the architecture has none.
+  Tensor query_bias;   // [heads*head_dim]
+  Tensor key_bias;     // [kv_heads*head_dim]
+  Tensor value_bias;   // [kv_heads*head_dim]
+  Tensor output_bias;  // [hidden]
+  Tensor query_norm;   // [head_dim]
+  Tensor key_norm;     // [head_dim]
 };
 
 struct ModelWeights {
@@ -33,8 +40,11 @@ struct ModelWeights {
 
 // Maps model.safetensors, or the shards that model.safetensors.index.json names, and checks every
 // shape against `config`. No tensor data is read. Tensors that the architecture does not know are
-// ignored, except those of quantised checkpoints: Unimplemented.
+// ignored, except what would change the result, those of quantised checkpoints and further biases
+// of layers: Unimplemented.
 absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config);
+
+int64_t WeightBytes(const ModelWeights& weights);
 
 // 32 hex digits that bind a compressor to its model: a hash of what in `config` changes the
 // network's function, and of every tensor's role, dtype, shape and 1,024 bytes from 16 places.

@@ -29,6 +29,7 @@ class Normals {
     return MakeTensor(Draw(outputs * inputs, 0, deviation), {outputs, inputs}, dtype_);
   }
 
+  Tensor Bias(int64_t size) { return MakeTensor(Draw(size, 0, 0.3), {size}, dtype_); }
   Tensor NormWeight(int64_t size) { return MakeTensor(Draw(size, 1, 0.1), {size}, dtype_); }
 
  private:
@@ -50,6 +51,12 @@ ModelConfig MakeConfig(const RandomModelOptions& options) {
   config.tie_word_embeddings = options.tie_word_embeddings;
   config.max_position_embeddings = options.max_position_embeddings;
   config.dtype = options.dtype;
+  config.rope.scaling = options.rope_scaling;
+  config.rope.factor = 4;
+  config.rope.original_context = 64;
+  if (options.rope_scaling == RopeScaling::kYarn) config.rope.attention_factor = 1.1386;
+  config.qkv_bias = config.output_bias = options.attention_bias;
+  config.qk_norm = options.qk_norm;
   return config;
 }
 
@@ -112,6 +119,16 @@ RandomModel MakeRandomModel(const RandomModelOptions& options) {
     layer.gate = normals.Matrix(options.intermediate_size, hidden, 1);
     layer.up = normals.Matrix(options.intermediate_size, hidden, 1);
     layer.down = normals.Matrix(hidden, options.intermediate_size, 1);
+    if (options.attention_bias) {
+      layer.query_bias = normals.Bias(query_width);
+      layer.key_bias = normals.Bias(key_width);
+      layer.value_bias = normals.Bias(key_width);
+      layer.output_bias = normals.Bias(hidden);
+    }
+    if (options.qk_norm) {
+      layer.query_norm = normals.NormWeight(options.head_dim);
+      layer.key_norm = normals.NormWeight(options.head_dim);
+    }
     model.weights.layers.push_back(std::move(layer));
   }
   model.weights.final_norm = normals.NormWeight(hidden);

@@ -23,6 +23,9 @@ struct RandomModelOptions {
   bool tie_word_embeddings = false;
   DType dtype = DType::kFloat32;  // or kBFloat16
   double rope_theta = 10000;
+  RopeScaling rope_scaling = RopeScaling::kNone;  // else by 4, from 64 tokens
+  bool attention_bias = false;                    // of queries, keys, values and the output
+  bool qk_norm = false;
   int64_t max_position_embeddings = 512;
   int64_t compressed_dim = 0;  // 0: no compressor
   double attention_std = 1.5;  // of the logits that enter the softmax

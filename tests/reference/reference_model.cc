@@ -131,6 +131,7 @@ std::string SelectionMismatch(const BlockSelection& expected, absl::Span<const i
 }
 
 ReferenceModel::Matrix ReferenceModel::ToMatrix(const Tensor& tensor) {
+  if (tensor.data == nullptr) return {};
   const int64_t rows = tensor.shape.size() == 2 ? tensor.shape[0] : 1;
   return {rows, tensor.num_elements() / rows, ToDoubles(tensor)};
 }
@@ -166,14 +167,60 @@ ReferenceModel::Matrix ReferenceModel::Norm(const Matrix& inputs, const Matrix& 
   return outputs;
 }
 
+void ReferenceModel::AddBias(const Matrix& bias, Matrix* rows) {
+  if (bias.rows == 0) return;
+  for (int64_t i = 0; i < rows->rows; ++i) {
+    for (int64_t j = 0; j < rows->cols; ++j) rows->row(i)[j] += bias.values[j];
+  }
+}
+
+void ReferenceModel::NormHeads(const Matrix& weight, Matrix* rows) const {
+  if (weight.rows == 0) return;
+  const int64_t heads = rows->rows * rows->cols / config_.head_dim;
+  rows->values = Norm(Matrix{heads, config_.head_dim, rows->values}, weight).values;
+}
+
+// As the papers have it, pair by pair: lambda is its wavelength in tokens, r how often it turns in
+// the original context.
+std::vector<double> ReferenceModel::Frequencies() const {
+  const RopeConfig& rope = config_.rope;
+  const auto dim = static_cast<double>(config_.head_dim);
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < config_.head_dim / 2; ++i) {
+    const double theta = std::pow(rope.theta, -2.0 * static_cast<double>(i) / dim);
+    const double lambda = 2 * M_PI / theta;
+    const double r = static_cast<double>(rope.original_context) / lambda;
+    double stretched = 0;  // share
+    if (rope.scaling == RopeScaling::kLinear) stretched = 1;
+    if (rope.scaling == RopeScaling::kLlama3) {
+      stretched = r > rope.high_freq_factor  ? 0
+                  : r < rope.low_freq_factor ? 1
+                                             : (rope.high_freq_factor - r) /
+                                                   (rope.high_freq_factor - rope.low_freq_factor);
+    }
+    if (rope.scaling == RopeScaling::kYarn) {
+      const auto border = [&](double turns) {
+        return dim * std::log(static_cast<double>(rope.original_context) / (turns * 2 * M_PI)) /
+               (2 * std::log(rope.theta));
+      };
+      double low = border(rope.beta_fast), high = border(rope.beta_slow);
+      if (rope.truncate) low = std::floor(low), high = std::ceil(high);
+      low = std::max(low, 0.0);
+      high = std::min(high, dim - 1);
+      stretched = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    }
+    frequencies.push_back((1 - stretched) * theta + stretched * theta / rope.factor);
+  }
+  return frequencies;
+}
+
 std::vector<double> ReferenceModel::Rotate(const double* heads, int64_t num_heads,
                                            int64_t position) const {
   const int64_t head_dim = config_.head_dim;
   const int64_t half = head_dim / 2;
   std::vector<double> rotated(num_heads * head_dim);
   for (int64_t i = 0; i < half; ++i) {
-    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
-    const double angle = static_cast<double>(position) * std::pow(config_.rope.theta, exponent);
+    const double angle = static_cast<double>(position) * frequencies_[i];
     const double cosine = std::cos(angle);
     const double sine = std::sin(angle);
     for (int64_t head = 0; head < num_heads; ++head) {
@@ -193,6 +240,7 @@ ReferenceModel::ReferenceModel(const ModelConfig& config, const ModelWeights& we
       embedding_(ToMatrix(weights.embedding)),
       final_norm_(ToMatrix(weights.final_norm)),
       lm_head_(ToMatrix(weights.lm_head)),
+      frequencies_(Frequencies()),
       cache_(config.num_layers) {
   LONGSPAN_CHECK(static_cast<int64_t>(weights.layers.size()) == config.num_layers);
   for (const LayerWeights& layer : weights.layers) {
@@ -205,6 +253,12 @@ ReferenceModel::ReferenceModel(const ModelConfig& config, const ModelWeights& we
                        ToMatrix(layer.gate),
                        ToMatrix(layer.up),
                        ToMatrix(layer.down),
+                       ToMatrix(layer.query_bias),
+                       ToMatrix(layer.key_bias),
+                       ToMatrix(layer.value_bias),
+                       ToMatrix(layer.output_bias),
+                       ToMatrix(layer.query_norm),
+                       ToMatrix(layer.key_norm),
                        {},
                        {}});
   }
@@ -246,10 +300,19 @@ void ReferenceModel::Block(absl::Span<const int32_t> tokens, bool decode, Refere
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const Layer& layer = layers_[i];
     const Matrix normed = Norm(hidden, layer.attention_norm);
-    const Matrix queries = Linear(normed, layer.query);
-    Append(i, Linear(normed, layer.key), Linear(normed, layer.value));
+    Matrix queries = Linear(normed, layer.query);
+    Matrix keys = Linear(normed, layer.key);
+    Matrix values = Linear(normed, layer.value);
+    AddBias(layer.query_bias, &queries);
+    AddBias(layer.key_bias, &keys);
+    AddBias(layer.value_bias, &values);
+    NormHeads(layer.query_norm, &queries);
+    NormHeads(layer.key_norm, &keys);
+    Append(i, keys, values);
     step->selections[i].push_back(Select(i, queries, decode));
-    add(Linear(Attend(i, queries, step->selections[i].back()), layer.output));
+    Matrix attended = Linear(Attend(i, queries, step->selections[i].back()), layer.output);
+    AddBias(layer.output_bias, &attended);
+    add(attended);
     add(Mlp(layer, Norm(hidden, layer.mlp_norm)));
   }
   const Matrix logits = Linear(Norm(hidden, final_norm_), lm_head_);
@@ -331,7 +394,8 @@ ReferenceModel::Matrix ReferenceModel::Attend(int64_t layer, const Matrix& queri
   const LayerCache& cache = cache_[layer];
   const int64_t group = config_.num_heads / config_.num_kv_heads;
   const int64_t head_dim = config_.head_dim;
-  const double scale = 1 / std::sqrt(static_cast<double>(head_dim));
+  const double longer = config_.rope.attention_factor;  // queries and keys, each
+  const double scale = longer * longer / std::sqrt(static_cast<double>(head_dim));
   const auto& far_keys = options_.native_positions ? cache.rotated_keys : cache.keys;
   Matrix outputs{queries.rows, queries.cols, std::vector<double>(queries.values.size(), 0.0)};
   for (int64_t i = 0; i < queries.rows; ++i) {

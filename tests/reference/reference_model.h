@@ -77,6 +77,8 @@ class ReferenceModel {
   };
   struct Layer {
     Matrix attention_norm, query, key, value, output, mlp_norm, gate, up, down;
+    // Without rows where the architecture has none.
+    Matrix query_bias, key_bias, value_bias, output_bias, query_norm, key_norm;
     Matrix compress_query, compress_key;  // A, B: [kv_heads*head_dim, dim]; empty: exact
   };
   // All positions so far, [positions][kv_heads*head_dim], or [positions][dim] for `score_keys`.
@@ -89,8 +91,12 @@ class ReferenceModel {
 
   static Matrix ToMatrix(const Tensor& tensor);
   static Matrix Linear(const Matrix& inputs, const Matrix& weight);  // [rows, weight.rows]
+  static void AddBias(const Matrix& bias, Matrix* rows);             // if there is one
   static std::vector<double> TransposedTimes(const Matrix& matrix, const double* vector);
   Matrix Norm(const Matrix& inputs, const Matrix& weight) const;
+  // Norm of every head, if there is one.
+  void NormHeads(const Matrix& weight, Matrix* rows) const;
+  std::vector<double> Frequencies() const;  // [head_dim / 2] of RoPE
   std::vector<double> Rotate(const double* heads, int64_t num_heads, int64_t position) const;
 
   void Block(absl::Span<const int32_t> tokens, bool decode, ReferenceStep* step);
@@ -102,6 +108,7 @@ class ReferenceModel {
   ModelConfig config_;
   ReferenceOptions options_;
   Matrix embedding_, final_norm_, lm_head_;
+  std::vector<double> frequencies_;
   std::vector<Layer> layers_;
   std::vector<LayerCache> cache_;
   int64_t length_ = 0;  // positions before the current block

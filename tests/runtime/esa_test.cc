@@ -224,6 +224,52 @@ const Way kWays[] = {{1, 64, 64}, {1, 16, 16},  {1, 128, 48}, {2, 64, 32},
                      {2, 96, 16}, {3, 48, 16},  {3, 64, 32},  {4, 64, 16},
                      {4, 16, 16}, {4, 256, 64}, {8, 64, 16},  {8, 128, 16}};
 
+// What other families add to Llama, under every kind of attention.
+struct Family {
+  const char* name;
+  void (*apply)(RandomModelOptions*);
+};
+
+const Family kFamilies[] = {
+    {"Bias", [](RandomModelOptions* o) { o->attention_bias = true; }},
+    {"QkNorm", [](RandomModelOptions* o) { o->qk_norm = true; }},
+    {"Linear", [](RandomModelOptions* o) { o->rope_scaling = RopeScaling::kLinear; }},
+    {"Llama3", [](RandomModelOptions* o) { o->rope_scaling = RopeScaling::kLlama3; }},
+    {"Yarn",
+     [](RandomModelOptions* o) {
+       o->rope_scaling = RopeScaling::kYarn;
+       o->head_dim = 32;
+     }},
+};
+
+class FamilyTest : public testing::TestWithParam<std::tuple<Family, Variant, bool>> {};
+
+TEST_P(FamilyTest, LogitsAndSelections) {
+  const auto& [family, variant, deterministic] = GetParam();
+  RandomModelOptions options = SmallModel();
+  family.apply(&options);
+  const RandomModel model = MakeRandomModel(options);
+  Config config = SmallConfig();
+  variant.apply(&config);
+  config.deterministic = deterministic;
+  const TestSequence sequence = MakeSequence(15, 203, 5, model.config.vocab_size);
+  const auto results = RunSharded(model, config, 3, {sequence});
+  ExpectMatchesReference(model, config, sequence, results[0], 2e-5);
+  if (deterministic) {
+    EXPECT_EQ(RunSharded(model, config, 1, {sequence})[0].logits, results[0].logits);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyTest,
+                         testing::Combine(testing::ValuesIn(kFamilies),
+                                          testing::ValuesIn(kVariants, kVariants + 5),
+                                          testing::Bool()),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param).name) +
+                                  std::get<1>(test.param).name +
+                                  (std::get<2>(test.param) ? "Deterministic" : "");
+                         });
+
 class BitEqualityTest : public testing::TestWithParam<Variant> {};
 
 TEST_P(BitEqualityTest, AcrossRanksChunksStripesAndBatches) {

@@ -136,20 +136,134 @@ TEST_F(ModelConfigTest, ReadsEveryWayOfWritingRope) {
   }
 }
 
+TEST_F(ModelConfigTest, ReadsRopeScaling) {
+  const absl::StatusOr<ModelConfig> linear = LoadModelConfig(ModelPath("llama_bias_linear"));
+  ASSERT_THAT(linear, IsOk());
+  EXPECT_EQ(linear->rope.scaling, RopeScaling::kLinear);
+  EXPECT_EQ(linear->rope.factor, 4);
+  for (const char* name : {"llama31", "llama32_tied"}) {  // the older form and the newer
+    const absl::StatusOr<ModelConfig> llama = LoadModelConfig(ModelPath(name));
+    ASSERT_THAT(llama, IsOk());
+    EXPECT_EQ(llama->rope.scaling, RopeScaling::kLlama3);
+    EXPECT_EQ(llama->rope.theta, 500000);
+    EXPECT_EQ(llama->rope.low_freq_factor, 1);
+    EXPECT_EQ(llama->rope.high_freq_factor, 4);
+    EXPECT_EQ(llama->rope.original_context, 512);
+  }
+  const absl::StatusOr<ModelConfig> yarn = LoadModelConfig(ModelPath("qwen3_yarn"));
+  ASSERT_THAT(yarn, IsOk());
+  EXPECT_EQ(yarn->rope.scaling, RopeScaling::kYarn);
+  EXPECT_EQ(yarn->rope.beta_fast, 16);
+  EXPECT_EQ(yarn->rope.beta_slow, 1);
+  EXPECT_NEAR(yarn->rope.attention_factor, 1.138629, 1e-6);  // 0.1 ln 4 + 1
+}
+
+TEST_F(ModelConfigTest, FillsInWhatYarnLeavesOut) {
+  absl::StatusOr<ModelConfig> config =
+      LoadWith("rope_scaling", {{"rope_type", "yarn"}, {"original_max_position_embeddings", 128}});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->rope.factor, 4);  // 512 / 128
+  EXPECT_EQ(config->rope.beta_fast, 32);
+  EXPECT_TRUE(config->rope.truncate);
+  config = LoadWith("rope_scaling", {{"rope_type", "yarn"}, {"factor", 2}, {"truncate", false}});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->rope.original_context, 512);
+  EXPECT_FALSE(config->rope.truncate);
+  config = LoadWith(
+      "rope_scaling",
+      {{"rope_type", "yarn"}, {"factor", 40}, {"mscale", 0.707}, {"mscale_all_dim", 0.707}});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->rope.attention_factor, 1);
+  config =
+      LoadWith("rope_scaling", {{"rope_type", "yarn"}, {"factor", 2}, {"attention_factor", 1.5}});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->rope.attention_factor, 1.5);
+}
+
 TEST_F(ModelConfigTest, RefusesOtherRopeByName) {
-  for (const char* type : {"linear", "dynamic", "llama3", "yarn", "longrope", "su"}) {
+  for (const char* type : {"dynamic", "longrope", "su", "mrope"}) {
     const std::string name = absl::StrCat("\"", type, "\"");
     EXPECT_THAT(LoadWith("rope_scaling", {{"type", type}, {"factor", 8}}),
                 Fails(Code::kUnimplemented, "rope_scaling.type is " + name));
     EXPECT_THAT(LoadWith("rope_scaling", {{"rope_type", type}, {"factor", 8}}),
                 Fails(Code::kUnimplemented, "rope_scaling.rope_type is " + name));
     EXPECT_THAT(LoadWith("rope_parameters", {{"rope_type", type}, {"rope_theta", 1e4}}),
-                Fails(Code::kUnimplemented, "rope_parameters.rope_type is " + name));
+                Fails(Code::kUnimplemented, "supported: default, linear, llama3, yarn"));
   }
   EXPECT_THAT(LoadWith("rope_parameters", {{"partial_rotary_factor", 0.5}}),
               Fails(Code::kUnimplemented, "partial_rotary_factor is 0.5"));
   EXPECT_THAT(LoadWith("rope_parameters", {{"full_attention", {{"rope_theta", 1e4}}}}),
               Fails(Code::kUnimplemented, "the same RoPE in every layer"));
+}
+
+TEST_F(ModelConfigTest, RefusesMalformedScaling) {
+  EXPECT_THAT(LoadWith("rope_scaling", {{"type", "linear"}}),
+              Fails(Code::kInvalidArgument, "rope_scaling.factor is missing"));
+  EXPECT_THAT(LoadWith("rope_scaling", {{"type", "linear"}, {"factor", 0}}),
+              Fails(Code::kInvalidArgument, "rope_scaling.factor is 0"));
+  Json llama3 = {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}};
+  EXPECT_THAT(LoadWith("rope_scaling", llama3),
+              Fails(Code::kInvalidArgument, "high_freq_factor is missing"));
+  llama3["high_freq_factor"] = 4;
+  EXPECT_THAT(LoadWith("rope_scaling", llama3),
+              Fails(Code::kInvalidArgument, "more than low_freq_factor"));
+  llama3["original_max_position_embeddings"] = "8k";
+  EXPECT_THAT(LoadWith("rope_scaling", llama3),
+              Fails(Code::kInvalidArgument, "original_max_position_embeddings is \"8k\""));
+  EXPECT_THAT(LoadWith("rope_scaling", {{"rope_type", "yarn"}, {"truncate", 1}}),
+              Fails(Code::kInvalidArgument, "truncate is 1"));
+  EXPECT_THAT(LoadWith("rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1}}),
+              Fails(Code::kUnimplemented, "more than 1"));
+}
+
+TEST_F(ModelConfigTest, FamiliesDifferAsTheTableSays) {
+  const struct {
+    const char* fixture;
+    bool qkv_bias, output_bias, qk_norm;
+    int64_t head_dim;
+  } cases[] = {
+      {"llama2", false, false, false, 12},  {"llama_bias_linear", true, true, false, 12},
+      {"llama31", false, false, false, 32}, {"mistral", false, false, false, 16},
+      {"qwen2", true, false, false, 12},    {"qwen3", false, false, true, 32},
+      {"qwen3_yarn", true, true, true, 32},
+  };
+  for (const auto& expected : cases) {
+    SCOPED_TRACE(expected.fixture);
+    const absl::StatusOr<ModelConfig> config = LoadModelConfig(ModelPath(expected.fixture));
+    ASSERT_THAT(config, IsOk());
+    EXPECT_EQ(config->qkv_bias, expected.qkv_bias);
+    EXPECT_EQ(config->output_bias, expected.output_bias);
+    EXPECT_EQ(config->qk_norm, expected.qk_norm);
+    EXPECT_EQ(config->head_dim, expected.head_dim);
+  }
+}
+
+TEST_F(ModelConfigTest, RefusesSlidingWindows) {
+  Json mistral = BaseConfig();
+  mistral["architectures"] = {"MistralForCausalLM"};
+  EXPECT_THAT(Load(mistral), Fails(Code::kUnimplemented, "sliding_window is missing"));
+  mistral["sliding_window"] = 4096;
+  EXPECT_THAT(Load(mistral), Fails(Code::kUnimplemented, "sliding_window is 4096"));
+  mistral["sliding_window"] = nullptr;
+  EXPECT_THAT(Load(mistral), IsOk());
+  mistral["attention_bias"] = true;
+  EXPECT_THAT(Load(mistral), Fails(Code::kUnimplemented, "attention_bias is true"));
+  for (const char* name : {"Qwen2ForCausalLM", "Qwen3ForCausalLM"}) {
+    Json qwen = BaseConfig();
+    qwen["architectures"] = {name};
+    qwen["sliding_window"] = 4096;  // says nothing as long as it is off
+    EXPECT_THAT(Load(qwen), IsOk());
+    qwen["use_sliding_window"] = true;
+    EXPECT_THAT(Load(qwen), Fails(Code::kUnimplemented, "use_sliding_window is true"));
+    qwen["use_sliding_window"] = false;
+    qwen["layer_types"] = {"full_attention", "full_attention"};
+    EXPECT_THAT(Load(qwen), IsOk());
+    qwen["layer_types"] = {"full_attention", "sliding_attention"};
+    EXPECT_THAT(Load(qwen), Fails(Code::kUnimplemented, "layer_types is"));
+    qwen.erase("layer_types");
+    qwen.erase("num_key_value_heads");
+    EXPECT_THAT(Load(qwen), Fails(Code::kInvalidArgument, "num_key_value_heads is missing"));
+  }
 }
 
 TEST_F(ModelConfigTest, RefusesMalformedRope) {
@@ -171,7 +285,6 @@ TEST_F(ModelConfigTest, RefusesMalformedRope) {
 
 TEST_F(ModelConfigTest, RefusesUnsupportedFeaturesByName) {
   const std::pair<const char*, Json> cases[] = {
-      {"attention_bias", true},
       {"mlp_bias", true},
       {"hidden_act", "gelu"},
       {"sliding_window", 4096},
@@ -185,7 +298,9 @@ TEST_F(ModelConfigTest, RefusesUnsupportedFeaturesByName) {
     EXPECT_THAT(LoadWith(key, nullptr), IsOk());
   }
   EXPECT_THAT(LoadWith("architectures", {"MambaForCausalLM"}),
-              Fails(Code::kUnimplemented, "supported: LlamaForCausalLM"));
+              Fails(Code::kUnimplemented,
+                    "supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, "
+                    "Qwen3ForCausalLM"));
   EXPECT_THAT(LoadWith("torch_dtype", "float8_e4m3fn"),
               Fails(Code::kUnimplemented, "torch_dtype is \"float8_e4m3fn\""));
   EXPECT_THAT(LoadWith("dtype", "int8"), Fails(Code::kUnimplemented, "dtype is \"int8\""));

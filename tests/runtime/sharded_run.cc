@@ -30,7 +30,7 @@ class RankRun {
       : model_(model),
         config_(config),
         communicator_(communicator),
-        rope_(InverseFrequencies(model.config)),
+        rope_(InverseFrequencies(model.config.rope, model.config.head_dim)),
         context_(MakeAttentionContext(config, model.config, &communicator, &rope_, &counts_)),
         pool_(context_.kv, 1 << 20) {
     context_.limits = overrides.limits;

@@ -213,6 +213,54 @@ TEST_F(WeightsTest, ChecksEveryShape) {
               Fails(Code::kInvalidArgument, "has shape [6, 8]; by config.json it is [8, 6]"));
 }
 
+TEST_F(WeightsTest, FindsBiasesAndHeadNorms) {
+  config_.qkv_bias = config_.output_bias = config_.qk_norm = true;
+  const std::pair<const char*, int64_t> vectors[] = {{"q_proj.bias", 8},   {"k_proj.bias", 4},
+                                                     {"v_proj.bias", 4},   {"o_proj.bias", 6},
+                                                     {"q_norm.weight", 2}, {"k_norm.weight", 2}};
+  float value = 1000;
+  for (const auto& [name, size] : vectors) {
+    WriteSingle();
+    const std::string full = absl::StrCat("model.layers.0.self_attn.", name);
+    EXPECT_THAT(Load(), Fails(Code::kNotFound, full));
+    tensors_.push_back({full, {size}, std::vector<float>(size, value++)});
+  }
+  WriteSingle();
+  const absl::StatusOr<ModelWeights> weights = Load();
+  ASSERT_THAT(weights, IsOk());
+  const LayerWeights& layer = weights->layers[0];
+  const Tensor* found[] = {&layer.query_bias,  &layer.key_bias,   &layer.value_bias,
+                           &layer.output_bias, &layer.query_norm, &layer.key_norm};
+  value = 1000;
+  for (const Tensor* tensor : found) EXPECT_EQ(FirstValue(*tensor), value++);
+  const std::string before = Fingerprint();
+  TensorNamed("model.layers.0.self_attn.k_norm.weight").values[1] += 1;
+  WriteSingle();
+  EXPECT_NE(Fingerprint(), before);
+}
+
+TEST_F(WeightsTest, RefusesBiasesThatTheConfigKnowsNothingOf) {
+  tensors_.push_back({"model.layers.0.mlp.up_proj.bias", {10}, std::vector<float>(10)});
+  WriteSingle();
+  EXPECT_THAT(Load(), Fails(Code::kUnimplemented, "model.layers.0.mlp.up_proj.bias"));
+}
+
+TEST_F(WeightsTest, FingerprintKnowsTheScalingOfRope) {
+  WriteSingle();
+  const std::string plain = Fingerprint();
+  std::set<std::string> prints = {plain};
+  for (const RopeScaling scaling :
+       {RopeScaling::kLinear, RopeScaling::kLlama3, RopeScaling::kYarn}) {
+    config_.rope.scaling = scaling;
+    prints.insert(Fingerprint());
+    config_.rope.factor += 1;
+    prints.insert(Fingerprint());
+  }
+  EXPECT_EQ(prints.size(), 7);
+  config_.rope = RopeConfig();
+  EXPECT_EQ(Fingerprint(), plain);
+}
+
 TEST_F(WeightsTest, IgnoresUnknownTensorsButNotQuantisedOnes) {
   tensors_.push_back({"model.layers.0.self_attn.rotary_emb.inv_freq", {1}, {1}});
   WriteSingle();
