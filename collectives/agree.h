@@ -10,7 +10,8 @@ namespace longspan {
 // rank that has one (its message cut to some 900 bytes). Collective.
 absl::Status AgreeOnStatus(Communicator* communicator, const absl::Status& status);
 
-// Whether AgreeOnStatus gave this error: then every rank has it, and none waits for another.
+// Whether AgreeOnStatus gave this error: then every rank of its communicator has it, and none waits
+// for another.
 bool IsAgreed(const absl::Status& status);
 
 }  // namespace longspan

@@ -90,7 +90,7 @@ void Linear(const LinearArgs& args, int64_t panel_rows) {
 
 std::string KernelSet() {
   return std::string("OpenBLAS ") + openblas_get_corename() + ", vectors of " +
-         std::to_string(simd::kWidth) + " floats";
+         std::to_string(simd::kWidth) + " floats" + (simd::kFused ? "" : ", not fused");
 }
 
 void LinearFewRows(const LinearArgs& args) {

@@ -169,7 +169,7 @@ void ScoreToken(const float* query, int64_t dim, const ScoreKeys& keys, float* s
       simd::Float sum = {};
       int64_t d = 0;
       for (; d + simd::kWidth <= dim; d += simd::kWidth) {
-        sum += simd::Load(key + d) * simd::Load(query + d);
+        sum = simd::MultiplyAdd(simd::Load(key + d), simd::Load(query + d), sum);
       }
       float total = 0;
       for (; d < dim; ++d) total = std::fma(key[d], query[d], total);

@@ -25,7 +25,6 @@ class BlockInFlight {
   // Attends to what is left. output: [tokens, heads, head_dim]; lse (may be null): [tokens, heads].
   void Finish(float* output, float* lse);
 
-  const BlockKeys& keys() const { return keys_; }
   // Calls f(position, is_far) for what the block reads in `window`, ascending.
   template <typename F>
   void ForEachKey(Range window, F&& f) const {

@@ -303,7 +303,7 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
   CalibrationReport report;
   // Ranks without a window wait for those that have one, which takes as long as the model does.
   const UntimedWaits untimed(&communicator);
-  const auto read_text = [&](Communicator& alone) -> absl::Status {
+  const auto run_windows = [&](Communicator& alone) -> absl::Status {
     Config own = AloneWithDenseAttention(config, window);
     auto model = LoadModel(&alone, &own);
     LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(&communicator, model.status()));
@@ -327,7 +327,7 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
   };
   absl::Status status;
   LONGSPAN_RETURN_IF_ERROR(RunThreadRanks(1, [&](Communicator& alone) {
-    status = read_text(alone);  // passed by, as an error from within would name the wrong rank
+    status = run_windows(alone);  // passed by, as an error from within would name the wrong rank
     return absl::OkStatus();
   }));
   LONGSPAN_RETURN_IF_ERROR(status);

@@ -12,9 +12,8 @@
 namespace longspan {
 namespace {
 
-// What `block` reads; counts it and tells the observer.
-BlockKeys KeysOf(const AttentionContext& context, int64_t layer, Range block, int rank,
-                 const AttentionRanges& ranges, const std::vector<int64_t>& selected) {
+BlockKeys ReadsOf(Range block, int rank, const AttentionRanges& ranges,
+                  const std::vector<int64_t>& selected) {
   BlockKeys keys;
   keys.rank = rank;
   keys.queries = block.size();
@@ -22,12 +21,17 @@ BlockKeys KeysOf(const AttentionContext& context, int64_t layer, Range block, in
   std::iota(keys.far.begin(), keys.far.end(), ranges.initial.begin);
   keys.far.insert(keys.far.end(), selected.begin(), selected.end());
   keys.near = ranges.near;
+  return keys;
+}
+
+// Counts what a block reads, and tells the observer.
+void Record(const AttentionContext& context, int64_t layer, Range block, const BlockKeys& keys,
+            const std::vector<int64_t>& selected) {
   for (int64_t p = block.begin; p < block.end; ++p) {
     context.counts->attended += static_cast<int64_t>(keys.far.size()) + p + 1 - keys.near.begin;
     context.counts->dense += p + 1;
   }
   if (context.on_selection) context.on_selection(layer, block, selected);
-  return keys;
 }
 
 // Deterministic attention has every key at the query's rank.
@@ -36,7 +40,9 @@ Moving ChooseMoving(const AttentionContext& context, absl::Span<const BlockKeys>
   if (context.moving.has_value()) return *context.moving;
   const int64_t query = context.shape.query_dim() * static_cast<int64_t>(sizeof(float));
   const int64_t lse = context.shape.heads * static_cast<int64_t>(sizeof(float));
-  return CheaperToMove(context.layout, keys, {2 * context.kv.row_bytes(), query, query + lse});
+  return CheaperToMove(
+      context.layout, keys,
+      {.key_value = 2 * context.kv.row_bytes(), .query = query, .partial = query + lse});
 }
 
 }  // namespace
@@ -48,8 +54,8 @@ absl::Status AttendBlocks(const AttentionContext& context, int64_t layer, KvShar
                             SelectForBlocks(context, layer, cache, blocks, first_row, queries));
   std::vector<BlockKeys> keys;
   for (size_t b = 0; b < blocks.size(); ++b) {
-    keys.push_back(
-        KeysOf(context, layer, blocks[b].tokens, blocks[b].rank, blocks[b].ranges, selections[b]));
+    keys.push_back(ReadsOf(blocks[b].tokens, blocks[b].rank, blocks[b].ranges, selections[b]));
+    Record(context, layer, blocks[b].tokens, keys[b], selections[b]);
   }
   return ChooseMoving(context, keys) == Moving::kKeys
              ? AttendBlocksInRing(context, layer, cache, blocks, keys, first_row, queries, output)
@@ -64,8 +70,8 @@ absl::Status AttendTokens(const AttentionContext& context, int64_t layer,
   std::vector<BlockKeys> keys;
   for (size_t t = 0; t < tokens.size(); ++t) {
     const Range block = {tokens[t].position, tokens[t].position + 1};
-    keys.push_back(KeysOf(context, layer, block, /*rank=*/0, RangesOfBlock(context.sizes, block),
-                          selections[t]));
+    keys.push_back(ReadsOf(block, /*rank=*/0, RangesOfBlock(context.sizes, block), selections[t]));
+    Record(context, layer, block, keys[t], selections[t]);
   }
   if (!context.deterministic) {
     return AttendTokensByPartials(context, layer, tokens, keys, queries, output);

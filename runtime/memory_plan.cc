@@ -145,11 +145,13 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
                   BufferLimits().tile_group_bytes;
   }
   if (num_ranks > 1) {
-    // Keys: what a round may bring from all others, and one message on its way out. Queries: of two
-    // ranks, and partials of a chunk out and in.
-    const int64_t keys = 2 * BufferLimits().ring_round_tokens * 2 * kv.row_bytes();
-    const int64_t partials = 2 * num_ranks * rows * (query_dim + model.num_heads);
-    plan.exchange = std::max(keys, 4 * (2 * rows * query_dim + partials));
+    // Keys: what a round may bring from all others, and one message on its way out.
+    plan.exchange = 2 * BufferLimits().ring_round_tokens * 2 * kv.row_bytes();
+    // Queries: of two ranks; this rank's partials of the chunk, and all ranks' of its own rows.
+    const int64_t partials = (chunk + num_ranks * rows) * (query_dim + model.num_heads);
+    if (!config.deterministic) {
+      plan.exchange = std::max(plan.exchange, 4 * (2 * rows * query_dim + partials));
+    }
   }
   plan.page = kv.page_bytes();
   plan.available = AvailableMemory() / ranks_on_host;

@@ -17,7 +17,7 @@ struct MemoryPlan {
   int64_t weights = 0;      // this rank's share of the files that all ranks of a host map
   int64_t activations = 0;  // of one chunk
   int64_t scores = 0;       // gathered queries, maxima and candidates of one chunk
-  int64_t exchange = 0;     // messages of the ring
+  int64_t exchange = 0;     // messages of the ring, and what they bring
   int64_t page = 0;         // of the cache: one stripe of one sequence
   int64_t available = 0;    // to this rank
 

@@ -163,7 +163,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   auto model = std::make_unique<Model>();
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, LoadFiles(*config, communicator, model.get())));
-  if (config->deterministic) LONGSPAN_RETURN_IF_ERROR(CheckSameKernels(communicator));
+  if (config->deterministic) {
+    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, CheckSameKernels(communicator)));
+  }
   LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(communicator));
   model->memory = PlanMemory(*config, model->config, model->attention.kv, communicator->size(),
                              on_host, WeightBytes(model->weights));

@@ -1,8 +1,8 @@
 #include "runtime/partial_attention.h"
 
-#include <algorithm>
 #include <vector>
 
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/block_in_flight.h"
 
@@ -60,8 +60,8 @@ class QueryRing {
         rows_(ranks_),
         queries_(ranks_),
         partials_(ranks_),
-        queries_sent_(ranks_),
-        partials_sent_(ranks_) {
+        query_exchanges_(ranks_),
+        partial_exchanges_(ranks_) {
     for (const PrefillBlock& block : blocks) rows_[block.rank] += block.tokens.size();
     merged_.resize(ranks_ * PartialSize(context, rows_[rank_]));
   }
@@ -73,7 +73,7 @@ class QueryRing {
     Attend(rank_, own_queries_, Part(rank_));
     for (int step = 1; step < ranks_; ++step) {
       const int source = RingSource(rank_, step, ranks_);
-      LONGSPAN_RETURN_IF_ERROR(context_.communicator->WaitExchange(queries_sent_[step]));
+      LONGSPAN_RETURN_IF_ERROR(context_.communicator->WaitExchange(query_exchanges_[step]));
       LONGSPAN_RETURN_IF_ERROR(StartQueries(step + 1));
       partials_[source].resize(PartialSize(context_, rows_[source]));
       Attend(source, queries_[source].data(), partials_[source].data());
@@ -81,7 +81,7 @@ class QueryRing {
       LONGSPAN_RETURN_IF_ERROR(StartPartials(step));
     }
     for (int step = 1; step < ranks_; ++step) {
-      LONGSPAN_RETURN_IF_ERROR(context_.communicator->WaitExchange(partials_sent_[step]));
+      LONGSPAN_RETURN_IF_ERROR(context_.communicator->WaitExchange(partial_exchanges_[step]));
     }
     Merge(context_, merged_, rows_[rank_], output);
     return absl::OkStatus();
@@ -99,8 +99,9 @@ class QueryRing {
     queries_[from].resize(rows_[from] * dim);
     const Transfer send = {to, const_cast<float*>(own_queries_), BytesOf(rows_[rank_] * dim)};
     const Transfer receive = {from, queries_[from].data(), BytesOf(rows_[from] * dim)};
-    LONGSPAN_ASSIGN_OR_RETURN(queries_sent_[step], context_.communicator->StartExchange(
-                                                       "ring.queries", {&send, 1}, {&receive, 1}));
+    LONGSPAN_ASSIGN_OR_RETURN(
+        query_exchanges_[step],
+        context_.communicator->StartExchange("ring.queries", {&send, 1}, {&receive, 1}));
     return absl::OkStatus();
   }
 
@@ -110,7 +111,7 @@ class QueryRing {
     const Transfer send = {to, partials_[to].data(), BytesOf(PartialSize(context_, rows_[to]))};
     const Transfer receive = {from, Part(from), BytesOf(PartialSize(context_, rows_[rank_]))};
     LONGSPAN_ASSIGN_OR_RETURN(
-        partials_sent_[step],
+        partial_exchanges_[step],
         context_.communicator->StartExchange("ring.partials", {&send, 1}, {&receive, 1}));
     return absl::OkStatus();
   }
@@ -136,10 +137,10 @@ class QueryRing {
   absl::Span<const BlockKeys> keys_;
   const float* own_queries_;
   int rank_, ranks_;
-  std::vector<int64_t> rows_;                             // [rank] queries of its blocks
-  std::vector<std::vector<float>> queries_, partials_;    // [rank] of its blocks
-  std::vector<float> merged_;                             // [rank] partials of this rank's blocks
-  std::vector<ExchangeId> queries_sent_, partials_sent_;  // [step]
+  std::vector<int64_t> rows_;                           // [rank] queries of its blocks
+  std::vector<std::vector<float>> queries_, partials_;  // [rank] of its blocks
+  std::vector<float> merged_;                           // [rank] partials of this rank's blocks
+  std::vector<ExchangeId> query_exchanges_, partial_exchanges_;  // [step]
 };
 
 }  // namespace
@@ -148,6 +149,7 @@ absl::Status AttendBlocksByPartials(const AttentionContext& context, int64_t lay
                                     absl::Span<const PrefillBlock> blocks,
                                     absl::Span<const BlockKeys> keys, const float* queries,
                                     float* output) {
+  LONGSPAN_CHECK(context.panel_rows == 0);  // else there were rows of padding between the blocks
   return QueryRing(context, layer, cache, blocks, keys, queries).Run(output);
 }
 

@@ -28,12 +28,9 @@ Traffic TrafficOfKeys(const SequenceLayout& layout, absl::Span<const BlockKeys> 
   Traffic traffic(layout.num_ranks);
   const auto readers = RunsByReader(layout.num_ranks, blocks);
   for (int reader = 0; reader < layout.num_ranks; ++reader) {
-    for (Range run : readers[reader]) {
-      while (!run.empty()) {
-        const int64_t end =
-            std::min(run.end, (layout.stripe(run.begin) + 1) * layout.stripe_tokens);
-        traffic.Add(layout.owner(run.begin), reader, (end - run.begin) * bytes.key_value);
-        run.begin = end;
+    for (const Range& run : readers[reader]) {
+      for (int owner = 0; owner < layout.num_ranks; ++owner) {
+        traffic.Add(owner, reader, layout.CountOwned(owner, run) * bytes.key_value);
       }
     }
   }

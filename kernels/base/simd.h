@@ -12,6 +12,12 @@
 
 namespace longspan::simd {
 
+#if defined(__AVX512F__) || defined(__FMA__) || defined(__aarch64__)
+inline constexpr bool kFused = true;
+#else
+inline constexpr bool kFused = false;
+#endif
+
 // One native vector of floats. Scoring and attention of blocks put independent results (queries) in
 // its lanes: a result is then the same chain of operations wherever it lies in a tile. Which of
 // them are fused is said here and not left to the compiler (kernels are compiled with
@@ -42,7 +48,7 @@ inline Float Max(Float candidate, Float current) {
   return candidate > current ? candidate : current;
 }
 
-// a * b + c, rounded once where the processor can.
+// a * b + c, rounded once if kFused.
 inline Float MultiplyAdd(Float a, Float b, Float c) {
 #if defined(__AVX512F__)
   return (Float)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "collectives/agree.h"
 #include "kernels/base/status_macros.h"
 
 namespace longspan {
@@ -262,6 +263,24 @@ absl::Status CheckStats(Communicator& c) {
   return findings.status();
 }
 
+// The error of the lowest rank that has one, on all ranks, and known as agreed on.
+absl::Status CheckAgreeOnStatus(Communicator& communicator) {
+  Findings findings;
+  findings.Expect(AgreeOnStatus(&communicator, absl::OkStatus()).ok(), "all OK");
+  const int last = communicator.size() - 1;
+  const int first = std::max(0, last - 1);
+  absl::Status mine;
+  if (communicator.rank() >= first) {
+    mine = absl::NotFoundError(absl::StrCat("of rank ", communicator.rank()));
+  }
+  const absl::Status agreed = AgreeOnStatus(&communicator, mine);
+  findings.Expect(absl::IsNotFound(agreed) && agreed.message() == absl::StrCat("of rank ", first),
+                  "whose error");
+  findings.Expect(IsAgreed(agreed), "agreed");
+  findings.Expect(!IsAgreed(mine) && !IsAgreed(absl::OkStatus()), "not agreed");
+  return findings.status();
+}
+
 }  // namespace
 
 const std::vector<CommunicatorCheck>& CommunicatorChecks() {
@@ -274,6 +293,7 @@ const std::vector<CommunicatorCheck>& CommunicatorChecks() {
       {"RandomExchanges", CheckRandomExchanges},
       {"Ring", CheckRing},
       {"Stats", CheckStats},
+      {"AgreeOnStatus", CheckAgreeOnStatus},
   };
   return *checks;
 }

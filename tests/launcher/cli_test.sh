@@ -133,6 +133,13 @@ case $case in
     expect 0 "${mpirun[@]}" "$longspan" "${generate[@]}" --output mpi.jsonl "${low[@]}"
     same_answers low1.jsonl mpi.jsonl
 
+    # An error of rank 0 alone ends all; one that all have is told once.
+    expect 1 "$longspan" generate --config run.yaml --input in.jsonl --output /dev/full \
+      --set parallel.ranks=2
+    says 'No space left'
+    expect 1 "${mpirun[@]}" "$longspan" generate --config run.yaml --input in.jsonl \
+      --output /dev/full
+    says 'No space left'
     cp model/model.safetensors weights
     expect 1 "$longspan" calibrate --config run.yaml --input text.txt "${low[@]}" \
       --output model/model.safetensors

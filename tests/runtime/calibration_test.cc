@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/agree.h"
 #include "collectives/thread_communicator.h"
 #include "gtest/gtest.h"
 
@@ -140,6 +141,26 @@ CalibrationReport CalibrateOn(int ranks, int64_t tokens) {
   });
   EXPECT_TRUE(ran.ok()) << ran;
   return reports.back();
+}
+
+TEST(CalibrateTest, EveryRankHasTheErrorOfTheText) {
+  Config config;
+  config.model = std::string(LONGSPAN_SOURCE_DIR) + "/tests/runtime/testdata/models/llama_f16";
+  config.esa.compressed_dim = 4;
+  ASSERT_TRUE(ResolveConfig(2, &config).ok());
+  std::vector<absl::Status> statuses(2);
+  const absl::Status ran = RunThreadRanks(2, [&](Communicator& communicator) -> absl::Status {
+    const auto fails = [](int64_t) -> absl::StatusOr<std::vector<int32_t>> {
+      return absl::DataLossError("torn");
+    };
+    statuses[communicator.rank()] = Calibrate(config, communicator, fails, nullptr).status();
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(ran.ok()) << ran;
+  for (const absl::Status& status : statuses) {
+    EXPECT_EQ(status.message(), "torn");
+    EXPECT_TRUE(IsAgreed(status));
+  }
 }
 
 TEST(CalibrateTest, RanksShareTheWorkAndAgree) {

@@ -84,6 +84,22 @@ TEST(MemoryPlanTest, GrowsWithTheChunkAndNotWithTheContext) {
   EXPECT_EQ(PlanMemory(config, SmallModel(), unscored, 2, 2, 1000).scores, 0);
 }
 
+TEST(MemoryPlanTest, HoldsTheMessagesOfWhateverMoves) {
+  // Few heads of keys: a round's 32,768 tokens, in and out. Many heads of queries, of 512 rows: two
+  // ranks' queries, partials of the chunk and of both ranks.
+  Config config = SmallConfig();
+  ModelConfig model = SmallModel();
+  const int64_t keys = 2 * 32768 * 2 * SmallCache().row_bytes();
+  EXPECT_EQ(PlanMemory(config, model, SmallCache(), 2, 2, 1000).exchange, keys);
+  model.num_heads = 1024;
+  const int64_t rows = 3 * 256;  // a chunk may touch five stripes, three of one rank
+  const int64_t query = model.num_heads * model.head_dim;
+  EXPECT_EQ(PlanMemory(config, model, SmallCache(), 2, 2, 1000).exchange,
+            4 * (2 * rows * query + (1024 + 2 * rows) * (query + model.num_heads)));
+  config.deterministic = true;
+  EXPECT_EQ(PlanMemory(config, model, SmallCache(), 2, 2, 1000).exchange, keys);
+}
+
 TEST(MemoryPlanTest, SurvivesSettingsBeyondAnInteger) {
   Config config = SmallConfig();
   config.prefill_chunk_tokens = 1 << 24;

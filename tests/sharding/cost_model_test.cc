@@ -50,6 +50,12 @@ TEST(CostModelTest, QueriesGoToAllAndPartialsComeBack) {
   EXPECT_EQ(Queries({4, 4}, {block}), 3 * 5 * kBytes.partial);
 }
 
+TEST(CostModelTest, ARankSendsItsQueriesAndTheOthersPartials) {
+  const BlockKeys at0 = {.rank = 0, .queries = 5, .near = {0, 1000}};
+  const BlockKeys at1 = {.rank = 1, .queries = 5, .near = {0, 1000}};
+  EXPECT_EQ(Queries({4, 2}, {at0, at1}), 5 * (kBytes.query + kBytes.partial));
+}
+
 TEST(CostModelTest, FewQueriesMoveToManyKeysAndManyStay) {
   BlockKeys block = {.rank = 0, .queries = 1, .near = {0, 4096}};
   EXPECT_EQ(CheaperToMove({256, 4}, {block}, kBytes), Moving::kQueries);
