@@ -35,11 +35,7 @@ class CalibrationText {
       : path_(path),
         jsonl_(absl::EndsWith(path, ".jsonl")),
         file_(path, std::ios::binary),
-        tokenizer_(tokenizer) {
-    file_.seekg(0, std::ios::end);
-    size_ = static_cast<double>(file_.tellg());
-    file_.seekg(0);
-  }
+        tokenizer_(tokenizer) {}
 
   absl::Status status() const {
     if (std::filesystem::is_directory(path_)) {
@@ -51,10 +47,6 @@ class CalibrationText {
 
   // Of what was read so far.
   int64_t replaced_sequences() const { return notes_.replaced; }
-
-  double fraction() {
-    return file_.eof() || size_ <= 0 ? 1 : static_cast<double>(file_.tellg()) / size_;
-  }
 
   absl::StatusOr<std::vector<int32_t>> NextWindow(int64_t max_tokens) {
     while (static_cast<int64_t>(tokens_.size()) < max_tokens && file_) {
@@ -114,7 +106,6 @@ class CalibrationText {
   std::string path_;
   bool jsonl_;
   std::ifstream file_;
-  double size_ = 0;
   const Tokenizer& tokenizer_;
   int64_t line_number_ = 0;
   std::vector<int32_t> tokens_;
@@ -152,29 +143,6 @@ void PrintReport(const Config& config, const CalibrationReport& report) {
          static_cast<long long>(report.tokens));
 }
 
-absl::StatusOr<int> RunCalibration(const Config& config, Communicator& communicator,
-                                   ProgressStyle style) {
-  if (communicator.rank() != 0) {
-    LONGSPAN_RETURN_IF_ERROR(Calibrate(config, communicator, nullptr, nullptr).status());
-    return kExitOk;
-  }
-  LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
-  CalibrationText text(absl::GetFlag(FLAGS_input), *tokenizer);
-  Progress progress(style, stderr, MonotonicSeconds());
-  const auto show = [&](int64_t tokens) {
-    progress.Update({.fraction = text.fraction(), .prompt_tokens = tokens}, MonotonicSeconds());
-  };
-  LONGSPAN_ASSIGN_OR_RETURN(
-      const CalibrationReport report,
-      Calibrate(
-          config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
-  progress.Clear();
-  // The other ranks are through.
-  if (const absl::Status saved = Save(config, report); !saved.ok()) return ReportError(saved, 0);
-  PrintReport(config, report);
-  return kExitOk;
-}
-
 // An existing file is replaced only if it is a compressor.
 absl::Status CheckOutput(const std::string& path) {
   namespace fs = std::filesystem;
@@ -197,39 +165,67 @@ absl::Status CheckOutput(const std::string& path) {
       absl::StrCat(path, ": exists and is no compressor; give another --output, or remove it"));
 }
 
-// What can be told before anything is loaded.
-absl::StatusOr<bool> Prepare(const Config& config) {
-  LONGSPAN_RETURN_IF_ERROR(CheckOutput(OutputPath(config)));
-  LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
-  const std::string input = absl::GetFlag(FLAGS_input);
-  CalibrationText text(input, *tokenizer);
-  LONGSPAN_RETURN_IF_ERROR(text.status());
-  LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
-  const int64_t width = model.num_kv_heads * model.head_dim;
-  if (config.esa.compressed_dim > width) {
-    return absl::InvalidArgumentError(absl::StrCat("esa.compressed_dim ", config.esa.compressed_dim,
-                                                   " must be at most ", width,
-                                                   ", the width of the concatenated keys"));
+struct CalibrateJob {
+  ProgressStyle style = ProgressStyle::kOff;
+  int64_t tokens = 0;  // of the text; known to rank 0
+
+  // What can be told before anything is loaded.
+  absl::StatusOr<bool> Prepare(const Config& config) {
+    LONGSPAN_RETURN_IF_ERROR(CheckOutput(OutputPath(config)));
+    LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
+    const std::string input = absl::GetFlag(FLAGS_input);
+    CalibrationText text(input, *tokenizer);
+    LONGSPAN_RETURN_IF_ERROR(text.status());
+    LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
+    const int64_t width = model.num_kv_heads * model.head_dim;
+    if (config.esa.compressed_dim > width) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("esa.compressed_dim ", config.esa.compressed_dim, " must be at most ", width,
+                       ", the width of the concatenated keys"));
+    }
+    // All of the text: what is wrong with its last line must not cost a fit.
+    const int64_t window = CalibrationWindow(model);
+    while (true) {
+      LONGSPAN_ASSIGN_OR_RETURN(const auto ids, text.NextWindow(window));
+      if (ids.empty()) break;
+      tokens += static_cast<int64_t>(ids.size());
+    }
+    if (text.replaced_sequences() > 0) {
+      spdlog::warn("{}: {} ill-formed UTF-8 sequences were replaced by U+FFFD", input,
+                   text.replaced_sequences());
+    }
+    if (tokens < kMinCalibrationWindows * window) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          input, ": has ", tokens, " tokens, which are too few: ", kMinCalibrationWindows * window,
+          " are needed, 50,000 or more are better"));
+    }
+    return true;
   }
-  // All of the text: what is wrong with its last line must not cost a fit.
-  const int64_t window = CalibrationWindow(model);
-  int64_t tokens = 0;
-  while (true) {
-    LONGSPAN_ASSIGN_OR_RETURN(const auto ids, text.NextWindow(window));
-    if (ids.empty()) break;
-    tokens += static_cast<int64_t>(ids.size());
+
+  absl::StatusOr<int> Run(const Config& config, Communicator& communicator) const {
+    if (communicator.rank() != 0) {
+      LONGSPAN_RETURN_IF_ERROR(Calibrate(config, communicator, nullptr, nullptr).status());
+      return kExitOk;
+    }
+    LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
+    CalibrationText text(absl::GetFlag(FLAGS_input), *tokenizer);
+    Progress progress(style, stderr, MonotonicSeconds());
+    const auto show = [&](int64_t done) {
+      progress.Update({.fraction = static_cast<double>(done) / static_cast<double>(tokens),
+                       .prompt_tokens = done},
+                      MonotonicSeconds());
+    };
+    LONGSPAN_ASSIGN_OR_RETURN(
+        const CalibrationReport report,
+        Calibrate(
+            config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
+    progress.Clear();
+    // The other ranks are through.
+    if (const absl::Status saved = Save(config, report); !saved.ok()) return ReportError(saved, 0);
+    PrintReport(config, report);
+    return kExitOk;
   }
-  if (text.replaced_sequences() > 0) {
-    spdlog::warn("{}: {} ill-formed UTF-8 sequences were replaced by U+FFFD", input,
-                 text.replaced_sequences());
-  }
-  if (tokens < kMinCalibrationWindows * window) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        input, ": has ", tokens, " tokens, which are too few: ", kMinCalibrationWindows * window,
-        " are needed, 50,000 or more are better"));
-  }
-  return true;
-}
+};
 
 absl::StatusOr<int> RunCalibrate(const std::vector<std::string>& positional) {
   if (!positional.empty()) {
@@ -237,10 +233,11 @@ absl::StatusOr<int> RunCalibrate(const std::vector<std::string>& positional) {
   }
   if (absl::GetFlag(FLAGS_input).empty()) return absl::InvalidArgumentError("--input is needed");
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
-  LONGSPAN_ASSIGN_OR_RETURN(const ProgressStyle style,
-                            ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
-  return RunOnRanks(RankJob{Prepare, [style](const Config& config, Communicator& communicator) {
-                              return RunCalibration(config, communicator, style);
+  CalibrateJob job;
+  LONGSPAN_ASSIGN_OR_RETURN(job.style, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
+  return RunOnRanks(RankJob{[&job](const Config& config) { return job.Prepare(config); },
+                            [&job](const Config& config, Communicator& communicator) {
+                              return job.Run(config, communicator);
                             }});
 }
 

@@ -11,7 +11,7 @@ namespace longspan {
 namespace {
 
 std::vector<Subcommand> Subcommands() {
-  return {GenerateSubcommand(), AskSubcommand(), CalibrateSubcommand()};
+  return {GenerateSubcommand(), AskSubcommand(), CalibrateSubcommand(), DoctorSubcommand()};
 }
 
 std::string Overview() {

@@ -28,6 +28,7 @@ struct Subcommand {
 Subcommand GenerateSubcommand();
 Subcommand AskSubcommand();
 Subcommand CalibrateSubcommand();
+Subcommand DoctorSubcommand();
 
 // What was built in, as `--version` prints it.
 std::string VersionText();

@@ -208,13 +208,58 @@ Config AloneWithDenseAttention(Config config, int64_t window) {
   return config;
 }
 
-absl::Status RunWindow(Model* model, Communicator* alone, const std::vector<int32_t>& tokens) {
-  const Range range = {0, static_cast<int64_t>(tokens.size())};
-  KvShard cache(model->pool.get(), model->attention.layout, alone->rank());
+// A window of this rank's on its way through the layers.
+struct Window {
+  std::vector<int32_t> tokens;
+  bool is_held_out = false;
+  std::vector<float> hidden;  // [tokens, hidden_size] what the last layer put out
+};
+
+// Calls f(chunk) for the window as one chunk of a sequence of its own.
+template <typename F>
+absl::Status AsChunk(Model* model, const Window& window, F&& f) {
+  const Range range = {0, static_cast<int64_t>(window.tokens.size())};
+  KvShard cache(model->pool.get(), model->attention.layout, /*rank=*/0);
   LONGSPAN_RETURN_IF_ERROR(cache.Reserve(range.end));
-  const PrefillChunk chunk =
-      PlanChunk(model->attention, model->attention.layout.stripe_tokens, &cache, range, range.end);
-  return model->transformer->Prefill(chunk, tokens, Transformer::Outputs::kAll);
+  return f(
+      PlanChunk(model->attention, model->attention.layout.stripe_tokens, &cache, range, range.end));
+}
+
+// All windows through one layer after the other: a layer's weights are read once, and given back.
+absl::Status RunWindows(Model* model, Collector* collector, std::vector<Window>* windows,
+                        const std::function<void(double share)>& progress) {
+  Transformer& transformer = *model->transformer;
+  for (Window& window : *windows) {
+    LONGSPAN_RETURN_IF_ERROR(AsChunk(model, window, [&](const PrefillChunk& chunk) {
+      transformer.EmbedChunk(chunk, window.tokens);
+      transformer.SwapHidden(&window.hidden);
+      return absl::OkStatus();
+    }));
+  }
+  for (int64_t layer = 0; layer < model->config.num_layers; ++layer) {
+    for (size_t w = 0; w < windows->size(); ++w) {
+      Window& window = (*windows)[w];
+      collector->set_holding_out(window.is_held_out);
+      LONGSPAN_RETURN_IF_ERROR(AsChunk(model, window, [&](const PrefillChunk& chunk) {
+        transformer.SwapHidden(&window.hidden);
+        const absl::Status status =
+            transformer.PrefillLayer(layer, chunk, Transformer::Outputs::kAll);
+        transformer.SwapHidden(&window.hidden);
+        return status;
+      }));
+      progress((static_cast<double>(layer) +
+                static_cast<double>(w + 1) / static_cast<double>(windows->size())) /
+               static_cast<double>(model->config.num_layers));
+    }
+    DropFromMemory(model->weights.layers[layer]);
+  }
+  return absl::OkStatus();
+}
+
+// Rounds of windows whose hidden states a rank keeps at a time.
+int64_t RoundsAtOnce(const ModelConfig& model, int64_t window) {
+  constexpr int64_t kHiddenBytes = int64_t{1} << 30;
+  return std::max<int64_t>(1, kHiddenBytes / (window * model.hidden_size * 4));
 }
 
 }  // namespace
@@ -305,25 +350,36 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
   const UntimedWaits untimed(&communicator);
   const auto run_windows = [&](Communicator& alone) -> absl::Status {
     Config own = AloneWithDenseAttention(config, window);
-    auto model = LoadModel(&alone, &own);
-    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(&communicator, model.status()));
-    report.fingerprint = ModelFingerprint((*model)->config, (*model)->weights);
-    (*model)->transformer->set_observer(
+    auto loaded = LoadModel(&alone, &own, WeightsAtOnce::kOneLayer);
+    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(&communicator, loaded.status()));
+    Model& model = **loaded;
+    report.fingerprint = ModelFingerprint(model.config, model.weights);
+    model.transformer->set_observer(
         [&](int64_t layer, const float* queries, const float* keys, int64_t rows) {
           collector.Observe(layer, queries, keys, rows);
         });
-    for (int64_t index = 0;; index += communicator.size()) {
-      LONGSPAN_ASSIGN_OR_RETURN(const auto windows, ReadRound(communicator, next_window, window));
-      for (int r = 0; r < communicator.size(); ++r) {
-        const bool holding_out = (index + r) % kHeldOutEvery == kHeldOutEvery / 2;
-        if (!holding_out) report.tokens += static_cast<int64_t>(windows[r].size());
-        if (r != communicator.rank() || windows[r].empty()) continue;
-        collector.set_holding_out(holding_out);
-        LONGSPAN_RETURN_IF_ERROR(RunWindow(model->get(), &alone, windows[r]));
+    int64_t index = 0, done = 0;  // windows, tokens of all ranks
+    for (bool more = true; more;) {
+      std::vector<Window> mine;
+      int64_t tokens = 0;
+      for (int64_t round = 0; more && round < RoundsAtOnce(model.config, window); ++round) {
+        LONGSPAN_ASSIGN_OR_RETURN(auto windows, ReadRound(communicator, next_window, window));
+        for (int r = 0; r < communicator.size(); ++r, ++index) {
+          const auto size = static_cast<int64_t>(windows[r].size());
+          const bool is_held_out = index % kHeldOutEvery == kHeldOutEvery / 2;
+          if (!is_held_out) report.tokens += size;
+          tokens += size;
+          more = size > 0;
+          if (r == communicator.rank() && more)
+            mine.push_back({std::move(windows[r]), is_held_out});
+        }
       }
-      if (progress) progress(report.tokens);
-      if (windows.back().empty()) return absl::OkStatus();
+      LONGSPAN_RETURN_IF_ERROR(RunWindows(&model, &collector, &mine, [&](double share) {
+        if (progress) progress(done + static_cast<int64_t>(share * static_cast<double>(tokens)));
+      }));
+      done += tokens;
     }
+    return absl::OkStatus();
   };
   absl::Status status;
   LONGSPAN_RETURN_IF_ERROR(RunThreadRanks(1, [&](Communicator& alone) {

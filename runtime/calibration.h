@@ -57,7 +57,7 @@ struct CalibrationReport {
 
 // Rank 0's source of text: the next window of at most `max_tokens` token ids, empty at the end.
 using NextWindow = std::function<absl::StatusOr<std::vector<int32_t>>(int64_t max_tokens)>;
-// Rank 0: tokens read so far.
+// Rank 0: how much is done, in tokens that have been through all layers.
 using CalibrationProgress = std::function<void(int64_t tokens)>;
 
 // Tokens of a window: the trained context, but at most 8,192, as dense attention costs the square.
@@ -65,9 +65,10 @@ int64_t CalibrationWindow(const ModelConfig& model);
 // Fewer windows would hold none out.
 inline constexpr int64_t kMinCalibrationWindows = 5;
 
-// Runs the windows through the model with dense attention, a window a rank at a time, and fits
-// every layer. One window in eight is held out of the fit, and tells the recall. Collective; every
-// rank gets the report.
+// Runs the windows through the model with dense attention, each on one rank, and fits every layer.
+// One window in eight is held out of the fit, and tells the recall. As many windows as 1 GiB of
+// hidden states allow pass a layer before any passes the next, so that a rank's memory holds one
+// layer's weights at a time. Collective; every rank gets the report.
 absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& communicator,
                                             const NextWindow& next_window,
                                             const CalibrationProgress& progress);

@@ -466,6 +466,11 @@ absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml) {
   return config;
 }
 
+std::string CompressorPath(const Config& config) {
+  return config.esa.compressor.empty() ? absl::StrCat(config.model, "/compressor.safetensors")
+                                       : config.esa.compressor;
+}
+
 DType KvCacheDType(const Config& config) {
   return config.kv_cache_dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
 }

@@ -86,6 +86,9 @@ absl::Status ResolveConfig(int num_ranks, Config* config);
 std::string ConfigToYaml(const Config& config);
 absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml);
 
+// Where the compressor is.
+std::string CompressorPath(const Config& config);
+
 // Dtype of the cached keys, values and compressed keys.
 DType KvCacheDType(const Config& config);
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "runtime/attention_context.h"
+#include "sharding/topk_merge.h"
 
 namespace longspan {
 namespace {
@@ -156,6 +157,37 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
   plan.page = kv.page_bytes();
   plan.available = AvailableMemory() / ranks_on_host;
   return plan;
+}
+
+absl::Status FitCache(const MemoryPlan& plan, int64_t pages, Config* config,
+                      const SequenceLayout& layout) {
+  const int64_t round = layout.stripe_tokens * layout.num_ranks;
+  if (config->max_model_len == 0) {
+    if (pages == 0) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the model leaves no memory for a cache: a rank needs ",
+                       plan.fixed() + plan.page, " bytes and may use ",
+                       static_cast<int64_t>(static_cast<double>(plan.available) *
+                                            config->kv_cache_memory_fraction),
+                       " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ",
+                       plan.available, ": ", plan.ToString(), ")"));
+    }
+    config->max_model_len = std::min(pages * round, kMaxPosition);
+    return absl::OkStatus();
+  }
+  const int64_t needed = layout.NumPages(0, config->max_model_len);
+  if (needed <= pages) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the cache does not fit: for max_model_len ", config->max_model_len, " a rank needs ",
+      plan.fixed() + needed * plan.page, " bytes and may use ",
+      static_cast<int64_t>(static_cast<double>(plan.available) * config->kv_cache_memory_fraction),
+      " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ", plan.available, ": ",
+      plan.ToString(), "); ",
+      pages == 0
+          ? "raise kv_cache.memory_fraction, free memory, or use more machines"
+          : absl::StrCat("use more machines, kv_cache.dtype bfloat16, or a max_model_len of at "
+                         "most ",
+                         pages * round)));
 }
 
 }  // namespace longspan

@@ -30,6 +30,11 @@ struct MemoryPlan {
 MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvShape& kv,
                       int num_ranks, int ranks_on_host, int64_t weight_bytes);
 
+// ResourceExhausted, with the bytes that are needed and that there are, if `pages` of every rank do
+// not hold a request of max_model_len; a max_model_len of 0 becomes the longest that they hold.
+absl::Status FitCache(const MemoryPlan& plan, int64_t pages, Config* config,
+                      const SequenceLayout& layout);
+
 // Memory that new allocations of this process can use: what the host and its control group leave.
 int64_t AvailableMemory();
 // Peak resident set of this process.

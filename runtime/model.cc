@@ -1,7 +1,5 @@
 #include "runtime/model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -9,10 +7,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
+#include "collectives/hosts.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/linear.h"
 #include "runtime/compressor.h"
-#include "sharding/topk_merge.h"
 
 namespace longspan {
 namespace {
@@ -33,18 +31,6 @@ absl::Status CheckSameKernels(Communicator* communicator) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<int> CountRanksOnHost(Communicator* communicator) {
-  char name[256] = {};
-  gethostname(name, sizeof(name) - 1);
-  std::vector<char> all(communicator->size() * sizeof(name));
-  LONGSPAN_RETURN_IF_ERROR(communicator->AllGather("host.names", name, all.data(), sizeof(name)));
-  int count = 0;
-  for (int r = 0; r < communicator->size(); ++r) {
-    count += std::memcmp(all.data() + r * sizeof(name), name, sizeof(name)) == 0;
-  }
-  return count;
-}
-
 // [dim, kv_dim] of a factor stored [kv_dim, dim].
 std::vector<float> Transposed(const Tensor& factor) {
   const int64_t rows = factor.shape[0];
@@ -58,13 +44,10 @@ std::vector<float> Transposed(const Tensor& factor) {
 }
 
 absl::Status LoadFactors(const Config& config, Model* model) {
-  const std::string path = config.esa.compressor.empty()
-                               ? absl::StrCat(config.model, "/compressor.safetensors")
-                               : config.esa.compressor;
   LONGSPAN_ASSIGN_OR_RETURN(
       const Compressor compressor,
-      LoadCompressor(path, model->config, ModelFingerprint(model->config, model->weights),
-                     config.esa.compressed_dim));
+      LoadCompressor(CompressorPath(config), model->config,
+                     ModelFingerprint(model->config, model->weights), config.esa.compressed_dim));
   model->attention.factors = MakeScoreFactors(compressor);
   return absl::OkStatus();
 }
@@ -80,38 +63,6 @@ absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* 
     return LoadFactors(config, model);
   }
   return absl::OkStatus();
-}
-
-// The number of cache pages every rank can have, and the length limit that follows.
-absl::Status FitCache(const MemoryPlan& plan, int64_t pages, Config* config,
-                      const SequenceLayout& layout) {
-  const int64_t round = layout.stripe_tokens * layout.num_ranks;
-  if (config->max_model_len == 0) {
-    if (pages == 0) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the model leaves no memory for a cache: a rank needs ",
-                       plan.fixed() + plan.page, " bytes and may use ",
-                       static_cast<int64_t>(static_cast<double>(plan.available) *
-                                            config->kv_cache_memory_fraction),
-                       " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ",
-                       plan.available, ": ", plan.ToString(), ")"));
-    }
-    config->max_model_len = std::min(pages * round, kMaxPosition);
-    return absl::OkStatus();
-  }
-  const int64_t needed = layout.NumPages(0, config->max_model_len);
-  if (needed <= pages) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "the cache does not fit: for max_model_len ", config->max_model_len, " a rank needs ",
-      plan.fixed() + needed * plan.page, " bytes and may use ",
-      static_cast<int64_t>(static_cast<double>(plan.available) * config->kv_cache_memory_fraction),
-      " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ", plan.available, ": ",
-      plan.ToString(), "); ",
-      pages == 0
-          ? "raise kv_cache.memory_fraction, free memory, or use more machines"
-          : absl::StrCat("use more machines, kv_cache.dtype bfloat16, or a max_model_len of at "
-                         "most ",
-                         pages * round)));
 }
 
 }  // namespace
@@ -159,16 +110,19 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
   return context;
 }
 
-absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config) {
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config,
+                                                 WeightsAtOnce at_once) {
   auto model = std::make_unique<Model>();
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, LoadFiles(*config, communicator, model.get())));
   if (config->deterministic) {
     LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, CheckSameKernels(communicator)));
   }
-  LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(communicator));
+  LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(*communicator));
+  int64_t weight_bytes = CountWeights(model->weights).bytes;
+  if (at_once == WeightsAtOnce::kOneLayer) weight_bytes /= model->config.num_layers;
   model->memory = PlanMemory(*config, model->config, model->attention.kv, communicator->size(),
-                             on_host, WeightBytes(model->weights));
+                             on_host, weight_bytes);
   // Ranks must agree on how much fits, so that none runs out first.
   int64_t pages = model->memory.MaxPages(config->kv_cache_memory_fraction);
   std::vector<int64_t> all(communicator->size());

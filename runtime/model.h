@@ -28,10 +28,14 @@ struct Model {
   MemoryPlan memory;
 };
 
+// What of the weights a run holds in memory at a time.
+enum class WeightsAtOnce { kAll, kOneLayer };
+
 // Loads the model directory for this rank and plans its memory; refuses what does not fit before
 // reading any weight. Collective: every rank returns the same error. `config` is resolved; a
 // max_model_len of 0 becomes the longest that the cache can hold.
-absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config);
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config,
+                                                 WeightsAtOnce at_once = WeightsAtOnce::kAll);
 
 // Cache shape and attention context of a model without its weights, for tests and calibration.
 KvShape MakeKvShape(const Config& config, const ModelConfig& model);

@@ -117,6 +117,16 @@ void Transformer::Mlp(int64_t layer, int64_t rows, Stage stage) {
 
 absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const int32_t> tokens,
                                   Outputs outputs) {
+  EmbedChunk(chunk, tokens);
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    // Nobody reads the last layer's output but where a token is to be predicted.
+    const bool last = layer + 1 == config_.num_layers;
+    LONGSPAN_RETURN_IF_ERROR(PrefillLayer(layer, chunk, last ? outputs : Outputs::kAll));
+  }
+  return absl::OkStatus();
+}
+
+void Transformer::EmbedChunk(const PrefillChunk& chunk, absl::Span<const int32_t> tokens) {
   const int64_t hidden = config_.hidden_size;
   x_.assign(chunk.rows * hidden, 0.0f);
   for (const PrefillBlock& block : chunk.blocks) {
@@ -124,37 +134,38 @@ absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const in
     Embed(tokens.subspan(block.tokens.begin - chunk.tokens.begin, block.tokens.size()),
           x_.data() + block.row * hidden);
   }
+}
+
+absl::Status Transformer::PrefillLayer(int64_t layer, const PrefillChunk& chunk, Outputs outputs) {
+  const int64_t hidden = config_.hidden_size;
+  const LayerWeights& weights = weights_.layers[layer];
+  const LayerVectors& vectors = vectors_[layer];
   absl::Span<const PrefillBlock> blocks = chunk.blocks;
   int64_t rows = chunk.rows;
-  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    const LayerWeights& weights = weights_.layers[layer];
-    const LayerVectors& vectors = vectors_[layer];
-    Normalize(vectors.attention_norm, rows);
-    ProjectHeads(weights.key, vectors.key_bias, vectors.key_norm, rows, Stage::kPrefill, &key_);
-    ProjectHeads(weights.value, vectors.value_bias, {}, rows, Stage::kPrefill, &value_);
-    LONGSPAN_RETURN_IF_ERROR(StoreChunk(attention_, layer, chunk, key_.data(), value_.data()));
-    int64_t first_row = 0;
-    if (layer + 1 == config_.num_layers && outputs != Outputs::kAll) {
-      // Nobody reads the last layer's output but where a token is to be predicted.
-      blocks = outputs == Outputs::kNone ? blocks.subspan(blocks.size()) : blocks.last(1);
-      const bool own = !blocks.empty() && blocks[0].rank == attention_.communicator->rank();
-      first_row = own ? blocks[0].row : rows;
-      rows -= first_row;
-      x_.erase(x_.begin(), x_.begin() + first_row * hidden);
-      normed_.erase(normed_.begin(), normed_.begin() + first_row * hidden);
-      if (blocks.empty()) return absl::OkStatus();
-    }
-    ProjectHeads(weights.query, vectors.query_bias, vectors.query_norm, rows, Stage::kPrefill,
-                 &query_);
-    if (observer_ != nullptr) {
-      observer_(layer, query_.data(), key_.data() + first_row * attention_.shape.kv_dim(), rows);
-    }
-    attended_.assign(rows * attention_.shape.query_dim(), 0.0f);
-    LONGSPAN_RETURN_IF_ERROR(AttendBlocks(attention_, layer, chunk.cache, blocks, first_row,
-                                          query_.data(), attended_.data()));
-    ProjectOutput(layer, rows, Stage::kPrefill);
-    Mlp(layer, rows, Stage::kPrefill);
+  Normalize(vectors.attention_norm, rows);
+  ProjectHeads(weights.key, vectors.key_bias, vectors.key_norm, rows, Stage::kPrefill, &key_);
+  ProjectHeads(weights.value, vectors.value_bias, {}, rows, Stage::kPrefill, &value_);
+  LONGSPAN_RETURN_IF_ERROR(StoreChunk(attention_, layer, chunk, key_.data(), value_.data()));
+  int64_t first_row = 0;
+  if (outputs != Outputs::kAll) {
+    blocks = outputs == Outputs::kNone ? blocks.subspan(blocks.size()) : blocks.last(1);
+    const bool own = !blocks.empty() && blocks[0].rank == attention_.communicator->rank();
+    first_row = own ? blocks[0].row : rows;
+    rows -= first_row;
+    x_.erase(x_.begin(), x_.begin() + first_row * hidden);
+    normed_.erase(normed_.begin(), normed_.begin() + first_row * hidden);
+    if (blocks.empty()) return absl::OkStatus();
   }
+  ProjectHeads(weights.query, vectors.query_bias, vectors.query_norm, rows, Stage::kPrefill,
+               &query_);
+  if (observer_ != nullptr) {
+    observer_(layer, query_.data(), key_.data() + first_row * attention_.shape.kv_dim(), rows);
+  }
+  attended_.assign(rows * attention_.shape.query_dim(), 0.0f);
+  LONGSPAN_RETURN_IF_ERROR(AttendBlocks(attention_, layer, chunk.cache, blocks, first_row,
+                                        query_.data(), attended_.data()));
+  ProjectOutput(layer, rows, Stage::kPrefill);
+  Mlp(layer, rows, Stage::kPrefill);
   return absl::OkStatus();
 }
 

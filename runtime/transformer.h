@@ -43,6 +43,11 @@ class Transformer {
   // `outputs` that this rank owns. Collective.
   absl::Status Prefill(const PrefillChunk& chunk, absl::Span<const int32_t> tokens,
                        Outputs outputs);
+  // The same in steps, for calibration: the embeddings, then each layer. Between them
+  // SwapHidden exchanges the residual stream [rows, hidden] for that of another chunk.
+  void EmbedChunk(const PrefillChunk& chunk, absl::Span<const int32_t> tokens);
+  absl::Status PrefillLayer(int64_t layer, const PrefillChunk& chunk, Outputs outputs);
+  void SwapHidden(std::vector<float>* hidden) { x_.swap(*hidden); }
   // Runs one token of each sequence through all layers, on every rank, and appends it to the
   // caches. The last layer then has put out one row a token, equal on all ranks. Collective.
   absl::Status Decode(absl::Span<const DecodeToken> tokens, absl::Span<const int32_t> ids);

@@ -1,5 +1,8 @@
 #include "runtime/weights.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstddef>
@@ -297,16 +300,33 @@ absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const Mod
   return weights;
 }
 
-int64_t WeightBytes(const ModelWeights& weights) {
-  int64_t bytes = weights.embedding.num_bytes() + weights.final_norm.num_bytes();
-  if (weights.lm_head.data != weights.embedding.data) bytes += weights.lm_head.num_bytes();
+WeightCounts CountWeights(const ModelWeights& weights) {
+  WeightCounts counts;
+  const auto add = [&counts](const Tensor& tensor) {
+    if (tensor.data == nullptr) return;
+    counts.parameters += tensor.num_elements();
+    counts.bytes += tensor.num_bytes();
+  };
+  add(weights.embedding);
+  add(weights.final_norm);
+  if (weights.lm_head.data != weights.embedding.data) add(weights.lm_head);
   for (const LayerWeights& layer : weights.layers) {
-    for (const LayerTensor& kind : kLayerTensors) {
-      const Tensor& tensor = layer.*kind.tensor;
-      if (tensor.data != nullptr) bytes += tensor.num_bytes();
-    }
+    for (const LayerTensor& kind : kLayerTensors) add(layer.*kind.tensor);
   }
-  return bytes;
+  return counts;
+}
+
+void DropFromMemory(const LayerWeights& layer) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  for (const LayerTensor& kind : kLayerTensors) {
+    const Tensor& tensor = layer.*kind.tensor;
+    if (tensor.data == nullptr) continue;
+    // Whole pages only: its neighbours may be in use.
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(tensor.data) + page - 1) / page * page;
+    const uintptr_t end =
+        (reinterpret_cast<uintptr_t>(tensor.data) + tensor.num_bytes()) / page * page;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
 }
 
 std::string ModelFingerprint(const ModelConfig& config, const ModelWeights& weights) {

@@ -44,7 +44,14 @@ struct ModelWeights {
 // of layers: Unimplemented.
 absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config);
 
-int64_t WeightBytes(const ModelWeights& weights);
+struct WeightCounts {
+  int64_t parameters = 0;
+  int64_t bytes = 0;
+};
+WeightCounts CountWeights(const ModelWeights& weights);
+
+// Gives the memory of mapped weights back; they are read from the file again when needed.
+void DropFromMemory(const LayerWeights& layer);
 
 // 32 hex digits that bind a compressor to its model: a hash of what in `config` changes the
 // network's function, and of every tensor's role, dtype, shape and 1,024 bytes from 16 places.

@@ -65,6 +65,33 @@ case $case in
     expect 2 "$longspan" generate --input a --output b --set top_k; says 'must be key=value'
     expect 2 "$longspan" generate --input a --output b --verbosity loud; says '--verbosity'
     ;;
+  doctor)
+    requests 1 1 > in.jsonl
+    low=(--set esa.compression=low_rank --set esa.compressed_dim=4)
+    expect 0 "${mpirun[@]}" "$longspan" doctor --config run.yaml
+    grep -q '^communicators .*mpi' stdout
+    grep -q '^ok  cores' stdout && grep -q '^ok  memory' stdout && grep -q '^ok  GPUs' stdout
+    grep -q '^ok  model  .*LlamaForCausalLM (Llama.* 2 layers of 48' stdout
+    grep -q '^ok  tokenizer ' stdout
+    grep -q '^ok  fit .*a request of 4096 tokens .*: weights .*activations .*cache ' stdout
+    [ ${#mpirun[@]} = 0 ] || grep -q '^ok  ranks .*2 under mpirun, on 1 host' stdout
+    [ "$(grep -c '  fit ' stdout)" = 1 ] || fail "told more than once"
+    if [ ${#mpirun[@]} = 0 ]; then
+      expect 0 "$longspan" doctor
+      expect 1 "$longspan" doctor --config run.yaml "${low[@]}"
+      grep -q '^!!  compressor .*run `longspan calibrate`' stdout
+      expect 1 "$longspan" doctor --config run.yaml --set max_model_len=4000000000
+      grep -q '^!!  fit .*does not fit: for max_model_len 4000000000 a rank needs [0-9]* bytes' stdout
+      expect 1 "$longspan" doctor --config run.yaml --set prefill.chunk_tokens=33
+      grep -q '^!!  config .*must be a multiple' stdout
+      grep -q '^ok  model ' stdout  # for all that
+      sed -i 's/LlamaForCausalLM/MambaForCausalLM/' model/config.json
+      expect 1 "$longspan" doctor --model model
+      grep -q '^!!  model .*"MambaForCausalLM".*; supported: LlamaForCausalLM, Mistral' stdout
+      expect 1 "$longspan" doctor --model absent
+      grep -q '^!!  config .*absent is not a directory' stdout
+    fi
+    ;;
   refusals)  # told once, by one rank, before anything is loaded
     rm model/model.safetensors
     requests 2 4 > in.jsonl
