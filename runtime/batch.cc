@@ -240,7 +240,8 @@ absl::Status BatchInput::Index() {
     ++number;
     const bool too_long = line.bytes > max_line_bytes_;
     if (!too_long && absl::StripAsciiWhitespace(line.text).empty()) return absl::OkStatus();
-    std::string custom_id = too_long ? "" : ParseBatchLine(line.text).custom_id;
+    BatchRequest request = too_long ? BatchRequest() : ParseBatchLine(line.text);
+    std::string custom_id = std::move(request.custom_id);
     if (!custom_id.empty()) {
       const auto [first, is_new] = line_of.try_emplace(custom_id, number);
       if (!is_new) {
@@ -249,7 +250,8 @@ absl::Status BatchInput::Index() {
                                                        first->second, "; ids must differ"));
       }
     }
-    lines_.push_back({number, line.offset, line.bytes, std::move(custom_id)});
+    lines_.push_back(
+        {number, line.offset, line.bytes, std::move(custom_id), request.chat.has_value()});
     return absl::OkStatus();
   });
 }

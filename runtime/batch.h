@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,7 +16,8 @@
 #include "runtime/request.h"
 #include "runtime/tokenizer.h"
 
-// The files of OpenAI's batch API, one JSON object a line, for /v1/completions.
+// The files of OpenAI's batch API, one JSON object a line, for /v1/completions and
+// /v1/chat/completions.
 namespace longspan {
 
 // Why one line gets no answer; it says nothing about the other lines.
@@ -23,6 +25,14 @@ struct BatchError {
   std::string message;
   std::string param;  // the key of `body` at fault; empty: none
   std::string code = "invalid_request";
+};
+
+// What the model's chat template turns into a prompt.
+struct ChatInput {
+  nlohmann::ordered_json messages;  // objects with `role`; `content` is text or null
+  nlohmann::ordered_json tools;     // null: none
+  nlohmann::ordered_json template_kwargs = nlohmann::ordered_json::object();
+  bool add_generation_prompt = true;
 };
 
 // An input line. Keys beside custom_id, method, url and body are ignored, so that a data set may
@@ -34,11 +44,13 @@ struct BatchRequest {
   std::string prompt_text;
   std::vector<int32_t> prompt_tokens;  // instead of the text, if is_tokenized
   bool is_tokenized = false;
+  std::optional<ChatInput> chat;  // of /v1/chat/completions, instead of a prompt
+  bool states_max_tokens = false;
   SamplingParams sampling;
   std::optional<BatchError> error;
 };
 
-// Never fails: what is wrong with the line is in `error`. Strict JSON, UTF-8, at most 16 deep.
+// Never fails: what is wrong with the line is in `error`. Strict JSON, UTF-8, at most 32 deep.
 BatchRequest ParseBatchLine(absl::string_view line);
 
 // Where a line of the input is. Blank lines have none.
@@ -47,6 +59,7 @@ struct BatchLine {
   int64_t offset = 0;  // bytes
   int64_t bytes = 0;   // without the newline
   std::string custom_id;
+  bool is_chat = false;
 };
 
 // The input file, read twice: Open keeps where lines are and what they are called, Read parses one
@@ -122,9 +135,11 @@ struct CompletionContext {
   int64_t prompt_tokens = 0;
   std::optional<EchoedPrompt> echo;
   bool logprobs = false;
+  bool is_chat = false;
 };
 
-// A `text_completion` object of the OpenAI API, as JSON. Beside its keys, `metrics` has seconds.
+// A `text_completion` object of the OpenAI API, or a `chat.completion` one, as JSON. Beside its
+// keys, `metrics` has seconds.
 std::string CompletionBody(const CompletionContext& context, const Completion& completion,
                            const Tokenizer& tokenizer);
 

@@ -1,18 +1,16 @@
-// The JSON of batch lines: requests in, answers and errors out. Files are in batch.cc.
+// The JSON of batch lines as they are read. Files are in batch.cc, answers in batch_answer.cc.
 #include "runtime/batch_json.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "runtime/batch.h"
 
 namespace longspan {
@@ -20,12 +18,15 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr size_t kMaxDepth = 16;
+constexpr size_t kMaxDepth = 32;
 constexpr size_t kMaxCustomIdBytes = 1024;
 constexpr size_t kMaxStops = 16;
 constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxGeneratedTokens = int64_t{1} << 31;
 constexpr absl::string_view kUrl = "/v1/completions";
+constexpr absl::string_view kChatUrl = "/v1/chat/completions";
+// Of the parts of a chat that are kept as they are: they become a document in memory.
+constexpr int64_t kMaxChatValues = 100'000;
 
 using Scalar = std::variant<std::nullptr_t, bool, int64_t, double, std::string>;
 
@@ -99,7 +100,7 @@ class JsonWalker : public nlohmann::json_sax<nlohmann::json> {
 
 class RequestWalker final : public JsonWalker {
  public:
-  BatchRequest Finish(bool well_formed);
+  BatchRequest Finish(bool well_formed, absl::string_view line);
 
  private:
   void Visit(Scalar value) override;
@@ -108,6 +109,10 @@ class RequestWalker final : public JsonWalker {
   void VisitTopLevel(Scalar& value);
   void VisitBody(Scalar& value);
   void VisitElement(Scalar& value);
+  void CheckParams();
+  void ReadChat(absl::string_view line);
+  // Whether path_ is within a part of the body that ReadChat reads; counts what is there.
+  bool InChatPart();
 
   // Only the first error is told; custom_id is read in any case.
   void Fail(std::string message, absl::string_view param = "") {
@@ -141,12 +146,52 @@ class RequestWalker final : public JsonWalker {
   BatchRequest request_;
   std::vector<std::string> seen_;  // keys of the line and of its body, the known ones
   bool has_prompt_ = false;
+  bool is_chat_ = false;
+  bool add_generation_prompt_ = true;
+  int64_t chat_values_ = 0;
+  std::optional<bool> chat_logprobs_;
 };
 
-// What a body may hold. Those that are not read by name below change nothing at this value.
-constexpr absl::string_view kBodyKeys[] = {"prompt",   "max_tokens", "temperature", "top_p",
-                                           "seed",     "stop",       "ignore_eos",  "echo",
-                                           "logprobs", "model",      "user"};
+// What a body may hold, and at which URL. Those that are not read by name below change nothing at
+// the value that they must have.
+enum class Url { kAny, kCompletions, kChat };
+struct Param {
+  absl::string_view name;
+  Url url = Url::kAny;
+};
+constexpr Param kParams[] = {
+    {"max_tokens"},
+    {"temperature"},
+    {"top_p"},
+    {"seed"},
+    {"stop"},
+    {"ignore_eos"},
+    {"logprobs"},
+    {"model"},
+    {"user"},
+    {"n"},
+    {"stream"},
+    {"presence_penalty"},
+    {"frequency_penalty"},
+    {"prompt", Url::kCompletions},
+    {"echo", Url::kCompletions},
+    {"best_of", Url::kCompletions},
+    {"messages", Url::kChat},
+    {"tools", Url::kChat},
+    {"tool_choice", Url::kChat},
+    {"max_completion_tokens", Url::kChat},
+    {"top_logprobs", Url::kChat},
+    {"chat_template_kwargs", Url::kChat},
+    {"add_generation_prompt", Url::kChat},
+};
+constexpr absl::string_view kChatParts[] = {"messages", "tools", "chat_template_kwargs"};
+
+const Param* FindParam(absl::string_view name) {
+  const auto* found = std::find_if(std::begin(kParams), std::end(kParams),
+                                   [name](const Param& param) { return param.name == name; });
+  return found == std::end(kParams) ? nullptr : found;
+}
+
 struct NeutralParam {
   absl::string_view name;
   absl::string_view value;
@@ -156,6 +201,8 @@ constexpr NeutralParam kNeutralParams[] = {{"n", "1"},
                                            {"stream", "false"},
                                            {"presence_penalty", "0"},
                                            {"frequency_penalty", "0"}};
+// `tool_choice: auto` lets the template show the tools, which is all that is done with them here.
+constexpr absl::string_view kToolChoice = "auto";
 
 const NeutralParam* FindNeutral(absl::string_view name) {
   for (const NeutralParam& param : kNeutralParams) {
@@ -181,8 +228,7 @@ void RequestWalker::VisitKey() {
   if (path_.size() != 1 && !in_body) return;
   const std::string& key = path_.back();
   if (in_body) {
-    if (!std::count(std::begin(kBodyKeys), std::end(kBodyKeys), key) &&
-        FindNeutral(key) == nullptr) {
+    if (FindParam(key) == nullptr) {
       const std::string shown = key.substr(0, 64);
       return Fail(absl::StrCat("unknown parameter `", shown, "`"), shown);
     }
@@ -205,7 +251,7 @@ void RequestWalker::VisitContainer(bool is_array) {
     if (key == "custom_id" || key == "method" || key == "url") {
       Fail(absl::StrCat("`", key, "` must be text"));
     }
-  } else if (path_[0] == "body") {
+  } else if (path_[0] == "body" && !InChatPart()) {
     if (is_array && At("body", "prompt")) {
       request_.is_tokenized = has_prompt_ = true;
     } else if (!is_array || !At("body", "stop")) {
@@ -218,7 +264,7 @@ void RequestWalker::VisitContainer(bool is_array) {
 void RequestWalker::Visit(Scalar value) {
   if (path_.empty()) return Fail("a line must be a JSON object");
   if (path_.size() == 1) return VisitTopLevel(value);
-  if (path_[0] != "body" || request_.error) return;
+  if (path_[0] != "body" || request_.error || InChatPart()) return;
   if (path_.size() == 2) return VisitBody(value);
   if (path_.size() == 3) return VisitElement(value);
 }
@@ -232,8 +278,10 @@ void RequestWalker::VisitTopLevel(Scalar& value) {
     request_.custom_id = std::move(*text);
   } else if (At("method") && (text == nullptr || *text != "POST")) {
     Fail("`method` must be \"POST\"");
-  } else if (At("url") && (text == nullptr || *text != kUrl)) {
-    Fail(absl::StrCat("`url` must be \"", kUrl, "\""));
+  } else if (At("url")) {
+    is_chat_ = text != nullptr && *text == kChatUrl;
+    if (is_chat_ || (text != nullptr && *text == kUrl)) return;
+    Fail(absl::StrCat("`url` must be \"", kUrl, "\" or \"", kChatUrl, "\""));
   } else if (At("body")) {
     Fail("`body` must be an object");
   }
@@ -250,8 +298,9 @@ void RequestWalker::VisitBody(Scalar& value) {
     return;
   }
   if (std::holds_alternative<std::nullptr_t>(value)) return;  // the API's way to say "not set"
-  if (param == "max_tokens") {
+  if (param == "max_tokens" || param == "max_completion_tokens") {
     Integer(param, value, 0, kMaxGeneratedTokens, &sampling.max_tokens);
+    request_.states_max_tokens = true;
   } else if (param == "temperature") {
     const std::optional<double> number = Number(value);
     if (!number || !(*number >= 0 && *number <= 2)) return FailParam(param, "a number from 0 to 2");
@@ -273,8 +322,17 @@ void RequestWalker::VisitBody(Scalar& value) {
     Boolean(param, value, &sampling.ignore_eos);
   } else if (param == "echo") {
     Boolean(param, value, &sampling.echo);
-  } else if (param == "logprobs") {
+  } else if (const bool* boolean = std::get_if<bool>(&value);
+             param == "logprobs" && boolean != nullptr) {
+    chat_logprobs_ = *boolean;
+  } else if (param == "logprobs" || param == "top_logprobs") {
     Integer(param, value, 0, kMaxLogprobs, &sampling.logprobs.emplace(0));
+  } else if (param == "add_generation_prompt") {
+    Boolean(param, value, &add_generation_prompt_);
+  } else if (param == "tool_choice") {
+    const std::string* text = std::get_if<std::string>(&value);
+    if (text == nullptr || *text != kToolChoice)
+      FailParam(param, absl::StrCat("\"", kToolChoice, "\""));
   } else if (param == "model" || param == "user") {
     std::string* text = std::get_if<std::string>(&value);
     if (text == nullptr) return FailParam(param, "text");
@@ -294,7 +352,80 @@ void RequestWalker::VisitElement(Scalar& value) {
   request_.prompt_tokens.push_back(static_cast<int32_t>(*id));
 }
 
-BatchRequest RequestWalker::Finish(bool well_formed) {
+bool RequestWalker::InChatPart() {
+  if (path_.size() < 2 || path_[0] != "body") return false;
+  if (std::count(std::begin(kChatParts), std::end(kChatParts), path_[1]) == 0) return false;
+  if (++chat_values_ == kMaxChatValues) {
+    FailParam(path_[1], absl::StrCat("of fewer than ", kMaxChatValues, " values"));
+  }
+  return true;
+}
+
+// Parameters of the other URL, and `logprobs`, which is a number there and true or false here.
+void RequestWalker::CheckParams() {
+  for (const std::string& name : seen_) {
+    absl::string_view key = name;
+    if (!absl::ConsumePrefix(&key, "body.")) continue;
+    const Url url = FindParam(key)->url;
+    if (url == Url::kAny || (url == Url::kChat) == is_chat_) continue;
+    return Fail(absl::StrCat("`", key, "` is no parameter of ", is_chat_ ? kChatUrl : kUrl), key);
+  }
+  const bool stated = std::count(seen_.begin(), seen_.end(), "body.logprobs") > 0;
+  std::optional<int64_t>& logprobs = request_.sampling.logprobs;
+  if (!is_chat_) {
+    if (chat_logprobs_.has_value()) {
+      FailParam("logprobs", absl::StrFormat("an integer from 0 to %d", kMaxLogprobs));
+    }
+  } else if (chat_logprobs_.value_or(false)) {
+    logprobs = logprobs.value_or(0);
+  } else if (stated && !chat_logprobs_.has_value() && logprobs.has_value()) {
+    FailParam("logprobs", "true or false");
+  } else if (logprobs.has_value()) {
+    Fail("`top_logprobs` needs `logprobs` to be true", "top_logprobs");
+  }
+}
+
+// Text, or its parts joined: [{"type": "text", "text": ...}, ...].
+bool FlattenContent(Json* message) {
+  const auto content = message->find("content");
+  if (content == message->end() || content->is_null() || content->is_string()) return true;
+  if (!content->is_array()) return false;
+  std::string text;
+  for (const Json& part : *content) {
+    if (!part.is_object() || part.value("type", Json()) != "text" || !part.contains("text") ||
+        !part["text"].is_string()) {
+      return false;
+    }
+    absl::StrAppend(&text, part["text"].get_ref<const std::string&>());
+  }
+  *content = std::move(text);
+  return true;
+}
+
+void RequestWalker::ReadChat(absl::string_view line) {
+  // Depth and number of values are known to be bounded.
+  Json body = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false)["body"];
+  ChatInput& chat = request_.chat.emplace();
+  chat.add_generation_prompt = add_generation_prompt_;
+  chat.messages = std::move(body["messages"]);
+  if (!chat.messages.is_array()) return FailParam("messages", "a list of messages");
+  for (Json& message : chat.messages) {
+    if (!message.is_object() || !message.contains("role") || !message["role"].is_string()) {
+      return FailParam("messages", "objects with a `role`");
+    }
+    if (!FlattenContent(&message)) {
+      return FailParam("messages", "messages whose `content` is text, or a list of text parts");
+    }
+  }
+  chat.tools = std::move(body["tools"]);
+  if (!chat.tools.is_null() && !chat.tools.is_array()) return FailParam("tools", "a list");
+  if (Json& kwargs = body["chat_template_kwargs"]; !kwargs.is_null()) {
+    if (!kwargs.is_object()) return FailParam("chat_template_kwargs", "an object");
+    chat.template_kwargs = std::move(kwargs);
+  }
+}
+
+BatchRequest RequestWalker::Finish(bool well_formed, absl::string_view line) {
   if (!well_formed) {
     request_ = BatchRequest();
     Fail(malformed());
@@ -304,7 +435,12 @@ BatchRequest RequestWalker::Finish(bool well_formed) {
       Fail(absl::StrCat("`", key, "` is missing"));
     }
   }
-  if (!has_prompt_) Fail("`prompt` is missing", "prompt");
+  if (!request_.error) CheckParams();
+  const bool has_messages = std::count(seen_.begin(), seen_.end(), "body.messages") > 0;
+  if (is_chat_ && !has_messages) Fail("`messages` is missing", "messages");
+  if (!is_chat_ && !has_prompt_) Fail("`prompt` is missing", "prompt");
+  if (is_chat_ && !request_.error) ReadChat(line);
+  if (request_.error) request_.chat.reset();
   return std::move(request_);
 }
 
@@ -346,149 +482,18 @@ class OutputWalker final : public JsonWalker {
   bool error_is_null_ = false;
 };
 
-// Ids need only differ: between the lines of a file, and between runs that append to it.
-std::string UniqueHex() {
-  static const uint64_t run = [] {
-    std::random_device device;
-    return (uint64_t{device()} << 32) | device();
-  }();
-  static std::atomic<uint32_t> count = 0;
-  return absl::StrFormat("%016x%08x", run, count++);
-}
-
-std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
-}
-
-int64_t CountCharacters(absl::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
-}
-
-// The API's `logprobs` object, token by token.
-class LogprobsBuilder {
- public:
-  explicit LogprobsBuilder(const Tokenizer& tokenizer)
-      : tokenizer_(tokenizer), decoder_(tokenizer, /*skip_special_tokens=*/true) {}
-
-  // A null `logprobs` is the first token of a prompt: nothing predicts it.
-  void Add(int32_t token, const TokenLogprobs* logprobs) {
-    tokens_.push_back(tokenizer_.IdToPiece(token));
-    offsets_.push_back(characters_);
-    characters_ += CountCharacters(decoder_.Push(token));
-    if (logprobs == nullptr) {
-      values_.push_back(nullptr);
-      tops_.push_back(nullptr);
-      return;
-    }
-    values_.push_back(logprobs->logprob);
-    Json top = Json::object();
-    for (const auto& [id, value] : logprobs->top) top[tokenizer_.IdToPiece(id)] = value;
-    tops_.push_back(std::move(top));
-  }
-
-  Json Build() && {
-    return {{"tokens", std::move(tokens_)},
-            {"token_logprobs", std::move(values_)},
-            {"top_logprobs", std::move(tops_)},
-            {"text_offset", std::move(offsets_)}};
-  }
-
- private:
-  const Tokenizer& tokenizer_;
-  StreamDecoder decoder_;
-  int64_t characters_ = 0;
-  Json tokens_ = Json::array();
-  Json values_ = Json::array();
-  Json tops_ = Json::array();
-  Json offsets_ = Json::array();
-};
-
-Json Logprobs(const CompletionContext& context, const Completion& completion,
-              const Tokenizer& tokenizer) {
-  if (!context.logprobs) return nullptr;
-  LogprobsBuilder builder(tokenizer);
-  if (context.echo) {
-    const std::vector<int32_t>& prompt = context.echo->tokens;
-    for (size_t i = 0; i < prompt.size(); ++i) {
-      const bool known = i > 0 && i <= completion.prompt_logprobs.size();
-      builder.Add(prompt[i], known ? &completion.prompt_logprobs[i - 1] : nullptr);
-    }
-  }
-  for (size_t i = 0; i < completion.tokens.size(); ++i) {
-    const bool known = i < completion.logprobs.size();
-    builder.Add(completion.tokens[i], known ? &completion.logprobs[i] : nullptr);
-  }
-  return std::move(builder).Build();
-}
-
-std::string Envelope(absl::string_view custom_id, int status, absl::string_view body,
-                     const Json& error) {
-  const std::string id = UniqueHex();
-  const Json custom = custom_id.empty() ? Json(nullptr) : Json(std::string(custom_id));
-  return absl::StrCat(kBatchLineStart, id, "\",\"custom_id\":", Dump(custom),
-                      ",\"response\":{\"status_code\":", status, ",\"request_id\":\"req_", id,
-                      "\",\"body\":", body, "},\"error\":", Dump(error), "}");
-}
-
 }  // namespace
 
 BatchRequest ParseBatchLine(absl::string_view line) {
   RequestWalker walker;
   const bool well_formed = walker.Walk(line);
-  return walker.Finish(well_formed);
+  return walker.Finish(well_formed, line);
 }
 
 std::optional<BatchOutputLine> ParseBatchOutputLine(absl::string_view line) {
   OutputWalker walker;
   if (!walker.Walk(line)) return std::nullopt;
   return walker.Finish();
-}
-
-std::string CompletionBody(const CompletionContext& context, const Completion& completion,
-                           const Tokenizer& tokenizer) {
-  std::string text = completion.text;
-  if (context.echo) {
-    text.insert(0, context.echo->text.empty()
-                       ? tokenizer.Decode(context.echo->tokens, /*skip_special_tokens=*/true)
-                       : context.echo->text);
-  }
-  const int64_t completion_tokens = static_cast<int64_t>(completion.tokens.size());
-  const bool stopped = completion.finish_reason == FinishReason::kStop;
-  const Json body = {
-      {"id", absl::StrCat("cmpl-", UniqueHex())},
-      {"object", "text_completion"},
-      {"created", std::chrono::duration_cast<std::chrono::seconds>(
-                      std::chrono::system_clock::now().time_since_epoch())
-                      .count()},
-      {"model", context.model},
-      {"choices", Json::array({{{"index", 0},
-                                {"text", std::move(text)},
-                                {"finish_reason", stopped ? "stop" : "length"},
-                                {"logprobs", Logprobs(context, completion, tokenizer)}}})},
-      {"usage",
-       {{"prompt_tokens", context.prompt_tokens},
-        {"completion_tokens", completion_tokens},
-        {"total_tokens", context.prompt_tokens + completion_tokens}}},
-      {"metrics",
-       {{"queue_s", completion.timings.queue_s},
-        {"prefill_s", completion.timings.prefill_s},
-        {"decode_s", completion.timings.decode_s}}},
-  };
-  return Dump(body);
-}
-
-std::string AnswerLine(absl::string_view custom_id, absl::string_view body) {
-  return Envelope(custom_id, 200, body, nullptr);
-}
-
-std::string ErrorLine(absl::string_view custom_id, const BatchError& error) {
-  const Json param = error.param.empty() ? Json(nullptr) : Json(error.param);
-  const Json body = {{"error",
-                      {{"message", error.message},
-                       {"type", "invalid_request_error"},
-                       {"param", param},
-                       {"code", error.code}}}};
-  return Envelope(custom_id, 400, Dump(body), {{"code", error.code}, {"message", error.message}});
 }
 
 }  // namespace longspan

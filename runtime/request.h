@@ -17,8 +17,9 @@ struct SamplingParams {
   std::optional<uint64_t> seed;  // unset: 0
   std::vector<std::string> stop;
   bool ignore_eos = false;
-  bool echo = false;                // with logprobs: of the prompt's tokens too
-  std::optional<int64_t> logprobs;  // number of alternatives per token
+  std::vector<int32_t> stop_token_ids;  // end a sequence as the model's own do
+  bool echo = false;                    // with logprobs: of the prompt's tokens too
+  std::optional<int64_t> logprobs;      // number of alternatives per token
 };
 
 struct Request {

@@ -42,9 +42,11 @@ RequestUpdate Sequence::Append(int32_t token, std::optional<TokenLogprobs> logpr
     completion_.timings.prefill_s = now - *started_;
   }
   completion_.timings.decode_s = now - *first_token_;
+  const auto in = [token](absl::Span<const int32_t> ids) {
+    return std::find(ids.begin(), ids.end(), token) != ids.end();
+  };
   const bool eos =
-      !request_.sampling.ignore_eos &&
-      std::find(eos_token_ids.begin(), eos_token_ids.end(), token) != eos_token_ids.end();
+      !request_.sampling.ignore_eos && (in(eos_token_ids) || in(request_.sampling.stop_token_ids));
   if (!eos) {
     completion_.tokens.push_back(token);
     if (logprobs) completion_.logprobs.push_back(*std::move(logprobs));

@@ -77,6 +77,89 @@ TEST(ParseBatchLine, OneStopIsAListOfOne) {
   EXPECT_THAT(ParseBody(R"({"prompt":"p","stop":"\n"})").sampling.stop, ElementsAre("\n"));
 }
 
+std::string ChatLine(const std::string& body) {
+  return absl::StrCat(R"({"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":)",
+                      body, "}");
+}
+
+TEST(ParseBatchLine, ReadsAChat) {
+  const BatchRequest request = ParseBatchLine(ChatLine(
+      R"({"messages":[{"role":"system","content":"s"},{"role":"user","content":[)"
+      R"({"type":"text","text":"a"},{"type":"text","text":"b"}]},{"role":"assistant","content":null,)"
+      R"("tool_calls":[{"id":"1","function":{"name":"f","arguments":{"z":1,"a":[2]}}}]}],)"
+      R"("tools":[{"type":"function"}],"tool_choice":"auto","max_completion_tokens":9,)"
+      R"("logprobs":true,"top_logprobs":3,"chat_template_kwargs":{"enable_thinking":false},)"
+      R"("add_generation_prompt":false,"model":"m","stop":"x"})"));
+  ASSERT_FALSE(request.error.has_value()) << Message(request);
+  ASSERT_TRUE(request.chat.has_value());
+  EXPECT_EQ(request.chat->messages.dump(),
+            R"([{"role":"system","content":"s"},{"role":"user","content":"ab"},)"
+            R"({"role":"assistant","content":null,"tool_calls":[{"id":"1","function":)"
+            R"({"name":"f","arguments":{"z":1,"a":[2]}}}]}])");
+  EXPECT_EQ(request.chat->tools.dump(), R"([{"type":"function"}])");
+  EXPECT_EQ(request.chat->template_kwargs.dump(), R"({"enable_thinking":false})");
+  EXPECT_FALSE(request.chat->add_generation_prompt);
+  EXPECT_TRUE(request.states_max_tokens);
+  EXPECT_EQ(request.sampling.max_tokens, 9);
+  EXPECT_EQ(request.sampling.logprobs, 3);
+  EXPECT_EQ(request.model, "m");
+}
+
+TEST(ParseBatchLine, ChatDefaults) {
+  const BatchRequest request =
+      ParseBatchLine(ChatLine(R"({"messages":[],"tools":null,"logprobs":false})"));
+  ASSERT_FALSE(request.error.has_value()) << Message(request);
+  EXPECT_TRUE(request.chat->messages.empty());
+  EXPECT_TRUE(request.chat->tools.is_null());
+  EXPECT_TRUE(request.chat->add_generation_prompt);
+  EXPECT_FALSE(request.states_max_tokens);
+  EXPECT_FALSE(request.sampling.logprobs.has_value());
+  // The URL may come last.
+  EXPECT_TRUE(ParseBatchLine(R"({"body":{"messages":[]},"custom_id":"a","method":"POST",)"
+                             R"("url":"/v1/chat/completions"})")
+                  .chat.has_value());
+}
+
+TEST(ParseBatchLine, WhatIsWrongWithAChatIsNamed) {
+  const struct {
+    const char* body;
+    const char* param;
+    const char* message;
+  } cases[] = {
+      {"{}", "messages", "`messages` is missing"},
+      {R"({"prompt":"p"})", "prompt", "`prompt` is no parameter of /v1/chat/completions"},
+      {R"({"messages":[],"echo":true})", "echo", "no parameter of"},
+      {R"({"messages":"hi"})", "messages", "a list of messages"},
+      {R"({"messages":["hi"]})", "messages", "objects with a `role`"},
+      {R"({"messages":[{"content":"hi"}]})", "messages", "objects with a `role`"},
+      {R"({"messages":[{"role":"user","content":3}]})", "messages", "text, or a list of text"},
+      {R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})", "messages",
+       "text, or a list of text parts"},
+      {R"({"messages":[],"tools":{}})", "tools", "a list"},
+      {R"({"messages":[],"tool_choice":"required"})", "tool_choice", "must be \"auto\""},
+      {R"({"messages":[],"chat_template_kwargs":[]})", "chat_template_kwargs", "an object"},
+      {R"({"messages":[],"logprobs":2})", "logprobs", "true or false"},
+      {R"({"messages":[],"top_logprobs":2})", "top_logprobs", "needs `logprobs` to be true"},
+      {R"({"messages":[],"logprobs":true,"top_logprobs":21})", "top_logprobs", "from 0 to 20"},
+      {R"({"messages":[],"n":2})", "n", "must be 1"},
+      {R"({"messages":[],"foo":2})", "foo", "unknown parameter `foo`"},
+  };
+  for (const auto& expected : cases) {
+    const BatchRequest request = ParseBatchLine(ChatLine(expected.body));
+    EXPECT_THAT(Message(request), HasSubstr(expected.message)) << expected.body;
+    ASSERT_TRUE(request.error.has_value());
+    EXPECT_EQ(request.error->param, expected.param) << expected.body;
+    EXPECT_FALSE(request.chat.has_value());
+  }
+  EXPECT_THAT(Message(ParseBody(R"({"prompt":"p","messages":[]})")),
+              HasSubstr("`messages` is no parameter of /v1/completions"));
+  EXPECT_THAT(Message(ParseBody(R"({"prompt":"p","logprobs":true})")),
+              HasSubstr("an integer from 0 to 20"));
+  std::string many = R"({"messages":[)";
+  for (int i = 0; i < 60'000; ++i) absl::StrAppend(&many, i == 0 ? "" : ",", "[0]");
+  EXPECT_THAT(Message(ParseBatchLine(ChatLine(many + "]}"))), HasSubstr("fewer than 100000"));
+}
+
 TEST(ParseBatchLine, OtherKeysOfTheLineAreIgnored) {
   const BatchRequest request =
       ParseBatchLine(R"({"expected":{"prompt":[{"body":1}]},"custom_id":"a","method":"POST",)"
@@ -153,7 +236,7 @@ TEST(ParseBatchLine, WrongLinesAreErrors) {
       {R"({"custom_id":"a","url":"/v1/completions","body":{"prompt":"p"}})", "`method` is missing"},
       {R"({"custom_id":"a","method":"GET","url":"/v1/completions","body":{"prompt":"p"}})",
        "`method` must be"},
-      {R"({"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"prompt":"p"}})",
+      {R"({"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"prompt":"p"}})",
        "`url` must be \"/v1/completions\""},
       {R"({"custom_id":"a","method":"POST","url":"/v1/completions"})", "`body` is missing"},
       {R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":"p"})",
@@ -205,7 +288,7 @@ TEST(ParseBatchLine, HostileJsonIsAnError) {
   EXPECT_THAT(Message(ParseBatchLine(RequestLine("a", "{\"prompt\":\"\xff\"}"))),
               HasSubstr("ill-formed UTF-8"));
   std::string deep = "1";
-  for (int i = 0; i < 17; ++i) deep = absl::StrCat("[", deep, "]");
+  for (int i = 0; i < 33; ++i) deep = absl::StrCat("[", deep, "]");
   EXPECT_THAT(Message(ParseBatchLine(absl::StrCat("{\"x\":", deep, "}"))), HasSubstr("nested"));
 }
 
@@ -555,6 +638,34 @@ TEST(CompletionBody, EchoAndLogprobs) {
   EXPECT_EQ(logprobs["text_offset"], json({0, 1, 2, 2, 3}));
   EXPECT_TRUE(logprobs["top_logprobs"][0].is_null());
   EXPECT_EQ(logprobs["top_logprobs"][2], json({{"bytes:\\xc3", -2.0}, {"a", -3.0}}));
+}
+
+TEST(CompletionBody, OfAChat) {
+  const auto tokenizer = SmallTokenizer();
+  CompletionContext context;
+  context.is_chat = true;
+  context.prompt_tokens = 2;
+  json body = json::parse(CompletionBody(context, SmallCompletion(), *tokenizer));
+  EXPECT_EQ(body["object"], "chat.completion");
+  EXPECT_THAT(body["id"].get<std::string>(), HasSubstr("chatcmpl-"));
+  const json message = {{"role", "assistant"}, {"content", "éb"}, {"refusal", nullptr}};
+  EXPECT_EQ(body["choices"][0]["message"], message);
+  EXPECT_EQ(body["choices"][0]["finish_reason"], "stop");
+  EXPECT_TRUE(body["choices"][0]["logprobs"].is_null());
+  EXPECT_FALSE(body["choices"][0].contains("text"));
+
+  context.logprobs = true;
+  Completion completion = SmallCompletion();
+  completion.logprobs = {{-2, {{2, -2}, {0, -3}}}, {-1, {}}, {-4, {}}};
+  body = json::parse(CompletionBody(context, completion, *tokenizer));
+  const json& content = body["choices"][0]["logprobs"]["content"];
+  ASSERT_EQ(content.size(), 3u);
+  EXPECT_EQ(content[0]["token"], "bytes:\\xc3");
+  EXPECT_EQ(content[0]["bytes"], json({0xc3}));
+  EXPECT_EQ(content[0]["logprob"], -2.0);
+  EXPECT_EQ(content[0]["top_logprobs"][1],
+            json({{"token", "a"}, {"logprob", -3.0}, {"bytes", {97}}}));
+  EXPECT_EQ(content[1]["top_logprobs"], json::array());
 }
 
 TEST(OutputLines, HaveTheApisKeys) {
