@@ -75,15 +75,16 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   }
   std::vector<int32_t> ids;
   if (add_special_tokens) ids = parts_->prefix;
+  NormalizerRun normalizer(parts_->normalizer);
   PreTokenizerRun pre_tokenizer(parts_->pre_tokenizer);
   BpeEncoder bpe(parts_->bpe);
-  LONGSPAN_RETURN_IF_ERROR(parts_->added->Split(text, [&](AddedSpan span) -> absl::Status {
-    if (span.id >= 0) {
-      ids.push_back(span.id);
-      return absl::OkStatus();
-    }
-    return pre_tokenizer.Split(span.text, [&](std::string_view word) { bpe.Encode(word, ids); });
-  }));
+  const auto encode_word = [&](std::string_view word) { bpe.Encode(word, ids); };
+  const auto encode_span = [&](AddedSpan span) -> absl::Status {
+    if (span.id < 0) return pre_tokenizer.Split(span.text, span.begins_text, encode_word);
+    ids.push_back(span.id);
+    return absl::OkStatus();
+  };
+  LONGSPAN_RETURN_IF_ERROR(parts_->added->Split(text, normalizer, encode_span));
   if (add_special_tokens) {
     ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
   }
@@ -128,19 +129,44 @@ std::string Tokenizer::IdToPiece(int32_t id) const {
 }
 
 std::string StreamDecoder::Push(int32_t id) {
-  std::string text;
-  if (skip_special_tokens_ && tokenizer_->IsSpecial(id)) return text;
-  pending_ += tokenizer_->IdToBytes(id);
-  std::string rest;
-  AppendWellFormed(pending_, text, &rest);
-  pending_ = std::move(rest);
-  return text;
+  if (id < 0 || id >= tokenizer_->vocab_size()) return "";
+  const TokenizerParts& parts = *tokenizer_->parts_;
+  const VocabularyEntry& token = parts.tokens[id];
+  if (skip_special_tokens_ && token.skipped) return "";
+  const bool is_first = std::exchange(is_first_, false);
+  if (parts.decoder.byte_level) {
+    std::string text, rest;
+    AppendWellFormed(pending_ += token.bytes, text, &rest);
+    pending_ = std::move(rest);
+    return text;
+  }
+  const DecodedToken decoded = is_first && parts.decoder.FirstDiffers()
+                                   ? DecodeToken(parts.decoder, token.spelling(), true)
+                                   : DecodedToken{token.bytes, token.is_byte};
+  if (decoded.is_byte) {
+    pending_ += decoded.bytes;
+    return "";
+  }
+  return Strip(DecodeByteRun(std::exchange(pending_, {})) + decoded.bytes);
 }
 
 std::string StreamDecoder::Flush() {
+  std::string pending = std::exchange(pending_, {});
+  if (!tokenizer_->parts_->decoder.byte_level) return Strip(DecodeByteRun(pending));
   std::string text;
-  AppendWellFormed(std::exchange(pending_, {}), text);
+  AppendWellFormed(pending, text);
   return text;
+}
+
+std::string StreamDecoder::Strip(std::string text) {
+  const TokenDecoder& decoder = tokenizer_->parts_->decoder;
+  std::string_view rest = text;
+  while (strips_ && stripped_ < decoder.strip_count && rest.starts_with(decoder.stripped)) {
+    rest.remove_prefix(decoder.stripped.size());
+    ++stripped_;
+  }
+  strips_ &= rest.empty();
+  return std::string(rest);
 }
 
 }  // namespace longspan

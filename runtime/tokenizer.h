@@ -22,12 +22,14 @@ struct EncodeNotes {
   int64_t dropped_bytes = 0;  // bytes for which the vocabulary has no token
 };
 
-// A Hugging Face `tokenizer.json` of model type BPE over bytes; ids equal those of the `tokenizers`
+// A Hugging Face `tokenizer.json` of model type BPE, over bytes (GPT-2, Llama 3, Qwen) or in the
+// manner of SentencePiece (Llama 2, Mistral); ids and decoded text equal those of the `tokenizers`
 // library. What is not supported is refused by name when loading. Immutable and safe to share
 // between threads.
 //
 // Reading order: tokenizer_json (the file's parts), tokenizer_added (added tokens cut the text),
-// tokenizer_split (pre-tokenization), tokenizer_bpe (merges), then this file's Encode and Decode.
+// tokenizer_normalize, tokenizer_split (pre-tokenization), tokenizer_bpe (merges), then this file's
+// Encode; tokenizer_decode and StreamDecoder.
 class Tokenizer {
  public:
   // Reads model_dir/tokenizer.json and, for bos_id and eos_id, model_dir/tokenizer_config.json
@@ -61,6 +63,7 @@ class Tokenizer {
   std::string IdToPiece(int32_t id) const;
 
  private:
+  friend class StreamDecoder;
   explicit Tokenizer(std::unique_ptr<const TokenizerParts> parts);
   std::unique_ptr<const TokenizerParts> parts_;
 };
@@ -72,15 +75,23 @@ class StreamDecoder {
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens)
       : tokenizer_(&tokenizer), skip_special_tokens_(skip_special_tokens) {}
 
-  // The text that `id` completes: empty while a character still lacks bytes.
+  // The text that `id` completes: empty while a character still lacks bytes. A run of tokens for
+  // bytes (<0x0A>) stays open until another token follows, because the library decodes it as a
+  // whole.
   std::string Push(int32_t id);
   // The end of the stream: U+FFFD where a character was left incomplete.
   std::string Flush();
 
  private:
+  // `text` without the characters that the decoder strips from the beginning of the whole.
+  std::string Strip(std::string text);
+
   const Tokenizer* tokenizer_;
   bool skip_special_tokens_;
-  std::string pending_;  // the beginning of a character, at most three bytes
+  bool is_first_ = true;  // no token has come yet
+  bool strips_ = true;    // what came so far was stripped
+  int64_t stripped_ = 0;  // characters
+  std::string pending_;   // the beginning of a character, or a run of byte tokens
 };
 
 }  // namespace longspan

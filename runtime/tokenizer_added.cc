@@ -97,15 +97,21 @@ absl::StatusOr<AddedTokenMatcher> AddedTokenMatcher::Create(std::vector<AddedTok
   AddedTokenMatcher matcher(std::move(word));
   for (size_t i = 0; i < tokens.size(); ++i) {
     Trie& trie = tokens[i].normalized ? matcher.second_ : matcher.first_;
-    trie.Insert(tokens[i].content, static_cast<int32_t>(i));
+    trie.Insert(tokens[i].pattern, static_cast<int32_t>(i));
   }
   matcher.tokens_ = std::move(tokens);
   return matcher;
 }
 
-absl::Status AddedTokenMatcher::Split(std::string_view text, Visit visit) const {
-  return SplitBy(first_, text, [&](AddedSpan span) {
-    return span.id >= 0 ? visit(span) : SplitBy(second_, span.text, visit);
+absl::Status AddedTokenMatcher::Split(std::string_view text, NormalizerRun& normalizer,
+                                      Visit visit) const {
+  return SplitBy(first_, text, [&](AddedSpan span) -> absl::Status {
+    if (span.id >= 0) return visit(span);
+    LONGSPAN_ASSIGN_OR_RETURN(const std::string_view normalized, normalizer.Normalize(span.text));
+    return SplitBy(second_, normalized, [&](AddedSpan part) {
+      part.begins_text &= span.begins_text;
+      return visit(part);
+    });
   });
 }
 
@@ -122,7 +128,7 @@ absl::Status AddedTokenMatcher::SplitBy(const Trie& trie, std::string_view text,
     }
     const AddedToken& token = tokens_[index];
     size_t begin = i;
-    size_t end = i + token.content.size();
+    size_t end = i + token.pattern.size();
     i = end;  // also past a match that is not taken, and not past white space that it takes in
     if (token.single_word) {
       if (!word) word.emplace(word_character_);
@@ -132,12 +138,12 @@ absl::Status AddedTokenMatcher::SplitBy(const Trie& trie, std::string_view text,
     if (token.lstrip) begin = std::max(done, SkipSpaceBackward(text, begin, std::min(done, begin)));
     if (token.rstrip) end = SkipSpaceForward(text, end);
     if (done < begin) {
-      LONGSPAN_RETURN_IF_ERROR(visit({text.substr(done, begin - done), -1}));
+      LONGSPAN_RETURN_IF_ERROR(visit({text.substr(done, begin - done), -1, done == 0}));
     }
-    LONGSPAN_RETURN_IF_ERROR(visit({text.substr(begin, end - begin), token.id}));
+    LONGSPAN_RETURN_IF_ERROR(visit({text.substr(begin, end - begin), token.id, begin == 0}));
     done = end;
   }
-  return done < text.size() ? visit({text.substr(done), -1}) : absl::OkStatus();
+  return done < text.size() ? visit({text.substr(done), -1, done == 0}) : absl::OkStatus();
 }
 
 }  // namespace longspan

@@ -11,6 +11,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/tokenizer_normalize.h"
 #include "runtime/tokenizer_regex.h"
 
 namespace longspan {
@@ -19,8 +20,9 @@ namespace longspan {
 struct AddedToken {
   int32_t id = 0;
   std::string content;
+  std::string pattern;       // what is looked for: `content`, normalized where `normalized`
   bool special = false;      // left out by Decode's skip_special_tokens
-  bool normalized = false;   // looked for after the others, in what they leave
+  bool normalized = false;   // looked for after the others, in what they leave, normalized
   bool single_word = false;  // only between characters that are not of words
   bool lstrip = false;       // takes in the white space before it
   bool rstrip = false;       // takes in the white space after it
@@ -28,8 +30,9 @@ struct AddedToken {
 
 // A part of a text: an added token (id >= 0), or what lies between them (id -1).
 struct AddedSpan {
-  std::string_view text;
+  std::string_view text;  // normalized if it is no added token
   int32_t id;
+  bool begins_text;  // nothing is before it
 };
 
 // Finds added tokens in texts: leftmost, of these the longest. Immutable.
@@ -37,9 +40,10 @@ class AddedTokenMatcher {
  public:
   static absl::StatusOr<AddedTokenMatcher> Create(std::vector<AddedToken> tokens);
 
-  // Cuts `text` (well-formed UTF-8) into spans, in order.
+  // Cuts `text` (well-formed UTF-8) into spans, in order, and normalizes what lies between the
+  // tokens that are not `normalized`, each part on its own. A span lives until `visit` returns.
   using Visit = absl::FunctionRef<absl::Status(AddedSpan)>;
-  absl::Status Split(std::string_view text, Visit visit) const;
+  absl::Status Split(std::string_view text, NormalizerRun& normalizer, Visit visit) const;
 
  private:
   // A trie of bytes. Node 0 is the root.

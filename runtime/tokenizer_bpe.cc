@@ -1,52 +1,107 @@
 #include "runtime/tokenizer_bpe.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/string_view.h"
+#include "runtime/tokenizer_utf8.h"
 
 namespace longspan {
 namespace {
 
-constexpr size_t kMaxCachedWordBytes = 64;
-constexpr size_t kMaxCachedWords = 1 << 16;
+constexpr size_t kMaxCachedBytes = 64;
+constexpr size_t kMaxCachedParts = 1 << 16;
 
 }  // namespace
 
 void BpeEncoder::Encode(std::string_view word, std::vector<int32_t>& ids) {
-  const absl::string_view key(word.data(), word.size());
+  if (!model_.whole_words.empty()) {
+    const auto it = model_.whole_words.find(absl::string_view(word.data(), word.size()));
+    if (it != model_.whole_words.end()) {
+      ids.push_back(it->second);
+      return;
+    }
+  }
+  const std::string_view cut = model_.cut_before;
+  while (!cut.empty() && !word.empty()) {
+    // A run of the character stays together: merges may be within it.
+    size_t end = 0;
+    while (word.substr(end).starts_with(cut)) end += cut.size();
+    end = std::min(word.find(cut, end), word.size());
+    EncodePart(word.substr(0, end), ids);
+    word.remove_prefix(end);
+  }
+  if (!word.empty()) EncodePart(word, ids);
+}
+
+void BpeEncoder::EncodePart(std::string_view part, std::vector<int32_t>& ids) {
+  const absl::string_view key(part.data(), part.size());
   if (const auto it = cache_.find(key); it != cache_.end()) {
     const auto begin = cached_ids_.begin() + it->second.begin;
     ids.insert(ids.end(), begin, begin + it->second.count);
     return;
   }
-  if (const auto it = model_.whole_words.find(key); it != model_.whole_words.end()) {
-    ids.push_back(it->second);
-    return;
-  }
   const size_t old_size = ids.size();
   const int64_t old_dropped = dropped_bytes_;
-  Merge(word, ids);
-  // A word that lost bytes is not kept, so that each occurrence is counted.
-  if (word.size() > kMaxCachedWordBytes || cache_.size() >= kMaxCachedWords ||
+  Merge(part, ids);
+  // A part that lost bytes is not kept, so that each occurrence is counted.
+  if (part.size() > kMaxCachedBytes || cache_.size() >= kMaxCachedParts ||
       dropped_bytes_ != old_dropped) {
     return;
   }
-  cache_.emplace(word, CachedWord{static_cast<int64_t>(cached_ids_.size()),
+  cache_.emplace(part, CachedPart{static_cast<int64_t>(cached_ids_.size()),
                                   static_cast<int64_t>(ids.size() - old_size)});
   cached_ids_.insert(cached_ids_.end(), ids.begin() + old_size, ids.end());
 }
 
-void BpeEncoder::Merge(std::string_view word, std::vector<int32_t>& ids) {
-  symbols_.clear();
-  for (const char c : word) {
-    const int32_t id = model_.byte_ids[static_cast<uint8_t>(c)];
-    if (id < 0) {
-      ++dropped_bytes_;
+int32_t BpeEncoder::FindCharacter(std::string_view character) const {
+  const uint8_t first = static_cast<uint8_t>(character[0]);
+  if (character.size() == 1) return model_.byte_ids[first];
+  const auto it = model_.character_ids.find(CodePoint(character));
+  return it == model_.character_ids.end() ? -1 : it->second;
+}
+
+bool BpeEncoder::AddFallback(std::string_view character) {
+  const auto has_token = [&](char c) { return model_.fallback_ids[static_cast<uint8_t>(c)] >= 0; };
+  if (!std::all_of(character.begin(), character.end(), has_token)) return false;
+  for (const char c : character) AddSymbol(model_.fallback_ids[static_cast<uint8_t>(c)]);
+  return true;
+}
+
+void BpeEncoder::AddSymbol(int32_t id) {
+  const int64_t i = static_cast<int64_t>(symbols_.size());
+  symbols_.push_back({id, i - 1, i + 1});
+}
+
+void BpeEncoder::AddSymbols(std::string_view part) {
+  bool pending = false;  // an unknown token is yet to be added
+  const auto add_pending = [&] {
+    if (std::exchange(pending, false)) AddSymbol(model_.unknown_id);
+  };
+  while (!part.empty()) {
+    const std::string_view character =
+        part.substr(0, model_.byte_level ? 1 : NextUtf8(part).length);
+    part.remove_prefix(character.size());
+    if (const int32_t id = FindCharacter(character); id >= 0) {
+      add_pending();
+      AddSymbol(id);
       continue;
     }
-    const int64_t i = static_cast<int64_t>(symbols_.size());
-    symbols_.push_back({id, i - 1, i + 1});
+    // Like in the library, bytes go before an unknown token that is still pending.
+    if (AddFallback(character)) continue;
+    if (model_.unknown_id < 0) {
+      dropped_bytes_ += static_cast<int64_t>(character.size());
+      continue;
+    }
+    if (!model_.fuse_unknown) add_pending();
+    pending = true;
   }
+  add_pending();
+}
+
+void BpeEncoder::Merge(std::string_view part, std::vector<int32_t>& ids) {
+  symbols_.clear();
+  AddSymbols(part);
   if (symbols_.empty()) return;
   symbols_.back().next = -1;
 

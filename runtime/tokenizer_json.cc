@@ -4,7 +4,9 @@
 #include <limits>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/types/span.h"
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -16,6 +18,9 @@ namespace {
 using nlohmann::json;
 
 constexpr int kMaxNesting = 100;
+constexpr uint64_t kMaxCount = 1 << 20;
+// SentencePiece's spelling of a space.
+constexpr std::string_view kLowerBlock = "\u2581";
 // GPT-2's words: contractions, letters, numbers, other signs, each with the space before it.
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -89,6 +94,23 @@ absl::StatusOr<std::string> GetString(const json& object, const std::string& whe
   return value.get<std::string>();
 }
 
+absl::StatusOr<int64_t> GetCount(const json& object, const std::string& where, const char* key) {
+  const json& value = Get(object, key);
+  const bool good = value.is_number_unsigned() && value.get<uint64_t>() <= kMaxCount;
+  if (!good) return WrongType(absl::StrCat(where, ".", key), "a count", value);
+  return value.get<int64_t>();
+}
+
+// A string of one character.
+absl::StatusOr<std::string> GetCharacter(const json& object, const std::string& where,
+                                         const char* key) {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string text, GetString(object, where, key));
+  if (text.empty() || NextUtf8(text).length != static_cast<int>(text.size())) {
+    return WrongType(absl::StrCat(where, ".", key), "one character", Get(object, key));
+  }
+  return text;
+}
+
 absl::StatusOr<const json*> GetArray(const json& object, const std::string& where,
                                      const char* key) {
   const json& value = Get(object, key);
@@ -101,6 +123,19 @@ absl::StatusOr<int32_t> ToId(const json& value, const std::string& where) {
   const bool good = value.is_number_unsigned() && value.get<uint64_t>() <= kMax;
   if (!good) return WrongType(where, "a token id, an integer from 0", value);
   return value.get<int32_t>();
+}
+
+// The value that `names` has for the string at `key`; without the key `default_value`.
+template <typename Value>
+absl::StatusOr<Value> ParseChoice(const json& object, const std::string& where, const char* key,
+                                  absl::Span<const std::pair<const char*, Value>> names,
+                                  std::optional<Value> default_value) {
+  if (default_value && Get(object, key).is_null()) return *default_value;
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string name, GetString(object, where, key));
+  for (const auto& [known, value] : names) {
+    if (name == known) return value;
+  }
+  return Invalid(where, ".", key, " ", Show(name), " is unknown");
 }
 
 // ---- Tables of components ----
@@ -131,6 +166,89 @@ absl::Status ParseComponent(const json& component, const std::string& where,
       absl::StrCat(where, " ", name, " is not supported; supported: ", supported));
 }
 
+// ---- Patterns ----
+
+// {"String": "..."} or {"Regex": "..."}, of a Split and of a Replace.
+struct Pattern {
+  std::string text;
+  bool is_regex;
+};
+
+absl::StatusOr<Pattern> ParsePattern(const json& component, const std::string& where) {
+  const json& pattern = Get(component, "pattern");
+  const bool one = pattern.is_object() && pattern.size() == 1 && pattern.begin()->is_string();
+  const std::string kind = one ? pattern.begin().key() : "";
+  if (kind != "Regex" && kind != "String") {
+    return WrongType(absl::StrCat(where, ".pattern"),
+                     "{\"Regex\": \"...\"} or {\"String\": \"...\"}", pattern);
+  }
+  return Pattern{pattern.begin()->get<std::string>(), kind == "Regex"};
+}
+
+absl::StatusOr<Regex> CompilePattern(const Pattern& pattern, const std::string& where) {
+  absl::StatusOr<Regex> regex =
+      pattern.is_regex ? Regex::Compile(pattern.text) : Regex::Literal(pattern.text);
+  if (!regex.ok()) return Invalid(where, ".pattern: ", regex.status().message());
+  return regex;
+}
+
+// ---- Normalizers ----
+
+using NormalizerSteps = std::vector<NormalizerStep>;
+absl::Status ParseNormalizer(const json& component, const std::string& where,
+                             NormalizerSteps& steps);
+
+absl::Status ParseNormalizerSequence(const json& component, const std::string& where,
+                                     NormalizerSteps& steps) {
+  LONGSPAN_ASSIGN_OR_RETURN(const json* list, GetArray(component, where, "normalizers"));
+  for (size_t i = 0; i < list->size(); ++i) {
+    LONGSPAN_RETURN_IF_ERROR(
+        ParseNormalizer((*list)[i], absl::StrCat(where, ".normalizers[", i, "]"), steps));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParsePrepend(const json& component, const std::string& where, NormalizerSteps& steps) {
+  LONGSPAN_ASSIGN_OR_RETURN(std::string text, GetString(component, where, "prepend"));
+  steps.push_back(PrependStep{std::move(text)});
+  return absl::OkStatus();
+}
+
+absl::Status ParseReplace(const json& component, const std::string& where, NormalizerSteps& steps) {
+  ReplaceStep step;
+  LONGSPAN_ASSIGN_OR_RETURN(const Pattern pattern, ParsePattern(component, where));
+  LONGSPAN_ASSIGN_OR_RETURN(step.content, GetString(component, where, "content"));
+  if (pattern.text.empty()) return Invalid(where, ".pattern is empty");
+  if (pattern.is_regex) {
+    LONGSPAN_ASSIGN_OR_RETURN(step.regex, CompilePattern(pattern, where));
+  } else {
+    step.literal = pattern.text;
+  }
+  steps.push_back(std::move(step));
+  return absl::OkStatus();
+}
+
+template <NormalForm form>
+absl::Status ParseNormalForm(const json&, const std::string&, NormalizerSteps& steps) {
+  steps.push_back(form);
+  return absl::OkStatus();
+}
+
+constexpr Component<NormalizerSteps> kNormalizers[] = {
+    {"Sequence", ParseNormalizerSequence},
+    {"Prepend", ParsePrepend},
+    {"Replace", ParseReplace},
+    {"NFC", ParseNormalForm<NormalForm::kNfc>},
+    {"NFD", ParseNormalForm<NormalForm::kNfd>},
+    {"NFKC", ParseNormalForm<NormalForm::kNfkc>},
+    {"NFKD", ParseNormalForm<NormalForm::kNfkd>},
+};
+
+absl::Status ParseNormalizer(const json& component, const std::string& where,
+                             NormalizerSteps& steps) {
+  return ParseComponent<NormalizerSteps>(component, where, kNormalizers, steps);
+}
+
 // ---- Pre-tokenizers ----
 
 struct PreTokenizerSpec {
@@ -154,36 +272,21 @@ absl::Status ParseSequence(const json& component, const std::string& where,
   return absl::OkStatus();
 }
 
-absl::StatusOr<SplitBehavior> ParseBehavior(const std::string& name, const std::string& where) {
-  constexpr std::pair<std::string_view, SplitBehavior> kBehaviors[] = {
+absl::Status ParseSplit(const json& component, const std::string& where, PreTokenizerSpec& spec) {
+  constexpr std::pair<const char*, SplitBehavior> kBehaviors[] = {
       {"Removed", SplitBehavior::kRemoved},
       {"Isolated", SplitBehavior::kIsolated},
       {"MergedWithPrevious", SplitBehavior::kMergedWithPrevious},
       {"MergedWithNext", SplitBehavior::kMergedWithNext},
       {"Contiguous", SplitBehavior::kContiguous},
   };
-  for (const auto& [known, behavior] : kBehaviors) {
-    if (name == known) return behavior;
-  }
-  return Invalid(where, ".behavior \"", name, "\" is unknown");
-}
-
-absl::Status ParseSplit(const json& component, const std::string& where, PreTokenizerSpec& spec) {
-  LONGSPAN_ASSIGN_OR_RETURN(const std::string name, GetString(component, where, "behavior"));
-  LONGSPAN_ASSIGN_OR_RETURN(const SplitBehavior behavior, ParseBehavior(name, where));
+  LONGSPAN_ASSIGN_OR_RETURN(
+      const SplitBehavior behavior,
+      ParseChoice<SplitBehavior>(component, where, "behavior", kBehaviors, std::nullopt));
   LONGSPAN_ASSIGN_OR_RETURN(const bool invert, GetBool(component, where, "invert", false));
-  const json& pattern = Get(component, "pattern");
-  const std::string at = absl::StrCat(where, ".pattern");
-  const bool one = pattern.is_object() && pattern.size() == 1;
-  if (!one || !pattern.begin()->is_string() ||
-      (pattern.begin().key() != "Regex" && pattern.begin().key() != "String")) {
-    return WrongType(at, "{\"Regex\": \"...\"} or {\"String\": \"...\"}", pattern);
-  }
-  const std::string& text = pattern.begin()->get_ref<const std::string&>();
-  absl::StatusOr<Regex> regex =
-      pattern.begin().key() == "Regex" ? Regex::Compile(text) : Regex::Literal(text);
-  if (!regex.ok()) return Invalid(at, ": ", regex.status().message());
-  spec.stages.push_back(SplitStage{*std::move(regex), behavior, invert});
+  LONGSPAN_ASSIGN_OR_RETURN(const Pattern pattern, ParsePattern(component, where));
+  LONGSPAN_ASSIGN_OR_RETURN(Regex regex, CompilePattern(pattern, where));
+  spec.stages.push_back(SplitStage{std::move(regex), behavior, invert});
   return absl::OkStatus();
 }
 
@@ -211,11 +314,31 @@ absl::Status ParseByteLevel(const json& component, const std::string& where,
   return absl::OkStatus();
 }
 
+absl::Status ParseMetaspace(const json& component, const std::string& where,
+                            PreTokenizerSpec& spec) {
+  constexpr std::pair<const char*, MetaspaceStage::Prepend> kSchemes[] = {
+      {"always", MetaspaceStage::Prepend::kAlways},
+      {"first", MetaspaceStage::Prepend::kFirst},
+      {"never", MetaspaceStage::Prepend::kNever},
+  };
+  MetaspaceStage stage;
+  LONGSPAN_ASSIGN_OR_RETURN(stage.replacement, GetCharacter(component, where, "replacement"));
+  LONGSPAN_ASSIGN_OR_RETURN(stage.split, GetBool(component, where, "split", true));
+  LONGSPAN_ASSIGN_OR_RETURN(stage.prepend, ParseChoice<MetaspaceStage::Prepend>(
+                                               component, where, "prepend_scheme", kSchemes,
+                                               MetaspaceStage::Prepend::kAlways));
+  // The older spelling of "never", which files may still repeat.
+  LONGSPAN_ASSIGN_OR_RETURN(const bool prefix, GetBool(component, where, "add_prefix_space", true));
+  if (!prefix && stage.prepend != MetaspaceStage::Prepend::kNever) {
+    return Invalid(where, ".add_prefix_space false contradicts prepend_scheme");
+  }
+  spec.stages.push_back(std::move(stage));
+  return absl::OkStatus();
+}
+
 constexpr Component<PreTokenizerSpec> kPreTokenizers[] = {
-    {"Sequence", ParseSequence},
-    {"Split", ParseSplit},
-    {"Digits", ParseDigits},
-    {"ByteLevel", ParseByteLevel},
+    {"Sequence", ParseSequence},   {"Split", ParseSplit},         {"Digits", ParseDigits},
+    {"ByteLevel", ParseByteLevel}, {"Metaspace", ParseMetaspace},
 };
 
 absl::Status ParsePreTokenizer(const json& component, const std::string& where,
@@ -223,15 +346,32 @@ absl::Status ParsePreTokenizer(const json& component, const std::string& where,
   return ParseComponent<PreTokenizerSpec>(component, where, kPreTokenizers, spec);
 }
 
+// With prepend_scheme "first" a piece must know whether it begins the text as it was before
+// normalization; that is clear as long as each character comes from where it was.
+absl::Status CheckPrependFirst(const TokenizerParts& parts) {
+  const auto is_first = [](const PreTokenizerStage& stage) {
+    const auto* metaspace = std::get_if<MetaspaceStage>(&stage);
+    return metaspace != nullptr && metaspace->prepend == MetaspaceStage::Prepend::kFirst;
+  };
+  const auto moves = [](const NormalizerStep& step) {
+    return !std::holds_alternative<NormalForm>(step);
+  };
+  if (std::any_of(parts.pre_tokenizer.begin(), parts.pre_tokenizer.end(), is_first) &&
+      std::any_of(parts.normalizer.begin(), parts.normalizer.end(), moves)) {
+    return absl::UnimplementedError(
+        "pre_tokenizer Metaspace with prepend_scheme \"first\" is not supported together with "
+        "normalizer Prepend or Replace");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadPreTokenizer(const json& component, TokenizerParts& parts) {
+  if (component.is_null()) return absl::OkStatus();
   PreTokenizerSpec spec;
   LONGSPAN_RETURN_IF_ERROR(ParsePreTokenizer(component, "pre_tokenizer", spec));
-  if (!spec.byte_level) {
-    return absl::UnimplementedError(
-        "pre_tokenizer without ByteLevel is not supported: the vocabulary must be of bytes");
-  }
   parts.pre_tokenizer = std::move(spec.stages);
-  return absl::OkStatus();
+  parts.bpe.byte_level = spec.byte_level;
+  return CheckPrependFirst(parts);
 }
 
 // ---- Post-processors ----
@@ -313,14 +453,120 @@ absl::Status ParsePostProcessor(const json& component, const std::string& where,
 
 // ---- Decoders ----
 
-absl::Status ParseByteLevelDecoder(const json&, const std::string&, TokenizerParts& parts) {
-  for (VocabularyEntry& token : parts.tokens) {
-    token.bytes = BytesOfByteLevelToken(token.text).value_or(token.text);
+// The parts of a decoder in the order in which they may come.
+enum class DecoderPhase { kTokens, kBytes, kFused, kStripped, kByteLevel };
+struct DecoderSpec {
+  TokenDecoder decoder;
+  DecoderPhase phase = DecoderPhase::kTokens;  // of the last part
+};
+
+absl::Status EnterPhase(DecoderPhase phase, const std::string& where, DecoderSpec& spec) {
+  const bool repeats = phase == spec.phase && phase != DecoderPhase::kTokens;
+  if (phase < spec.phase || repeats) {
+    return absl::UnimplementedError(
+        absl::StrCat(where,
+                     ": this order of decoders is not supported; supported: Replace or "
+                     "Metaspace, ByteFallback, Fuse, Strip; or ByteLevel alone"));
+  }
+  spec.phase = phase;
+  return absl::OkStatus();
+}
+
+absl::Status ParseDecoder(const json& component, const std::string& where, DecoderSpec& spec);
+
+absl::Status ParseDecoderSequence(const json& component, const std::string& where,
+                                  DecoderSpec& spec) {
+  LONGSPAN_ASSIGN_OR_RETURN(const json* list, GetArray(component, where, "decoders"));
+  for (size_t i = 0; i < list->size(); ++i) {
+    LONGSPAN_RETURN_IF_ERROR(
+        ParseDecoder((*list)[i], absl::StrCat(where, ".decoders[", i, "]"), spec));
   }
   return absl::OkStatus();
 }
 
-constexpr Component<TokenizerParts> kDecoders[] = {{"ByteLevel", ParseByteLevelDecoder}};
+absl::Status ParseByteLevelDecoder(const json&, const std::string& where, DecoderSpec& spec) {
+  if (!spec.decoder.replacements.empty()) spec.phase = DecoderPhase::kByteLevel;
+  LONGSPAN_RETURN_IF_ERROR(EnterPhase(DecoderPhase::kByteLevel, where, spec));
+  spec.decoder.byte_level = true;
+  return absl::OkStatus();
+}
+
+absl::Status ParseReplaceDecoder(const json& component, const std::string& where,
+                                 DecoderSpec& spec) {
+  LONGSPAN_RETURN_IF_ERROR(EnterPhase(DecoderPhase::kTokens, where, spec));
+  TokenDecoder::Replacement replacement;
+  LONGSPAN_ASSIGN_OR_RETURN(const Pattern pattern, ParsePattern(component, where));
+  LONGSPAN_ASSIGN_OR_RETURN(replacement.content, GetString(component, where, "content"));
+  if (pattern.is_regex) {
+    return absl::UnimplementedError(
+        absl::StrCat(where, ".pattern Regex is not supported; supported: String"));
+  }
+  if (pattern.text.empty()) return Invalid(where, ".pattern is empty");
+  replacement.pattern = pattern.text;
+  spec.decoder.replacements.push_back(std::move(replacement));
+  return absl::OkStatus();
+}
+
+absl::Status ParseMetaspaceDecoder(const json& component, const std::string& where,
+                                   DecoderSpec& spec) {
+  LONGSPAN_RETURN_IF_ERROR(EnterPhase(DecoderPhase::kTokens, where, spec));
+  PreTokenizerSpec metaspace;  // of the same form as the pre-tokenizer
+  LONGSPAN_RETURN_IF_ERROR(ParseMetaspace(component, where, metaspace));
+  const auto& stage = std::get<MetaspaceStage>(metaspace.stages[0]);
+  const bool drops = stage.prepend != MetaspaceStage::Prepend::kNever;
+  spec.decoder.replacements.push_back({stage.replacement, " ", drops});
+  return absl::OkStatus();
+}
+
+absl::Status ParseByteFallback(const json&, const std::string& where, DecoderSpec& spec) {
+  LONGSPAN_RETURN_IF_ERROR(EnterPhase(DecoderPhase::kBytes, where, spec));
+  spec.decoder.byte_fallback = true;
+  return absl::OkStatus();
+}
+
+absl::Status ParseFuse(const json&, const std::string& where, DecoderSpec& spec) {
+  return EnterPhase(DecoderPhase::kFused, where, spec);
+}
+
+absl::Status ParseStrip(const json& component, const std::string& where, DecoderSpec& spec) {
+  if (spec.phase != DecoderPhase::kFused) {
+    return absl::UnimplementedError(
+        absl::StrCat(where, ": Strip is supported only directly after Fuse"));
+  }
+  spec.phase = DecoderPhase::kStripped;
+  LONGSPAN_ASSIGN_OR_RETURN(spec.decoder.stripped, GetCharacter(component, where, "content"));
+  LONGSPAN_ASSIGN_OR_RETURN(spec.decoder.strip_count, GetCount(component, where, "start"));
+  LONGSPAN_ASSIGN_OR_RETURN(const int64_t stop, GetCount(component, where, "stop"));
+  if (stop == 0) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat(where, ".stop ", stop, " is not supported; supported: 0"));
+}
+
+constexpr Component<DecoderSpec> kDecoders[] = {
+    {"Sequence", ParseDecoderSequence},
+    {"ByteLevel", ParseByteLevelDecoder},
+    {"Replace", ParseReplaceDecoder},
+    {"Metaspace", ParseMetaspaceDecoder},
+    {"ByteFallback", ParseByteFallback},
+    {"Fuse", ParseFuse},
+    {"Strip", ParseStrip},
+};
+
+absl::Status ParseDecoder(const json& component, const std::string& where, DecoderSpec& spec) {
+  return ParseComponent<DecoderSpec>(component, where, kDecoders, spec);
+}
+
+absl::Status ReadDecoder(const json& component, TokenizerParts& parts) {
+  DecoderSpec spec;
+  LONGSPAN_RETURN_IF_ERROR(ParseDecoder(component, "decoder", spec));
+  parts.decoder = std::move(spec.decoder);
+  for (VocabularyEntry& token : parts.tokens) {
+    DecodedToken decoded = DecodeToken(parts.decoder, token.spelling(), /*is_first=*/false);
+    token.bytes = std::move(decoded.bytes);
+    token.is_byte = decoded.is_byte;
+  }
+  return absl::OkStatus();
+}
 
 // ---- Vocabulary ----
 
@@ -362,6 +608,30 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(const json& list) {
   return tokens;
 }
 
+// Normalizes what is looked for in normalized text. Like in the library, decoding such a token
+// gives its normalized spelling, and skip_special_tokens leaves out what is spelt like a special
+// token: <s> no longer is if the normalizer makes it something else.
+absl::Status NormalizeAddedTokens(TokenizerParts& parts, std::vector<AddedToken>& added) {
+  NormalizerRun normalizer(parts.normalizer);
+  absl::flat_hash_set<std::string> patterns, specials;
+  for (size_t i = 0; i < added.size(); ++i) {
+    AddedToken& token = added[i];
+    token.pattern = token.content;
+    if (token.special) specials.insert(token.content);
+    if (!token.normalized) continue;
+    LONGSPAN_ASSIGN_OR_RETURN(const std::string_view pattern, normalizer.Normalize(token.content));
+    token.pattern = std::string(pattern);
+    const std::string where = absl::StrCat("added_tokens[", i, "].content ", Show(token.content));
+    if (token.pattern.empty()) return Invalid(where, ": the normalizer leaves nothing of it");
+    if (!patterns.insert(token.pattern).second) {
+      return Invalid(where, ": the normalizer makes it equal to another added token");
+    }
+    if (token.pattern != token.content) parts.tokens[token.id].normalized = token.pattern;
+  }
+  for (VocabularyEntry& token : parts.tokens) token.skipped = specials.contains(token.spelling());
+  return absl::OkStatus();
+}
+
 absl::Status ReadVocabulary(const json& vocab, std::vector<AddedToken> added,
                             TokenizerParts& parts) {
   if (!vocab.is_object()) return WrongType("model.vocab", "an object", vocab);
@@ -372,6 +642,7 @@ absl::Status ReadVocabulary(const json& vocab, std::vector<AddedToken> added,
     LONGSPAN_ASSIGN_OR_RETURN(const int32_t id, ToId(value, where));
     LONGSPAN_RETURN_IF_ERROR(AddToken(text, id, where, parts));
   }
+  absl::flat_hash_set<std::string> contents;
   for (size_t i = 0; i < added.size(); ++i) {
     const AddedToken& token = added[i];
     const std::string where = absl::StrCat("added_tokens[", i, "]");
@@ -381,11 +652,13 @@ absl::Status ReadVocabulary(const json& vocab, std::vector<AddedToken> added,
     } else if (!is_new(token) && it->second != token.id) {
       return Invalid(where, ": token ", Show(token.content), " has id ", token.id,
                      ", but model.vocab says ", it->second);
-    } else if (is_new(token)) {
+    }
+    if (!contents.insert(token.content).second) {
       return Invalid(where, ": token ", Show(token.content), " is listed twice");
     }
     parts.tokens[token.id].special |= token.special;
   }
+  LONGSPAN_RETURN_IF_ERROR(NormalizeAddedTokens(parts, added));
   LONGSPAN_ASSIGN_OR_RETURN(parts.added, AddedTokenMatcher::Create(std::move(added)));
   return absl::OkStatus();
 }
@@ -403,16 +676,30 @@ absl::Status CheckBpeOptions(const json& model, const BpeModel& bpe) {
     }
   }
   LONGSPAN_ASSIGN_OR_RETURN(const bool fallback, GetBool(model, "model", "byte_fallback", false));
-  if (fallback) return absl::UnimplementedError("model.byte_fallback true is not supported");
-  // With a token for every byte nothing is ever unknown.
-  const json& unknown = Get(model, "unk_token");
   const bool complete =
       std::none_of(bpe.byte_ids.begin(), bpe.byte_ids.end(), [](int32_t id) { return id < 0; });
-  if (!unknown.is_null() && !complete) {
+  if (fallback && bpe.byte_level && !complete) {
     return absl::UnimplementedError(
-        absl::StrCat("model.unk_token ", Show(unknown),
-                     " is not supported in a vocabulary that lacks bytes; supported: null"));
+        "model.byte_fallback true is not supported for a byte-level vocabulary that lacks bytes");
   }
+  return absl::OkStatus();
+}
+
+// What stands for characters that are not in the vocabulary.
+absl::Status ReadUnknown(const json& model, const TokenizerParts& parts, BpeModel& bpe) {
+  LONGSPAN_ASSIGN_OR_RETURN(const bool fallback, GetBool(model, "model", "byte_fallback", false));
+  LONGSPAN_ASSIGN_OR_RETURN(bpe.fuse_unknown, GetBool(model, "model", "fuse_unk", false));
+  const json& vocab = Get(model, "vocab");
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto it = vocab.find(absl::StrFormat("<0x%02X>", byte));
+    bpe.fallback_ids[byte] = fallback && it != vocab.end() ? it->get<int32_t>() : -1;
+  }
+  if (Get(model, "unk_token").is_null()) return absl::OkStatus();
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string unknown, GetString(model, "model", "unk_token"));
+  if (!vocab.contains(unknown)) {
+    return Invalid("model.unk_token: ", Show(unknown), " is not in model.vocab");
+  }
+  bpe.unknown_id = parts.ids.at(unknown);
   return absl::OkStatus();
 }
 
@@ -458,20 +745,51 @@ absl::Status ReadMerges(const json& model, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
-absl::Status ParseBpe(const json& model, const std::string&, TokenizerParts& parts) {
-  const json& vocab = Get(model, "vocab");
-  for (int byte = 0; byte < 256; ++byte) {
-    const auto it = vocab.find(ByteLevelCharacter(static_cast<uint8_t>(byte)));
-    parts.bpe.byte_ids[byte] = it == vocab.end() ? -1 : it->get<int32_t>();
+// SentencePiece's tokens have a space only at their beginning or are runs of it. Then no merge
+// crosses the place between something else and a space: the token on the right would begin with a
+// space, the one on the left end with something else.
+void FindCut(TokenizerParts& parts) {
+  BpeModel& bpe = parts.bpe;
+  if (bpe.byte_level || !bpe.character_ids.contains(CodePoint(kLowerBlock))) return;
+  const auto text = [&](int32_t id) -> const std::string& { return parts.tokens[id].text; };
+  if (bpe.unknown_id >= 0 && text(bpe.unknown_id).ends_with(kLowerBlock)) return;
+  for (const auto& [pair, merge] : bpe.merges) {
+    const auto [left, right] = BpeModel::PairOf(pair);
+    if (text(right).starts_with(kLowerBlock) && !text(left).ends_with(kLowerBlock)) return;
   }
-  LONGSPAN_RETURN_IF_ERROR(CheckBpeOptions(model, parts.bpe));
+  bpe.cut_before = kLowerBlock;
+}
+
+void ReadCharacters(const json& vocab, BpeModel& bpe) {
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool ascii = byte < 0x80;
+    const std::string character = bpe.byte_level ? ByteLevelCharacter(static_cast<uint8_t>(byte))
+                                                 : std::string(ascii, static_cast<char>(byte));
+    const auto it = vocab.find(character);
+    bpe.byte_ids[byte] = character.empty() || it == vocab.end() ? -1 : it->get<int32_t>();
+  }
+  if (bpe.byte_level) return;
+  for (const auto& [text, id] : vocab.items()) {
+    const int size = static_cast<int>(text.size());
+    if (size > 1 && size <= 4 && NextUtf8(text).length == size) {
+      bpe.character_ids[CodePoint(text)] = id.get<int32_t>();
+    }
+  }
+}
+
+absl::Status ParseBpe(const json& model, const std::string&, TokenizerParts& parts) {
+  BpeModel& bpe = parts.bpe;
+  const json& vocab = Get(model, "vocab");
+  ReadCharacters(vocab, bpe);
+  LONGSPAN_RETURN_IF_ERROR(CheckBpeOptions(model, bpe));
+  LONGSPAN_RETURN_IF_ERROR(ReadUnknown(model, parts, bpe));
   LONGSPAN_RETURN_IF_ERROR(ReadMerges(model, parts));
+  FindCut(parts);
   LONGSPAN_ASSIGN_OR_RETURN(const bool whole, GetBool(model, "model", "ignore_merges", false));
   if (!whole) return absl::OkStatus();
   for (const auto& [text, id] : vocab.items()) {
-    if (std::optional<std::string> bytes = BytesOfByteLevelToken(text)) {
-      parts.bpe.whole_words[*std::move(bytes)] = id.get<int32_t>();
-    }
+    std::optional<std::string> word = bpe.byte_level ? BytesOfByteLevelToken(text) : text;
+    if (word) bpe.whole_words[*std::move(word)] = id.get<int32_t>();
   }
   return absl::OkStatus();
 }
@@ -494,16 +812,15 @@ absl::StatusOr<std::optional<int32_t>> ConfiguredToken(const json& config, const
 absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizerJson(
     std::string_view tokenizer_json) {
   LONGSPAN_ASSIGN_OR_RETURN(json file, ParseObject(tokenizer_json));
+  auto parts = std::make_unique<TokenizerParts>();
   if (const json& normalizer = Get(file, "normalizer"); !normalizer.is_null()) {
-    return absl::UnimplementedError(
-        absl::StrCat("normalizer ", NameOf(normalizer), " is not supported; supported: null"));
+    LONGSPAN_RETURN_IF_ERROR(ParseNormalizer(normalizer, "normalizer", parts->normalizer));
   }
   const json& model = Get(file, "model");
   // Files from before there were other models do not name the type.
   if (model.is_object() && !model.contains("type") && model.contains("merges")) {
     file["model"]["type"] = "BPE";
   }
-  auto parts = std::make_unique<TokenizerParts>();
   LONGSPAN_RETURN_IF_ERROR(ReadPreTokenizer(Get(file, "pre_tokenizer"), *parts));
   if (NameOf(model) == "BPE") {
     LONGSPAN_ASSIGN_OR_RETURN(std::vector<AddedToken> added,
@@ -511,8 +828,7 @@ absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizerJson(
     LONGSPAN_RETURN_IF_ERROR(ReadVocabulary(Get(model, "vocab"), std::move(added), *parts));
   }
   LONGSPAN_RETURN_IF_ERROR(ParseComponent<TokenizerParts>(model, "model", kModels, *parts));
-  LONGSPAN_RETURN_IF_ERROR(
-      ParseComponent<TokenizerParts>(Get(file, "decoder"), "decoder", kDecoders, *parts));
+  LONGSPAN_RETURN_IF_ERROR(ReadDecoder(Get(file, "decoder"), *parts));
   if (const json& post = Get(file, "post_processor"); !post.is_null()) {
     LONGSPAN_RETURN_IF_ERROR(ParsePostProcessor(post, "post_processor", *parts));
   }

@@ -43,6 +43,12 @@ std::string ErrorText(int code) {
              : std::string(reinterpret_cast<char*>(buffer));
 }
 
+size_t NextCharacter(std::string_view text, size_t i) {
+  do ++i;
+  while (i < text.size() && (text[i] & 0xC0) == 0x80);
+  return i;
+}
+
 class Translator {
  public:
   explicit Translator(std::string_view pattern) : rest_(pattern), whole_(pattern) {}
@@ -302,6 +308,26 @@ absl::StatusOr<bool> RegexMatcher::Find(std::string_view text, size_t from, size
     while (start < text.size() && (text[start] & 0xC0) == 0x80) ++start;
     LONGSPAN_RETURN_IF_ERROR(CheckTime());
   }
+}
+
+absl::Status RegexMatcher::ForEachSpan(std::string_view text, VisitSpan visit) {
+  size_t done = 0;   // everything before is visited
+  size_t from = 0;   // where the next search starts
+  bool any = false;  // a match ended at `done`
+  while (from <= text.size()) {
+    size_t begin, end;
+    LONGSPAN_ASSIGN_OR_RETURN(const bool found, Find(text, from, &begin, &end));
+    if (!found) break;
+    if (begin == end && any && end == done) {
+      from = NextCharacter(text, from);
+      continue;
+    }
+    if (begin > done) LONGSPAN_RETURN_IF_ERROR(visit({done, begin, false}));
+    LONGSPAN_RETURN_IF_ERROR(visit({begin, end, true}));
+    any = true;
+    done = from = end;
+  }
+  return done < text.size() ? visit({done, text.size(), false}) : absl::OkStatus();
 }
 
 absl::Status RegexMatcher::CheckTime() const {

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
@@ -39,6 +40,13 @@ class Regex {
   std::shared_ptr<pcre2_real_code_8> code_;
 };
 
+// A match in a text, or what lies between two.
+struct RegexSpan {
+  size_t begin;
+  size_t end;
+  bool is_match;
+};
+
 // Memory for matching with one Regex, which it must not outlive; for one thread.
 class RegexMatcher {
  public:
@@ -48,6 +56,11 @@ class RegexMatcher {
   // `from` a boundary of characters. ResourceExhausted: the pattern needs
   // more than linear time on this text.
   absl::StatusOr<bool> Find(std::string_view text, size_t from, size_t* begin, size_t* end);
+
+  // Visits the matches in `text` and what lies between them, in order. An empty match counts unless
+  // it directly follows another match.
+  using VisitSpan = absl::FunctionRef<absl::Status(RegexSpan)>;
+  absl::Status ForEachSpan(std::string_view text, VisitSpan visit);
 
  private:
   absl::Status CheckTime() const;

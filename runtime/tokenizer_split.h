@@ -31,8 +31,17 @@ struct SplitStage {
 // Puts a space before a piece that does not begin with one.
 struct PrefixSpaceStage {};
 
+// SentencePiece's spelling of spaces: `replacement` for each, and before a piece that does not
+// begin with one.
+struct MetaspaceStage {
+  enum class Prepend { kNever, kFirst, kAlways };  // kFirst: only where the text begins
+  std::string replacement;
+  Prepend prepend = Prepend::kAlways;
+  bool split = true;  // cuts before each replacement
+};
+
 // Pre-tokenization: each stage cuts or rewrites the pieces that the one before left.
-using PreTokenizerStage = std::variant<SplitStage, PrefixSpaceStage>;
+using PreTokenizerStage = std::variant<SplitStage, PrefixSpaceStage, MetaspaceStage>;
 
 // Memory to run the stages, which it must not outlive; for one thread.
 class PreTokenizerRun {
@@ -40,10 +49,18 @@ class PreTokenizerRun {
   explicit PreTokenizerRun(const std::vector<PreTokenizerStage>& stages);
 
   // Passes the words of `text` to `emit`, in order. A word lives only until `emit` returns.
+  // `begins_text`: nothing is before `text` in what is being encoded.
   using Emit = absl::FunctionRef<void(std::string_view word)>;
-  absl::Status Split(std::string_view text, Emit emit);
+  absl::Status Split(std::string_view text, bool begins_text, Emit emit);
 
  private:
+  struct Piece {
+    std::string_view text;
+    bool begins_text;
+    Piece Part(size_t begin, size_t end) const {
+      return {text.substr(begin, end - begin), begins_text && begin == 0};
+    }
+  };
   struct SplitRun {
     RegexMatcher matcher;
     SplitBehavior behavior;
@@ -52,10 +69,15 @@ class PreTokenizerRun {
   struct PrefixSpaceRun {
     std::string piece;
   };
-  using StageRun = std::variant<SplitRun, PrefixSpaceRun>;
+  struct MetaspaceRun {
+    MetaspaceStage options;
+    std::string piece;
+  };
+  using StageRun = std::variant<SplitRun, PrefixSpaceRun, MetaspaceRun>;
 
-  absl::Status RunFrom(size_t stage, std::string_view piece, Emit emit);
-  absl::Status RunSplit(size_t stage, std::string_view piece, Emit emit);
+  absl::Status RunFrom(size_t stage, Piece piece, Emit emit);
+  absl::Status RunSplit(size_t stage, Piece piece, Emit emit);
+  absl::Status RunMetaspace(size_t stage, Piece piece, Emit emit);
 
   std::vector<StageRun> stages_;
 };

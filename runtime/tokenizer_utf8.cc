@@ -6,8 +6,6 @@
 namespace longspan {
 namespace {
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
-
 // Bytes of a character and the range of its second byte, by its first.
 struct LeadByte {
   int length;  // 0: cannot begin a character
@@ -60,6 +58,13 @@ Utf8Step NextUtf8(std::string_view text) {
   return {Utf8Kind::kCharacter, lead.length};
 }
 
+uint32_t CodePoint(std::string_view character) {
+  constexpr uint8_t kLeadBits[] = {0, 0x7F, 0x1F, 0x0F, 0x07};  // by the character's length
+  uint32_t code = static_cast<uint8_t>(character[0]) & kLeadBits[character.size()];
+  for (const char c : character.substr(1)) code = code << 6 | (static_cast<uint8_t>(c) & 0x3F);
+  return code;
+}
+
 int64_t WellFormedPrefix(std::string_view text) {
   size_t i = 0;
   while (i < text.size()) {
@@ -91,7 +96,7 @@ int64_t AppendWellFormed(std::string_view text, std::string& out, std::string* i
       incomplete->assign(text);
       return replaced;
     }
-    out.append(kReplacement);
+    out.append(kReplacementCharacter);
     ++replaced;
     text.remove_prefix(step.length);
   }

@@ -8,6 +8,8 @@
 
 namespace longspan {
 
+inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
+
 enum class Utf8Kind { kCharacter, kIllFormed, kIncomplete };
 
 // The first character of a non-empty text, or its maximal ill-formed subpart (Unicode 3.9, table
@@ -17,6 +19,9 @@ struct Utf8Step {
   int length;  // bytes, 1 to 4
 };
 Utf8Step NextUtf8(std::string_view text);
+
+// The code point of one well-formed character.
+uint32_t CodePoint(std::string_view character);
 
 // How many bytes at the beginning of `text` are well-formed.
 int64_t WellFormedPrefix(std::string_view text);
