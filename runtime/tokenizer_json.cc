@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -356,8 +357,7 @@ absl::Status CheckPrependFirst(const TokenizerParts& parts) {
   const auto moves = [](const NormalizerStep& step) {
     return !std::holds_alternative<NormalForm>(step);
   };
-  if (std::any_of(parts.pre_tokenizer.begin(), parts.pre_tokenizer.end(), is_first) &&
-      std::any_of(parts.normalizer.begin(), parts.normalizer.end(), moves)) {
+  if (absl::c_any_of(parts.pre_tokenizer, is_first) && absl::c_any_of(parts.normalizer, moves)) {
     return absl::UnimplementedError(
         "pre_tokenizer Metaspace with prepend_scheme \"first\" is not supported together with "
         "normalizer Prepend or Replace");
@@ -485,7 +485,8 @@ absl::Status ParseDecoderSequence(const json& component, const std::string& wher
 }
 
 absl::Status ParseByteLevelDecoder(const json&, const std::string& where, DecoderSpec& spec) {
-  if (!spec.decoder.replacements.empty()) spec.phase = DecoderPhase::kByteLevel;
+  const bool alone = spec.phase == DecoderPhase::kTokens && spec.decoder.replacements.empty();
+  if (!alone) spec.phase = DecoderPhase::kByteLevel;
   LONGSPAN_RETURN_IF_ERROR(EnterPhase(DecoderPhase::kByteLevel, where, spec));
   spec.decoder.byte_level = true;
   return absl::OkStatus();
@@ -676,8 +677,7 @@ absl::Status CheckBpeOptions(const json& model, const BpeModel& bpe) {
     }
   }
   LONGSPAN_ASSIGN_OR_RETURN(const bool fallback, GetBool(model, "model", "byte_fallback", false));
-  const bool complete =
-      std::none_of(bpe.byte_ids.begin(), bpe.byte_ids.end(), [](int32_t id) { return id < 0; });
+  const bool complete = absl::c_none_of(bpe.byte_ids, [](int32_t id) { return id < 0; });
   if (fallback && bpe.byte_level && !complete) {
     return absl::UnimplementedError(
         "model.byte_fallback true is not supported for a byte-level vocabulary that lacks bytes");
@@ -751,6 +751,9 @@ absl::Status ReadMerges(const json& model, TokenizerParts& parts) {
 void FindCut(TokenizerParts& parts) {
   BpeModel& bpe = parts.bpe;
   if (bpe.byte_level || !bpe.character_ids.contains(CodePoint(kLowerBlock))) return;
+  // Between two spaces a character that is dropped would hide that they are neighbours.
+  const bool drops = absl::c_any_of(bpe.fallback_ids, [](int32_t id) { return id < 0; });
+  if (bpe.unknown_id < 0 && drops) return;
   const auto text = [&](int32_t id) -> const std::string& { return parts.tokens[id].text; };
   if (bpe.unknown_id >= 0 && text(bpe.unknown_id).ends_with(kLowerBlock)) return;
   for (const auto& [pair, merge] : bpe.merges) {

@@ -7,8 +7,10 @@ files are kept and only the corpus and the expectations are written anew.
   corpus.json    [{"name", "text" | "hex" | "unit" and "count"}]; hex is of bytes that need not be
                  UTF-8, unit is repeated count times
   variants.json  {name: {"base": directory, "patch": JSON merge patch (RFC 7396) of tokenizer.json}}
-  expected.json  {name: a digest for each text of the corpus}: FNV-1a of the ids without special
+  expected.json  {name: a digest for each text of the corpus}: half an FNV-1a of the ids without special
                  tokens and with them, then of their decoding without special tokens and with them
+  stress.json    {name: {"texts": such digests of long texts, which stress_texts() draws from the
+                 corpus, "decoded": digests of the decodings of what stress_ids() draws}}
 """
 
 import argparse
@@ -17,8 +19,8 @@ import pathlib
 import random
 
 import tokenizers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from tokenizers import trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import processors, trainers
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/runtime/testdata/tokenizer"
 
@@ -149,6 +151,26 @@ SPECIAL = {
     "added_unicode": "naïve é\u00e9 ÿ Ġ ġ Ā",
 }
 
+CHAT = {
+    "chat_llama2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi!  [/INST] Hello </s><s> [INST]x[/INST]",
+    "chat_qwen2": "<|im_start|>user\nHi!<|im_end|>\n <|im_start|>assistant\n<|endoftext|><|im_st",
+    "special_spaces": " <s> a</s>b </s>  <unk><unk> <s>",
+    "special_lower_block": "\u2581</s>\u2581<s>a \u2581<unk> x</s>\u2581",
+    "byte_tokens": "<0x0A> <0xE2><0x96><0x81> x<0x41>",
+    "lower_block": "\u2581a \u2581 b\u2581\u2581 c\u2581d \u2581\u2581\u2581",
+    "unknown_runs": "a\u16a0\u16a1 \u16a2b\u16a3\u16a4\u16a5 \u2581\u16a6\n\u16a7",
+}
+
+NORMALIZED = {
+    "nfc_marks": "e\u0301\u0323 A\u030a\u0301 o\u0323\u0302 q\u0307\u0323 \u0344 \u0958\u09dc \u212b\u2126",
+    "nfc_hangul": "\u1100\u1161\u11a8 \uac00\u11a8 \u1100\u1161\u11a7 \ud55c\u11a7 \u1112\u1161",
+    "nfc_kana": "\u304b\u3099\u306f\u309a \uff76\uff9e \u30fb",
+    "nfc_newer": "\u0898\u0301a\u1abf\u0316 \U00011935\U00011930 \U0001e4ec\u0323 \u32ff \ua7f2",
+    "nfkc": "\ufb01 \u2460 \uff21\uff22 \u00bd \ufdfa \u3392 \u2075 \U0001d400 \u00a0\u2003",
+    "mark_first": "\u0301a\u0301 \u0301",
+    "mark_after_special": "<s>\u0301x</s>\u0327 <|im_end|>\u0301",
+}
+
 LONG = {
     "run_a": ("a", 3000),
     "run_space": (" ", 3000),
@@ -162,6 +184,10 @@ LONG = {
     "run_ab": ("ab", 1500),
     "run_space_a": ("  a", 500),
     "run_special": ("<|end|>", 200),
+    "run_bos": ("<s> ", 100),
+    "run_lower_block": ("\u2581", 700),
+    "run_rune": ("\u16a0", 300),
+    "run_marks": ("\u0301\u0323", 300),
 }
 
 
@@ -195,24 +221,77 @@ def random_text():
 
 def make_corpus():
     corpus = []
-    for group in (SCRIPTS, EMOJI, SPACES, CONTROL, DIGITS, CODE, SPECIAL, random_text()):
+    groups = (SCRIPTS, EMOJI, SPACES, CONTROL, DIGITS, CODE, SPECIAL, CHAT, NORMALIZED, random_text())
+    for group in groups:
         corpus += [{"name": name, "text": text} for name, text in group.items()]
     corpus += [{"name": n, "unit": unit, "count": count} for n, (unit, count) in LONG.items()]
     corpus += [{"name": name, "hex": data.hex()} for name, data in random_bytes().items()]
     return corpus
 
 
-def text_of(case):
+def bytes_of(case):
     if "hex" in case:
-        return bytes.fromhex(case["hex"]).decode("utf-8", errors="replace")
-    return case["text"] if "text" in case else case["unit"] * case["count"]
+        return bytes.fromhex(case["hex"])
+    return (case["text"] if "text" in case else case["unit"] * case["count"]).encode()
 
 
-def train(pre_tokenizer, vocab_size, special):
+def text_of(case):
+    return bytes_of(case).decode("utf-8", errors="replace")
+
+
+class Draws:
+    """A linear congruential generator (Knuth's MMIX) that the test has as well."""
+
+    def __init__(self):
+        self.state = 1
+
+    def below(self, limit):
+        self.state = (self.state * 6364136223846793005 + 1442695040888963407) % 2**64
+        return (self.state >> 33) % limit
+
+
+def stress_texts(corpus):
+    """32 texts of 32 KiB and more, of pieces of the corpus; some are cut within a character."""
+    pieces = [data for data in map(bytes_of, corpus) if data]
+    draws = Draws()
+    texts = []
+    for _ in range(32):
+        text = bytearray()
+        while len(text) < 32768:
+            piece = pieces[draws.below(len(pieces))]
+            begin = draws.below(len(piece))
+            end = min(len(piece), begin + 1 + draws.below(256))
+            if draws.below(8) > 0:
+                while begin > 0 and piece[begin] & 0xC0 == 0x80:
+                    begin -= 1
+                while end < len(piece) and piece[end] & 0xC0 == 0x80:
+                    end += 1
+            text += piece[begin:end]
+            if draws.below(4) == 0:
+                text += b" "
+        texts.append(text.decode("utf-8", errors="replace"))
+    return texts
+
+
+def stress_ids(vocab_size):
+    """8 lists of 2000 ids; half are low, where SentencePiece has its tokens of bytes."""
+    draws = Draws()
+    return [
+        [draws.below(260 if draws.below(2) == 0 else vocab_size) for _ in range(2000)]
+        for _ in range(8)
+    ]
+
+
+def training_texts():
     texts = [t for group in (SCRIPTS, EMOJI, SPACES, DIGITS, CODE) for t in group.values()]
-    texts.append(pathlib.Path(__file__).read_text())
+    return texts + [pathlib.Path(__file__).read_text()]
+
+
+def train(pre_tokenizer, vocab_size, special, normalizer=None):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -220,8 +299,78 @@ def train(pre_tokenizer, vocab_size, special):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(training_texts(), trainer)
     return tokenizer
+
+
+LOWER_BLOCK = "\u2581"
+BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def train_sentencepiece(pattern, vocab_size, control):
+    """As SentencePiece does: spaces are tokens' beginnings, and rare characters are bytes."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(LOWER_BLOCK), normalizers.Replace(" ", LOWER_BLOCK)]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(LOWER_BLOCK, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=control[:3] + BYTE_TOKENS + control[3:],
+        limit_alphabet=220,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(training_texts(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+def sentencepiece_file(control, pre_tokenizer=None, keeps_normalizer=True):
+    def change(file):
+        file["added_tokens"] = [t for t in file["added_tokens"] if t["content"] in control]
+        file["pre_tokenizer"] = pre_tokenizer
+        if not keeps_normalizer:
+            file["normalizer"] = None
+
+    return change
+
+
+def metaspace(prepend_scheme, split):
+    return {
+        "type": "Metaspace",
+        "replacement": LOWER_BLOCK,
+        "prepend_scheme": prepend_scheme,
+        "split": split,
+    }
+
+
+def train_sentencepiece_all():
+    words = f"{LOWER_BLOCK}+[^{LOWER_BLOCK}]*|[^{LOWER_BLOCK}]+"
+    # Like Llama 2 and Mistral v0.1: everything is in the normalizer.
+    control = ["<unk>", "<s>", "</s>"]
+    llama2 = train_sentencepiece(words, 1500, control)
+    write_tokenizer("llama2", llama2, sentencepiece_file(control))
+
+    # Like Mistral v0.3: everything is in the pre-tokenizer.
+    control += ["[INST]", "[/INST]", "[TOOL_CALLS]"]
+    mistral = train_sentencepiece(words, 1400, control)
+    change = sentencepiece_file(control, metaspace("first", False), keeps_normalizer=False)
+    write_tokenizer("mistral_v03", mistral, change)
+
+    # Merges cross the spaces, so that a text must be one word.
+    control = control[:3]
+    crossing = train_sentencepiece(".{1,30}", 800, control)
+    write_tokenizer("crossing", crossing, sentencepiece_file(control))
 
 
 def write_json(path, value, **kwargs):
@@ -289,6 +438,20 @@ def train_all():
 
     write_tokenizer("llama3", llama3, drop_merges)
 
+    # Like Qwen2.
+    split = pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(False, trim_offsets=False, use_regex=False)
+    stages = pre_tokenizers.Sequence([split, byte_level])
+    qwen2 = train(stages, 1200, [], normalizer=normalizers.NFC())
+    qwen2.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    qwen2.post_processor = processors.ByteLevel(False, trim_offsets=False, use_regex=False)
+
+    def empty_affixes(file):
+        file["model"]["continuing_subword_prefix"] = ""
+        file["model"]["end_of_word_suffix"] = ""
+
+    write_tokenizer("qwen2", qwen2, empty_affixes)
+
 
 def split(pattern, behavior, invert=False, kind="Regex"):
     return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
@@ -348,7 +511,107 @@ def make_variants():
     }
     for name, pattern in patterns.items():
         add(f"pattern_{name}", "llama3", sequence(split(pattern, "Isolated"), last))
+    add_sentencepiece_variants(add)
     return variants
+
+
+def added_token(content, normalized, special=False, **flags):
+    token = dict(content=content, single_word=False, lstrip=False, rstrip=False)
+    return {**token, "normalized": normalized, "special": special, **flags}
+
+
+def added_tokens(base, tokens):
+    """With the ids that the vocabulary has, or that follow it."""
+    vocab = dict(vocab_of(base))
+    ids = [vocab.setdefault(token["content"], len(vocab)) for token in tokens]
+    return {"added_tokens": [{"id": id, **token} for id, token in zip(ids, tokens)]}
+
+
+def add_sentencepiece_variants(add):
+    for base in ("llama2", "mistral_v03", "crossing", "qwen2"):
+        add(base, base, {})
+        add(f"{base}_ignore_merges", base, {"model": {"ignore_merges": True}})
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        add(f"qwen2_{form.lower()}", "qwen2", {"normalizer": {"type": form}})
+        both = [{"type": form}, replace(" ", LOWER_BLOCK)]
+        add(f"llama2_{form.lower()}", "llama2", normalizer(*both))
+    nfc_first = {**normalizer({"type": "NFC"}), "pre_tokenizer": metaspace("first", True)}
+    add("llama2_nfc_first", "llama2", nfc_first)
+
+    control = ["<unk>", "<s>", "</s>"]
+    normalized = [added_token(c, True, special=True) for c in control]
+    add("llama2_normalized", "llama2", added_tokens("llama2", normalized))
+    flags = normalized[:2] + [
+        added_token("</s>", False, special=True, lstrip=True, rstrip=True),
+        added_token("tok", True, single_word=True),
+        added_token("foo", False, rstrip=True),
+        added_token("foobar", True, lstrip=True),
+        added_token("<mask>", False, lstrip=True),
+        added_token(" x", True),
+        added_token("e\u0301", True),
+    ]
+    flagged = added_tokens("llama2", flags)
+    add("llama2_flags", "llama2", flagged)
+    add("llama2_flags_nfc", "llama2", {**flagged, **normalizer({"type": "NFC"})})
+    replaced = normalizer(replace(" ", LOWER_BLOCK))
+    add("llama2_flags_replace", "llama2", {**flagged, **replaced})
+
+    for scheme in ("first", "always", "never"):
+        for cut in (False, True):
+            patch = {"pre_tokenizer": metaspace(scheme, cut)}
+            name = f"mistral_{scheme}{'_split' if cut else ''}"
+            add(name, "mistral_v03", {**patch, "decoder": metaspace(scheme, cut)})
+            add(f"{name}_flags", "mistral_v03", {**patch, **added_tokens("mistral_v03", flags)})
+    old = {"type": "Metaspace", "replacement": LOWER_BLOCK, "add_prefix_space": True}
+    add("mistral_old_metaspace", "mistral_v03", {"pre_tokenizer": old, "decoder": old})
+    stages = [metaspace("first", False), {"type": "Digits", "individual_digits": True}]
+    add("mistral_digits", "mistral_v03", sequence(*stages))
+    add("mistral_digits_first", "mistral_v03", sequence(*stages[::-1]))
+    removed = sequence(split(" ", "Removed", kind="String"), metaspace("first", True))
+    add("mistral_removed_first", "mistral_v03", removed)
+
+    # Like Gemma: no prefix, words end with spaces.
+    gemma = normalizer(replace(" ", LOWER_BLOCK))
+    gemma["pre_tokenizer"] = split(" ", "MergedWithPrevious", kind="String")
+    fused = [replace(LOWER_BLOCK, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]
+    gemma["decoder"] = {"type": "Sequence", "decoders": fused}
+    add("gemma", "llama2", gemma)
+    strip = {"type": "Strip", "content": " ", "start": 3, "stop": 0}
+    strips = {"decoder": {"type": "Sequence", "decoders": fused + [strip]}}
+    add("llama2_strip3", "llama2", strips)
+    steps = [replace("\\s+", "_ ", "Regex"), replace("x*", "-", "Regex"), replace("__", " ")]
+    add("llama2_replace", "llama2", normalizer(*steps, replace(" ", LOWER_BLOCK)))
+
+    # Characters that are not in the vocabulary.
+    gpt2 = vocab_of("gpt2")
+    for fuse in (False, True):
+        name = "fuse_unk" if fuse else "unk"
+        options = {"byte_fallback": False, "fuse_unk": fuse}
+        add(f"llama2_{name}", "llama2", {"model": options})
+        add(f"mistral_{name}", "mistral_v03", {"model": options})
+        some = {"vocab": {f"<0x{b:02X}>": None for b in (0x9A, 0xA0, 0xF0)}}
+        moved = {chr(0x100000 + b): 3 + b for b in (0x9A, 0xA0, 0xF0)}
+        some["vocab"].update(moved)
+        add(f"llama2_some_bytes_{name}", "llama2", {"model": {"fuse_unk": fuse, **some}})
+        vocab = {"a": None, "\u0120": None, "x a": gpt2["a"], "x b": gpt2["\u0120"]}
+        add(
+            f"gpt2_{name}",
+            "gpt2",
+            {"model": {"vocab": vocab, "merges": [], "unk_token": "!", "fuse_unk": fuse}},
+        )
+    add("llama2_dropped", "llama2", {"model": {"byte_fallback": False, "unk_token": None}})
+
+
+def vocab_of(base):
+    return json.loads((OUT / base / "tokenizer.json").read_text())["model"]["vocab"]
+
+
+def normalizer(*steps):
+    return {"normalizer": {"type": "Sequence", "normalizers": list(steps)}}
+
+
+def replace(pattern, content, kind="String"):
+    return {"type": "Replace", "pattern": {kind: pattern}, "content": content}
 
 
 def merge_patch(target, patch):
@@ -363,6 +626,9 @@ def merge_patch(target, patch):
     return target
 
 
+FNV_BASIS = 0xCBF29CE484222325
+
+
 def fnv1a(data, state):
     for byte in data:
         state = (state ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
@@ -370,13 +636,13 @@ def fnv1a(data, state):
 
 
 def digest(tokenizer, text):
-    state = 0xCBF29CE484222325
+    state = FNV_BASIS
     encoded = [tokenizer.encode(text, add_special_tokens=s).ids for s in (False, True)]
     for ids in encoded:
         state = fnv1a(b"".join(i.to_bytes(4, "little") for i in ids), state)
     for skip in (True, False):
         state = fnv1a(tokenizer.decode(encoded[1], skip_special_tokens=skip).encode(), state)
-    return f"{state:016x}"
+    return f"{state & 0xFFFFFFFF:08x}"
 
 
 def tokenizer_of(variant):
@@ -404,10 +670,24 @@ def main():
         return
     if args.train:
         train_all()
+        train_sentencepiece_all()
     expected = {}
     for name, variant in variants.items():
         tokenizer = tokenizer_of(variant)
         expected[name] = [digest(tokenizer, text_of(case)) for case in corpus]
+    texts = stress_texts(corpus)
+    stress = {}
+    for name in ("llama2", "mistral_v03", "llama3", "qwen2"):
+        tokenizer = tokenizer_of(variants[name])
+        ids = stress_ids(tokenizer.get_vocab_size())
+        decoded = [[tokenizer.decode(i, skip_special_tokens=s) for s in (True, False)] for i in ids]
+        stress[name] = {
+            "texts": [digest(tokenizer, text) for text in texts],
+            "decoded": [
+                f"{fnv1a(''.join(d).encode(), FNV_BASIS) & 0xFFFFFFFF:08x}" for d in decoded
+            ],
+        }
+    write_json(OUT / "stress.json", stress, indent=0)
     write_json(OUT / "corpus.json", corpus, indent=0)
     write_json(OUT / "variants.json", variants, indent=1)
     write_json(OUT / "expected.json", expected, indent=0)

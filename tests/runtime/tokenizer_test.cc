@@ -94,13 +94,15 @@ std::vector<Text> Corpus() {
   return corpus;
 }
 
+constexpr uint64_t kFnvBasis = 0xCBF29CE484222325u;
+
 uint64_t Fnv1a(std::string_view bytes, uint64_t state) {
   for (const char byte : bytes) state = (state ^ static_cast<uint8_t>(byte)) * 0x100000001B3u;
   return state;
 }
 
 std::string Digest(const Tokenizer& tokenizer, std::string_view text) {
-  uint64_t state = 0xCBF29CE484222325u;
+  uint64_t state = kFnvBasis;
   std::vector<int32_t> ids;
   for (const bool special : {false, true}) {
     ids = MustEncode(tokenizer, text, special);
@@ -110,7 +112,7 @@ std::string Digest(const Tokenizer& tokenizer, std::string_view text) {
     }
   }
   for (const bool skip : {true, false}) state = Fnv1a(tokenizer.Decode(ids, skip), state);
-  return absl::StrFormat("%016x", state);
+  return absl::StrFormat("%08x", static_cast<uint32_t>(state));
 }
 
 TEST(TokenizerFixtures, EqualTheLibraryInEveryVariant) {
@@ -132,11 +134,92 @@ TEST(TokenizerFixtures, EqualTheLibraryInEveryVariant) {
   }
 }
 
+// What the fixtures' script has as well: Knuth's MMIX, a linear congruential generator.
+class Draws {
+ public:
+  uint64_t Below(uint64_t limit) {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return (state_ >> 33) % limit;
+  }
+
+ private:
+  uint64_t state_ = 1;
+};
+
+// 32 texts of 32 KiB and more, of pieces of the corpus; some are cut within a character.
+std::vector<std::string> StressTexts() {
+  std::vector<Text> pieces = Corpus();
+  std::erase_if(pieces, [](const Text& text) { return text.bytes.empty(); });
+  const auto within = [](const std::string& bytes, size_t i) { return (bytes[i] & 0xC0) == 0x80; };
+  Draws draws;
+  std::vector<std::string> texts(32);
+  for (std::string& text : texts) {
+    while (text.size() < 32768) {
+      const std::string& piece = pieces[draws.Below(pieces.size())].bytes;
+      size_t begin = draws.Below(piece.size());
+      size_t end = std::min(piece.size(), begin + 1 + draws.Below(256));
+      if (draws.Below(8) > 0) {
+        while (begin > 0 && within(piece, begin)) --begin;
+        while (end < piece.size() && within(piece, end)) ++end;
+      }
+      text += piece.substr(begin, end - begin);
+      if (draws.Below(4) == 0) text += ' ';
+    }
+  }
+  return texts;
+}
+
+// 8 lists of 2000 ids; half are low, where SentencePiece has its tokens of bytes.
+std::vector<std::vector<int32_t>> StressIds(int64_t vocab_size) {
+  Draws draws;
+  std::vector<std::vector<int32_t>> lists(8, std::vector<int32_t>(2000));
+  for (std::vector<int32_t>& list : lists) {
+    for (int32_t& id : list) {
+      const bool low = draws.Below(2) == 0;
+      id = static_cast<int32_t>(draws.Below(low ? 260 : vocab_size));
+    }
+  }
+  return lists;
+}
+
+std::string DigestOfDecoded(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+  uint64_t state = kFnvBasis;
+  for (const bool skip : {true, false}) state = Fnv1a(tokenizer.Decode(ids, skip), state);
+  return absl::StrFormat("%08x", static_cast<uint32_t>(state));
+}
+
+TEST(TokenizerFixtures, EqualTheLibraryOnAMegabyte) {
+  const std::vector<std::string> texts = StressTexts();
+  const json stress = Fixture("stress.json");
+  const json variants = Fixture("variants.json");
+  ASSERT_GE(stress.size(), 4u);
+  for (const auto& [name, expected] : stress.items()) {
+    const auto tokenizer = MustParse(TokenizerJson(variants[name]["base"]));
+    ASSERT_NE(tokenizer, nullptr) << name;
+    ASSERT_EQ(expected["texts"].size(), texts.size());
+    for (size_t i = 0; i < texts.size(); ++i) {
+      EXPECT_EQ(Digest(*tokenizer, texts[i]), expected["texts"][i].get<std::string>())
+          << name << ": text " << i << " of stress_texts() in tools/make_tokenizer_fixtures.py";
+    }
+    const auto lists = StressIds(tokenizer->vocab_size());
+    for (size_t i = 0; i < lists.size(); ++i) {
+      EXPECT_EQ(DigestOfDecoded(*tokenizer, lists[i]), expected["decoded"][i].get<std::string>())
+          << name << ": list " << i << " of stress_ids() in tools/make_tokenizer_fixtures.py";
+    }
+  }
+}
+
+const std::vector<std::string>& Bases() {
+  static const std::vector<std::string>* const kBases = new std::vector<std::string>{
+      "needle", "gpt2", "llama3", "qwen2", "llama2", "mistral_v03", "crossing"};
+  return *kBases;
+}
+
 TEST(TokenizerFixtures, StreamedDecodingEqualsWhole) {
-  for (const char* base : {"needle", "gpt2", "llama3"}) {
+  for (const std::string& base : Bases()) {
     const auto tokenizer = MustParse(TokenizerJson(base));
     for (const Text& text : Corpus()) {
-      std::vector<int32_t> ids = MustEncode(*tokenizer, text.bytes);
+      std::vector<int32_t> ids = MustEncode(*tokenizer, text.bytes, true);
       ids.push_back(ids.empty() ? 0 : ids[ids.size() / 2]);  // so that characters are cut as well
       for (const bool skip : {false, true}) {
         StreamDecoder decoder(*tokenizer, skip);
@@ -257,6 +340,46 @@ TEST(StreamDecoder, NeverSplitsACharacter) {
   EXPECT_EQ(decoder.Flush(), "");
 }
 
+// ---- SentencePiece-style tokenizers ----
+
+TEST(SentencePieceStyle, StreamsAByteRunAsAWhole) {
+  const auto tokenizer = MustParse(TokenizerJson("llama2"));
+  const auto id = [&](const std::string& token) { return tokenizer->TokenToId(token).value(); };
+  StreamDecoder decoder(*tokenizer, true);
+  EXPECT_EQ(decoder.Push(id("<s>")), "");
+  EXPECT_EQ(decoder.Push(id("\u2581the")), "the");  // the text's first space goes
+  EXPECT_EQ(decoder.Push(id("\u2581the")), " the");
+  for (const char* byte : {"<0xF0>", "<0x9F>", "<0x98>", "<0x80>"}) {
+    EXPECT_EQ(decoder.Push(id(byte)), "");
+  }
+  EXPECT_EQ(decoder.Push(id("a")), "😀a");
+  EXPECT_EQ(decoder.Push(id("<0x41>")), "");
+  EXPECT_EQ(decoder.Push(id("<0xFF>")), "");
+  EXPECT_EQ(decoder.Push(id("</s>")), "");
+  EXPECT_EQ(decoder.Push(id("a")), "\uFFFD\uFFFDa");
+  EXPECT_EQ(decoder.Push(id("<0xE2>")), "");
+  EXPECT_EQ(decoder.Flush(), "\uFFFD");
+}
+
+TEST(SentencePieceStyle, LongTextsAreNotQuadratic) {
+  for (const char* base : {"llama2", "crossing"}) {
+    const auto tokenizer = MustParse(TokenizerJson(base));
+    for (const std::string unit : {"a", " ", "\u2581", "好", "ab ", "\u0301\u0323", "👍"}) {
+      std::string text = "x";
+      while (text.size() < 1 << 18) text += unit;
+      std::string expected = text;
+      if (unit == "\u2581") expected.assign(1, 'x').append((text.size() - 1) / unit.size(), ' ');
+      EXPECT_EQ(tokenizer->Decode(MustEncode(*tokenizer, text), false), expected);
+    }
+  }
+}
+
+TEST(SentencePieceStyle, TokensStandForTheirBytes) {
+  const auto tokenizer = MustParse(TokenizerJson("llama2"));
+  EXPECT_EQ(tokenizer->IdToPiece(*tokenizer->TokenToId("\u2581the")), " the");
+  EXPECT_EQ(tokenizer->IdToPiece(*tokenizer->TokenToId("<0xE2>")), "bytes:\\xe2");
+}
+
 TEST(Tokenizer, TemplatesPutTokensOnBothSides) {
   json file = ByteTokenizer({"<s>", "</s>"});
   file["post_processor"] = json::parse(R"({"type": "TemplateProcessing",
@@ -324,17 +447,50 @@ TEST(TokenizerRefuses, NamesWhatIsAtFault) {
       {"/model/merges", "[[\"a\"]]", "model.merges[0]: expected"},
       {"/model/merges", "[[\"a\", 1]]", "model.merges[0]: expected"},
       {"/model/dropout", "0.1", "model.dropout 0.1 is not supported"},
-      {"/model/byte_fallback", "true", "model.byte_fallback true is not supported"},
+      {"/model/unk_token", "\"<unk>\"", "model.unk_token: \"<unk>\" is not in model.vocab"},
+      {"/model/unk_token", "3", "model.unk_token: expected a string"},
+      {"/model/fuse_unk", "3", "model.fuse_unk: expected true or false"},
       {"/model/byte_fallback", "1", "model.byte_fallback: expected true or false"},
       {"/model/ignore_merges", "\"no\"", "model.ignore_merges: expected true or false"},
       {"/model/end_of_word_suffix", "\"</w>\"", "model.end_of_word_suffix \"</w>\" is not"},
       {"/model/continuing_subword_prefix", "\"##\"", "model.continuing_subword_prefix"},
-      {"/normalizer", "{\"type\": \"NFC\"}", "normalizer NFC is not supported; supported: null"},
-      {"/decoder", "null", "decoder null is not supported; supported: ByteLevel"},
-      {"/decoder", "{\"type\": \"Metaspace\"}", "decoder Metaspace is not supported"},
-      {"/pre_tokenizer", "null", "pre_tokenizer null is not supported; supported: Sequence, Split"},
-      {"/pre_tokenizer", "{\"type\": \"Metaspace\"}", "pre_tokenizer Metaspace is not supported"},
-      {"/pre_tokenizer/type", "\"Digits\"", "pre_tokenizer without ByteLevel is not supported"},
+      {"/normalizer", R"({"type": "Lowercase"})",
+       "normalizer Lowercase is not supported; supported: Sequence, Prepend, Replace, NFC, NFD"},
+      {"/normalizer", "[]", "normalizer [] is not supported"},
+      {"/normalizer", R"({"type": "Sequence", "normalizers": [{"type": "Nmt"}]})",
+       "normalizer.normalizers[0] Nmt is not supported"},
+      {"/normalizer", R"({"type": "Prepend"})", "normalizer.prepend: expected a string"},
+      {"/normalizer", R"({"type": "Replace", "pattern": {"String": ""}, "content": ""})",
+       "normalizer.pattern is empty"},
+      {"/normalizer", R"({"type": "Replace", "pattern": {"Regex": "(x"}, "content": ""})",
+       "normalizer.pattern: regular expression \"(x\": missing closing parenthesis"},
+      {"/decoder", "null", "decoder null is not supported; supported: Sequence, ByteLevel"},
+      {"/decoder", R"({"type": "BPEDecoder"})", "decoder BPEDecoder is not supported"},
+      {"/decoder", R"({"type": "Strip", "content": " ", "start": 1, "stop": 0})",
+       "decoder: Strip is supported only directly after Fuse"},
+      {"/decoder",
+       R"({"type": "Sequence", "decoders": [{"type": "Fuse"},
+           {"type": "Strip", "content": " ", "start": 1, "stop": 1}]})",
+       "decoder.decoders[1].stop 1 is not supported; supported: 0"},
+      {"/decoder",
+       R"({"type": "Sequence", "decoders": [{"type": "Fuse"},
+           {"type": "Strip", "content": " ", "start": -1, "stop": 0}]})",
+       "decoder.decoders[1].start: expected a count"},
+      {"/decoder",
+       R"({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]})",
+       "decoder.decoders[1]: this order of decoders is not supported"},
+      {"/decoder", R"({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteLevel"}]})",
+       "decoder.decoders[1]: this order of decoders is not supported"},
+      {"/decoder", R"({"type": "Replace", "pattern": {"Regex": "x"}, "content": ""})",
+       "decoder.pattern Regex is not supported; supported: String"},
+      {"/pre_tokenizer", "[]", "pre_tokenizer [] is not supported; supported: Sequence, Split"},
+      {"/pre_tokenizer", R"({"type": "Whitespace"})", "pre_tokenizer Whitespace is not supported"},
+      {"/pre_tokenizer", R"({"type": "Metaspace", "replacement": "__"})",
+       "pre_tokenizer.replacement: expected one character"},
+      {"/pre_tokenizer", R"({"type": "Metaspace", "replacement": "_", "prepend_scheme": "last"})",
+       "pre_tokenizer.prepend_scheme \"last\" is unknown"},
+      {"/pre_tokenizer", R"({"type": "Metaspace", "replacement": "_", "add_prefix_space": false})",
+       "pre_tokenizer.add_prefix_space false contradicts prepend_scheme"},
       {"/pre_tokenizer/use_regex", "3", "pre_tokenizer.use_regex: expected true or false"},
       {"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers": 1})",
        "pre_tokenizer.pretokenizers: expected an array"},
@@ -379,13 +535,37 @@ TEST(TokenizerRefuses, NamesWhatIsAtFault) {
   }
 }
 
-TEST(TokenizerRefuses, UnknownTokensOnlyWhereBytesAreMissing) {
+TEST(TokenizerRefuses, ByteFallbackWhereBytesAreMissing) {
   json file = ByteTokenizer();
-  file["model"]["unk_token"] = "a";
+  file["model"]["byte_fallback"] = true;
   EXPECT_EQ(Refusal(file.dump()), "accepted");
   file["model"]["vocab"].erase("b");
   file["model"]["vocab"]["bb"] = static_cast<int>('b');
-  EXPECT_THAT(Refusal(file.dump()), HasSubstr("model.unk_token \"a\" is not supported"));
+  EXPECT_THAT(Refusal(file.dump()), HasSubstr("model.byte_fallback true is not supported"));
+}
+
+TEST(TokenizerRefuses, FirstOnlyWhereItIsClearWhatComesFirst) {
+  json file = ByteTokenizer();
+  file["pre_tokenizer"] =
+      json::parse(R"({"type": "Metaspace", "replacement": "_", "prepend_scheme": "first"})");
+  file["normalizer"] = {{"type", "NFC"}};
+  EXPECT_EQ(Refusal(file.dump()), "accepted");
+  file["normalizer"] = {{"type", "Prepend"}, {"prepend", "_"}};
+  EXPECT_THAT(Refusal(file.dump()), HasSubstr("is not supported together with normalizer Prepend"));
+}
+
+TEST(TokenizerRefuses, AddedTokensThatTheNormalizerMakesAmbiguous) {
+  json file = ByteTokenizer();
+  file["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", "x"}}}, {"content", ""}};
+  const auto added = [](int id, const char* content, bool normalized) {
+    return json{{"id", id}, {"content", content}, {"normalized", normalized}};
+  };
+  file["added_tokens"] = {added(256, "xx", false), added(257, "<xs>", true)};
+  EXPECT_EQ(Refusal(file.dump()), "accepted");
+  file["added_tokens"] = {added(256, "xx", true)};
+  EXPECT_THAT(Refusal(file.dump()), HasSubstr("\"xx\": the normalizer leaves nothing of it"));
+  file["added_tokens"] = {added(256, "<sx>", true), added(257, "<xs>", true)};
+  EXPECT_THAT(Refusal(file.dump()), HasSubstr("\"<xs>\": the normalizer makes it equal to"));
 }
 
 TEST(TokenizerRefuses, ConfigThatNamesNoToken) {
