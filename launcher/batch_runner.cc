@@ -142,9 +142,9 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
   if (notes.replaced > 0) {
     spdlog::warn("{}: {} ill-formed UTF-8 sequences were replaced by U+FFFD", name, notes.replaced);
   }
-  if (notes.dropped_bytes > 0) {
-    spdlog::warn("{}: the vocabulary has no token for {} bytes: dropped", name,
-                 notes.dropped_bytes);
+  if (notes.unknown_bytes > 0) {
+    spdlog::warn("{}: the vocabulary has no token for {} bytes: the model does not see them", name,
+                 notes.unknown_bytes);
   }
   return tokens;
 }

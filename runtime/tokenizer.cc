@@ -88,7 +88,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   if (add_special_tokens) {
     ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());
   }
-  counts.dropped_bytes = bpe.dropped_bytes();
+  counts.unknown_bytes = bpe.unknown_bytes();
   if (notes != nullptr) *notes = counts;
   return ids;
 }

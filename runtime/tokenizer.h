@@ -19,7 +19,7 @@ struct TokenizerParts;
 // What an encoding had to change in the text; callers warn when a count is not 0.
 struct EncodeNotes {
   int64_t replaced = 0;       // ill-formed UTF-8 sequences that became U+FFFD
-  int64_t dropped_bytes = 0;  // bytes for which the vocabulary has no token
+  int64_t unknown_bytes = 0;  // for which the vocabulary has no token: dropped, or `unk_token`
 };
 
 // A Hugging Face `tokenizer.json` of model type BPE, over bytes (GPT-2, Llama 3, Qwen) or in the

@@ -42,11 +42,11 @@ void BpeEncoder::EncodePart(std::string_view part, std::vector<int32_t>& ids) {
     return;
   }
   const size_t old_size = ids.size();
-  const int64_t old_dropped = dropped_bytes_;
+  const int64_t old_unknown = unknown_bytes_;
   Merge(part, ids);
-  // A part that lost bytes is not kept, so that each occurrence is counted.
+  // A part that loses bytes is not kept, so that each occurrence is counted.
   if (part.size() > kMaxCachedBytes || cache_.size() >= kMaxCachedParts ||
-      dropped_bytes_ != old_dropped) {
+      unknown_bytes_ != old_unknown) {
     return;
   }
   cache_.emplace(part, CachedPart{static_cast<int64_t>(cached_ids_.size()),
@@ -89,10 +89,8 @@ void BpeEncoder::AddSymbols(std::string_view part) {
     }
     // Like in the library, bytes go before an unknown token that is still pending.
     if (AddFallback(character)) continue;
-    if (model_.unknown_id < 0) {
-      dropped_bytes_ += static_cast<int64_t>(character.size());
-      continue;
-    }
+    unknown_bytes_ += static_cast<int64_t>(character.size());
+    if (model_.unknown_id < 0) continue;
     if (!model_.fuse_unknown) add_pending();
     pending = true;
   }

@@ -50,7 +50,7 @@ class BpeEncoder {
   // Appends the ids of `word` (bytes if the model is of bytes, otherwise well-formed UTF-8);
   // O(n log n).
   void Encode(std::string_view word, std::vector<int32_t>& ids);
-  int64_t dropped_bytes() const { return dropped_bytes_; }
+  int64_t unknown_bytes() const { return unknown_bytes_; }
 
  private:
   // The tokens of a word are a doubly linked list in an array; -1 ends it.
@@ -88,7 +88,7 @@ class BpeEncoder {
   std::vector<Candidate> heap_;
   absl::flat_hash_map<std::string, CachedPart> cache_;
   std::vector<int32_t> cached_ids_;
-  int64_t dropped_bytes_ = 0;
+  int64_t unknown_bytes_ = 0;
 };
 
 }  // namespace longspan

@@ -6,14 +6,19 @@
 #include <string>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "runtime/tokenizer_bpe.h"
+#include "runtime/tokenizer_json.h"
 #include "runtime/tokenizer_regex.h"
 #include "runtime/tokenizer_utf8.h"
+#include "runtime/unicode_normalize.h"
 
 namespace longspan {
 namespace {
@@ -293,7 +298,7 @@ TEST(Tokenizer, DropsAndCountsBytesWithoutToken) {
   ASSERT_TRUE(ids.ok());
   EXPECT_EQ(tokenizer->Decode(*ids, false), "ac ac");
   EXPECT_THAT(*ids, ElementsAre('b', ' ', 'b'));  // what is left merges
-  EXPECT_EQ(notes.dropped_bytes, 2);
+  EXPECT_EQ(notes.unknown_bytes, 2);
 }
 
 TEST(Tokenizer, MergesLowestRankFirstThenLeftmost) {
@@ -341,6 +346,49 @@ TEST(StreamDecoder, NeverSplitsACharacter) {
 }
 
 // ---- SentencePiece-style tokenizers ----
+
+TEST(SentencePieceStyle, CutsOnlyWhereNoMergeCrosses) {
+  const auto cut_of = [](const json& file) {
+    return (*ParseTokenizerJson(file.dump()))->bpe.cut_before;
+  };
+  EXPECT_EQ(cut_of(TokenizerJson("llama2")), "\u2581");
+  EXPECT_EQ(cut_of(TokenizerJson("mistral_v03")), "\u2581");
+  EXPECT_EQ(cut_of(TokenizerJson("crossing")), "");
+  EXPECT_EQ(cut_of(TokenizerJson("llama3")), "");
+  json file = TokenizerJson("llama2");
+  file["model"]["byte_fallback"] = false;
+  EXPECT_EQ(cut_of(file), "\u2581");  // <unk> is between two spaces
+  file["model"].erase("unk_token");
+  EXPECT_EQ(cut_of(file), "");  // what is dropped is not
+}
+
+TEST(SentencePieceStyle, CuttingChangesNothing) {
+  for (const char* base : {"llama2", "mistral_v03"}) {
+    const auto parts = *ParseTokenizerJson(TokenizerJson(base).dump());
+    BpeModel whole = parts->bpe;
+    whole.cut_before.clear();
+    for (const std::string& text : StressTexts()) {
+      std::string well_formed;
+      AppendWellFormed(text, well_formed);
+      const std::string word = absl::StrReplaceAll(well_formed, {{" ", "\u2581"}});
+      std::vector<int32_t> cut_ids, whole_ids;
+      BpeEncoder(parts->bpe).Encode(word, cut_ids);
+      BpeEncoder(whole).Encode(word, whole_ids);
+      ASSERT_EQ(cut_ids, whole_ids) << base;
+    }
+  }
+}
+
+TEST(Tokenizer, CountsUnknownBytes) {
+  json file = TokenizerJson("llama2");
+  file["model"]["byte_fallback"] = false;
+  const auto tokenizer = MustParse(file);
+  EncodeNotes notes;
+  const auto ids = tokenizer->Encode("a\u16A0\u16A0 \u16A0", false, &notes);
+  ASSERT_TRUE(ids.ok());
+  EXPECT_EQ(absl::c_count(*ids, 0), 2);  // <unk>, of two in a row one
+  EXPECT_EQ(notes.unknown_bytes, 9);
+}
 
 TEST(SentencePieceStyle, StreamsAByteRunAsAWhole) {
   const auto tokenizer = MustParse(TokenizerJson("llama2"));
@@ -605,6 +653,35 @@ TEST(TokenizerRegex, HostilePatternsEndInAnError) {
     const auto ids = tokenizer->Encode(std::string(2000, 'a') + "cb", false);
     EXPECT_EQ(ids.status().code(), absl::StatusCode::kResourceExhausted) << pattern;
   }
+}
+
+// ---- Unicode normalization ----
+
+std::string Normalized(std::string_view text, NormalForm form) {
+  std::string out;
+  AppendNormalized(text, form, out);
+  return out;
+}
+
+TEST(UnicodeNormalize, Forms) {
+  EXPECT_EQ(Normalized("e\u0301\u0323 ok", NormalForm::kNfc), "\u1EB9\u0301 ok");
+  EXPECT_EQ(Normalized("\u1EB9\u0301", NormalForm::kNfd), "e\u0323\u0301");
+  EXPECT_EQ(Normalized("\uFB01\u00BD", NormalForm::kNfkc), "fi1\u20442");
+  EXPECT_EQ(Normalized("\uAC01", NormalForm::kNfkd), "\u1100\u1161\u11A8");
+  EXPECT_EQ(Normalized("\uAC00\u11A7", NormalForm::kNfc), "\uAC00\u11A7");
+  // Newer than Unicode 9.
+  EXPECT_EQ(Normalized("a\u1DF9\u0316", NormalForm::kNfc), "a\u1DF9\u0316");
+  EXPECT_EQ(Normalized("\U00011935\U00011930", NormalForm::kNfc), "\U00011935\U00011930");
+}
+
+TEST(UnicodeNormalize, LongRunsOfMarksAreNotQuadratic) {
+  std::string mixed = "a", above, below;
+  for (int i = 0; i < 1 << 18; ++i) {
+    mixed += "\u0310\u0323";
+    above += "\u0310";
+    below += "\u0323";
+  }
+  EXPECT_EQ(Normalized(mixed, NormalForm::kNfd), "a" + below + above);
 }
 
 // ---- UTF-8 ----
