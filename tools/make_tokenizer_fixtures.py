@@ -335,6 +335,17 @@ def train_sentencepiece(pattern, vocab_size, control):
     return tokenizer
 
 
+def merges_of(vocab):
+    """All pairs of tokens that make a token, by the token's rank: a SentencePiece model has no list
+    of merges, and this is how files made of one come by theirs."""
+    merges = []
+    for token in sorted(vocab, key=vocab.get):
+        pairs = [(token[:i], token[i:]) for i in range(1, len(token))]
+        pairs = [pair for pair in pairs if pair[0] in vocab and pair[1] in vocab]
+        merges += sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+    return [" ".join(pair) for pair in merges]
+
+
 def sentencepiece_file(control, pre_tokenizer=None, keeps_normalizer=True):
     def change(file):
         file["added_tokens"] = [t for t in file["added_tokens"] if t["content"] in control]
@@ -359,7 +370,12 @@ def train_sentencepiece_all():
     # Like Llama 2 and Mistral v0.1: everything is in the normalizer.
     control = ["<unk>", "<s>", "</s>"]
     llama2 = train_sentencepiece(words, 1500, control)
-    write_tokenizer("llama2", llama2, sentencepiece_file(control))
+
+    def llama2_file(file):
+        sentencepiece_file(control)(file)
+        file["model"]["merges"] = merges_of(file["model"]["vocab"])
+
+    write_tokenizer("llama2", llama2, llama2_file)
 
     # Like Mistral v0.3: everything is in the pre-tokenizer.
     control += ["[INST]", "[/INST]", "[TOOL_CALLS]"]
