@@ -322,6 +322,12 @@ absl::Status ParseMetaspace(const json& component, const std::string& where,
       {"first", MetaspaceStage::Prepend::kFirst},
       {"never", MetaspaceStage::Prepend::kNever},
   };
+  // What the first of two puts before the text would be part of what the second one sees.
+  if (absl::c_any_of(spec.stages, [](const PreTokenizerStage& stage) {
+        return std::holds_alternative<MetaspaceStage>(stage);
+      })) {
+    return absl::UnimplementedError(absl::StrCat(where, ": a second Metaspace is not supported"));
+  }
   MetaspaceStage stage;
   LONGSPAN_ASSIGN_OR_RETURN(stage.replacement, GetCharacter(component, where, "replacement"));
   LONGSPAN_ASSIGN_OR_RETURN(stage.split, GetBool(component, where, "split", true));
