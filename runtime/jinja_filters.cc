@@ -95,6 +95,7 @@ ValueOr Indent(Rendering& rendering, const Value& value, const CallArguments& ar
     return Fault("indent takes an integer or a str");
   }
   const std::string ended = StrCat(text->text, "\n");
+  LONGSPAN_RETURN_IF_ERROR(rendering.budget.Room(1.0 * ended.size() * sizeof(std::string_view)));
   const auto lines = SplitLines(ended, false);
   LONGSPAN_RETURN_IF_ERROR(
       rendering.budget.Room(1.0 * ended.size() + 1.0 * lines.size() * (1 + indentation.size())));

@@ -152,6 +152,12 @@ ValueOr CountText(Rendering& rendering, const Value& self, const CallArguments& 
 
 // ---- Splitting and joining ----
 
+// Whether there is time and room to split a text at separators of so many bytes.
+absl::Status CheckSplit(Budget& budget, std::string_view text, size_t separator) {
+  LONGSPAN_RETURN_IF_ERROR(budget.StepBytes(text.size() * 4));
+  return budget.Room(1.0 * text.size() / separator * sizeof(std::string_view));
+}
+
 ValueOr TextList(Rendering& rendering, const std::vector<std::string_view>& pieces) {
   Values items;
   LONGSPAN_RETURN_IF_ERROR(
@@ -210,19 +216,20 @@ std::vector<std::string_view> SplitAt(std::string_view text, std::string_view se
 
 template <bool from_end>
 ValueOr SplitText(Rendering& rendering, const Value& self, const CallArguments& arguments) {
-  LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(TextOf(self).size() * 4));
   LONGSPAN_ASSIGN_OR_RETURN(const int64_t max_splits, CountArgument(arguments.positional[1], -1));
   const Value& separator = arguments.positional[0];
   if (IsMissing(separator) || IsNone(separator)) {
+    LONGSPAN_RETURN_IF_ERROR(CheckSplit(rendering.budget, TextOf(self), 2));
     return TextList(rendering, SplitSpace(TextOf(self), max_splits, from_end));
   }
   LONGSPAN_ASSIGN_OR_RETURN(const std::string* text, TextArgument(separator, "the separator"));
   if (text->empty()) return Fault("empty separator");
+  LONGSPAN_RETURN_IF_ERROR(CheckSplit(rendering.budget, TextOf(self), text->size()));
   return TextList(rendering, SplitAt(TextOf(self), *text, max_splits, from_end));
 }
 
 ValueOr SplitTextLines(Rendering& rendering, const Value& self, const CallArguments& arguments) {
-  LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(TextOf(self).size() * 4));
+  LONGSPAN_RETURN_IF_ERROR(CheckSplit(rendering.budget, TextOf(self), 1));
   return TextList(rendering, SplitLines(TextOf(self), IsTrue(arguments.positional[0])));
 }
 

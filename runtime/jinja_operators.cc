@@ -220,6 +220,7 @@ absl::StatusOr<Value> SliceText(Rendering& rendering, const String& text,
     const std::string_view rest = std::string_view(text.text).substr(begin);
     return rendering.Text(std::string(rest.substr(0, ByteOffset(rest, indices.size()))));
   }
+  LONGSPAN_RETURN_IF_ERROR(rendering.budget.Room(1.0 * text.length * sizeof(std::string_view)));
   const auto characters = Characters(text.text);
   std::string out;
   for (const int64_t i : indices) out.append(characters[i]);
@@ -278,6 +279,7 @@ absl::StatusOr<Value> Slice(Rendering& rendering, const Value& object, const Val
   if (bounds[2] != nullptr && *bounds[2] == 0) return Fault("slice step cannot be zero");
   const int64_t length =
       text != nullptr ? text->length : static_cast<int64_t>(sequence->items.size());
+  LONGSPAN_RETURN_IF_ERROR(rendering.budget.Room(1.0 * length * sizeof(int64_t)));
   const auto indices =
       SliceIndices(length, bounds[0], bounds[1], bounds[2] == nullptr ? Int{1} : *bounds[2]);
   LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(indices.size()));
