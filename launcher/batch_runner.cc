@@ -2,11 +2,13 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/chat_prompt.h"
 #include "runtime/clock.h"
 
 namespace longspan {
@@ -14,8 +16,14 @@ namespace {
 
 class BatchRunner {
  public:
-  BatchRunner(const BatchInput& input, BatchOutput& output, Engine& engine, Progress& progress)
-      : input_(input), output_(output), engine_(engine), progress_(progress) {}
+  BatchRunner(const BatchInput& input, const ChatTemplate* chat_template, BatchOutput& output,
+              Engine& engine, Progress& progress)
+      : input_(input),
+        chat_template_(chat_template),
+        output_(output),
+        engine_(engine),
+        progress_(progress),
+        end_of_turn_ids_(EndOfTurnIds(engine.tokenizer())) {}
 
   absl::StatusOr<BatchCounts> Run(const std::function<bool()>& stop) {
     auto line = input_.lines().begin();
@@ -48,11 +56,8 @@ class BatchRunner {
     }
     LONGSPAN_ASSIGN_OR_RETURN(BatchRequest request, input_.Read(line));
     if (request.error) return Refuse(line, *request.error);
-    if (!request.is_tokenized) {
-      absl::StatusOr<std::vector<int32_t>> tokens =
-          EncodePrompt(engine_.tokenizer(), request.prompt_text, line.custom_id);
-      if (!tokens.ok()) return Refuse(line, {std::string(tokens.status().message()), "prompt"});
-      request.prompt_tokens = *std::move(tokens);
+    if (const absl::Status status = MakePrompt(line, &request); !status.ok()) {
+      return Refuse(line, {std::string(status.message()), request.chat ? "messages" : "prompt"});
     }
     Running running{line.custom_id, Context(request)};
     const absl::StatusOr<int64_t> id =
@@ -65,11 +70,34 @@ class BatchRunner {
     return absl::OkStatus();
   }
 
+  // The request's token ids, of whatever it has.
+  absl::Status MakePrompt(const BatchLine& line, BatchRequest* request) const {
+    if (request->is_tokenized) return absl::OkStatus();
+    if (request->chat) {
+      const ChatInput& chat = *request->chat;
+      LONGSPAN_ASSIGN_OR_RETURN(
+          request->prompt_text,
+          chat_template_->Render(chat.messages, chat.tools, chat.add_generation_prompt,
+                                 chat.template_kwargs));
+      request->sampling.stop_token_ids = end_of_turn_ids_;
+    }
+    // A template writes the special tokens itself.
+    LONGSPAN_ASSIGN_OR_RETURN(request->prompt_tokens,
+                              EncodePrompt(engine_.tokenizer(), request->prompt_text,
+                                           line.custom_id, !request->chat.has_value()));
+    if (request->chat && !request->states_max_tokens) {  // as many as there is room for
+      request->sampling.max_tokens = std::max<int64_t>(
+          1, engine_.config().max_model_len - static_cast<int64_t>(request->prompt_tokens.size()));
+    }
+    return absl::OkStatus();
+  }
+
   CompletionContext Context(BatchRequest& request) const {
     CompletionContext context;
     context.model = request.model.empty() ? ModelName(engine_.config()) : request.model;
     context.prompt_tokens = static_cast<int64_t>(request.prompt_tokens.size());
     context.logprobs = request.sampling.logprobs.has_value();
+    context.is_chat = request.chat.has_value();
     if (request.sampling.echo) {
       context.echo = EchoedPrompt{request.prompt_tokens, std::move(request.prompt_text)};
     }
@@ -116,10 +144,12 @@ class BatchRunner {
   }
 
   const BatchInput& input_;
+  const ChatTemplate* chat_template_;
   BatchOutput& output_;
   Engine& engine_;
   Progress& progress_;
   absl::flat_hash_map<int64_t, Running> running_;  // by the engine's id
+  std::vector<int32_t> end_of_turn_ids_;
   BatchCounts counts_;
   int64_t prompt_tokens_ = 0;
   int64_t generated_tokens_ = 0;
@@ -127,18 +157,18 @@ class BatchRunner {
 
 }  // namespace
 
-absl::StatusOr<BatchCounts> AnswerBatch(const BatchInput& input, BatchOutput& output,
-                                        Engine& engine, Progress& progress,
+absl::StatusOr<BatchCounts> AnswerBatch(const BatchInput& input, const ChatTemplate* chat_template,
+                                        BatchOutput& output, Engine& engine, Progress& progress,
                                         const std::function<bool()>& stop) {
-  return BatchRunner(input, output, engine, progress).Run(stop);
+  return BatchRunner(input, chat_template, output, engine, progress).Run(stop);
 }
 
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
-                                                  const std::string& text,
-                                                  const std::string& name) {
+                                                  const std::string& text, const std::string& name,
+                                                  bool add_special_tokens) {
   EncodeNotes notes;
   LONGSPAN_ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
-                            tokenizer.Encode(text, /*add_special_tokens=*/true, &notes));
+                            tokenizer.Encode(text, add_special_tokens, &notes));
   if (notes.replaced > 0) {
     spdlog::warn("{}: {} ill-formed UTF-8 sequences were replaced by U+FFFD", name, notes.replaced);
   }

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "launcher/progress.h"
 #include "runtime/batch.h"
+#include "runtime/chat_template.h"
 #include "runtime/engine.h"
 
 namespace longspan {
@@ -24,13 +25,15 @@ struct BatchCounts {
 // among the running requests is free, so that no more prompts are in memory than run. What is wrong
 // with one request becomes its error line; an error of this function is one of the engine or the
 // files. `stop` is asked between steps: true leaves the running requests unanswered.
-absl::StatusOr<BatchCounts> AnswerBatch(const BatchInput& input, BatchOutput& output,
-                                        Engine& engine, Progress& progress,
+// `chat_template` may be null if no line is a chat.
+absl::StatusOr<BatchCounts> AnswerBatch(const BatchInput& input, const ChatTemplate* chat_template,
+                                        BatchOutput& output, Engine& engine, Progress& progress,
                                         const std::function<bool()>& stop);
 
 // Token ids of a text prompt; warns, with `name`, of what the tokenizer had to change.
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
-                                                  const std::string& text, const std::string& name);
+                                                  const std::string& text, const std::string& name,
+                                                  bool add_special_tokens = true);
 
 // The last part of a model directory's path.
 std::string ModelName(const Config& config);

@@ -23,6 +23,7 @@
 #include "launcher/bootstrap.h"
 #include "launcher/flags.h"
 #include "launcher/subcommand.h"
+#include "runtime/chat_prompt.h"
 #include "runtime/compressor.h"
 #include "runtime/config.h"
 #include "runtime/memory_plan.h"
@@ -127,6 +128,13 @@ void CheckTokenizer(const std::string& directory, const ModelConfig& model, Repo
                absl::StrCat(text, "; a sequence ends with ", absl::StrJoin(ends, ", ")));
 }
 
+void CheckChatTemplate(const std::string& directory, Report* report) {
+  const absl::Status status = LoadTriedChatTemplate(directory).status();
+  if (absl::IsNotFound(status)) return report->Good("chats", "no chat template");
+  if (!status.ok()) return report->Bad("chats", status);
+  report->Good("chats", "the chat template is supported");
+}
+
 void CheckCompressor(const Config& config, const ModelConfig& model, const ModelWeights& weights,
                      Report* report) {
   if (config.attention != Attention::kEsa || config.esa.compression != Compression::kLowRank) {
@@ -172,6 +180,7 @@ void CheckModel(const Config& config, const World& world, bool config_is_good, R
   weights.ok() ? report->Good("model", Describe(*model, counts))
                : report->Bad("model", weights.status());
   CheckTokenizer(config.model, *model, report);
+  CheckChatTemplate(config.model, report);
   if (!weights.ok()) return;
   CheckCompressor(config, *model, *weights, report);
   if (config_is_good) CheckFit(config, *model, counts.bytes, world, report);

@@ -1,5 +1,6 @@
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_format.h"
@@ -11,6 +12,7 @@
 #include "launcher/progress.h"
 #include "launcher/subcommand.h"
 #include "runtime/batch.h"
+#include "runtime/chat_prompt.h"
 #include "runtime/clock.h"
 
 namespace longspan {
@@ -21,13 +23,21 @@ struct GenerateJob {
   ProgressStyle style = ProgressStyle::kOff;
   std::unique_ptr<BatchInput> input;
   std::unique_ptr<BatchOutput> output;
+  std::optional<ChatTemplate> chat_template;  // if a line is a chat
 
-  absl::StatusOr<bool> Prepare() {
+  absl::StatusOr<bool> Prepare(const Config& config) {
     LONGSPAN_ASSIGN_OR_RETURN(input, BatchInput::Open(absl::GetFlag(FLAGS_input)));
     LONGSPAN_ASSIGN_OR_RETURN(output, BatchOutput::Open(absl::GetFlag(FLAGS_output), *input));
+    bool work = false, chats = false;
     for (const BatchLine& line : input->lines()) {
-      if (!output->IsAnswered(line.custom_id)) return true;
+      if (output->IsAnswered(line.custom_id)) continue;
+      work = true;
+      chats |= line.is_chat;
     }
+    if (chats) {
+      LONGSPAN_ASSIGN_OR_RETURN(chat_template, LoadTriedChatTemplate(config.model));
+    }
+    if (work) return true;
     absl::FPrintF(stderr, "requests      %d, nothing left to do: %s answers each custom_id\n",
                   input->lines().size(), absl::GetFlag(FLAGS_output));
     return false;
@@ -36,7 +46,8 @@ struct GenerateJob {
   absl::StatusOr<int> Run(Engine& engine) {
     Progress progress(style, stderr, MonotonicSeconds());
     LONGSPAN_ASSIGN_OR_RETURN(const BatchCounts counts,
-                              AnswerBatch(*input, *output, engine, progress, StopRequested));
+                              AnswerBatch(*input, chat_template ? &*chat_template : nullptr,
+                                          *output, engine, progress, StopRequested));
     progress.Clear();
     LONGSPAN_ASSIGN_OR_RETURN(const EngineStats stats, engine.Shutdown());
     const std::string requests = absl::StrFormat(
@@ -66,7 +77,7 @@ absl::StatusOr<int> Generate(const std::vector<std::string>& positional) {
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
   GenerateJob job;
   LONGSPAN_ASSIGN_OR_RETURN(job.style, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
-  return RunOnRanks(Job{[&job](const Config&) { return job.Prepare(); },
+  return RunOnRanks(Job{[&job](const Config& config) { return job.Prepare(config); },
                         [&job](Engine& engine) { return job.Run(engine); }});
 }
 

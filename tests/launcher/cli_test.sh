@@ -146,6 +146,46 @@ case $case in
     grep '"status_code":200' mpi.jsonl > good.jsonl
     same_answers good.jsonl piped.jsonl
     ;;
+  chats)  # the same as the text that the template makes of them
+    printf '%s' '{"chat_template": "{% for m in messages %}{% if m.role == \"tool\" %}' \
+      '{{ raise_exception(\"no tools\") }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}' \
+      '{% if add_generation_prompt %}<assistant>{% endif %}"}' > model/tokenizer_config.json
+    chat_line() {  # ID MESSAGES MORE
+      printf '{"custom_id":"%s","method":"POST","url":"/v1/chat/completions",' "$1"
+      printf '"body":{"messages":[%s],"temperature":0,"ignore_eos":true%s}}\n' "$2" "$3"
+    }
+    hello='{"role":"user","content":"hello"}'
+    { ask_line text '<user>hello<assistant>' 6
+      chat_line chat "$hello" ',"max_tokens":6,"logprobs":true,"top_logprobs":1'
+      chat_line open "$hello" ',"max_tokens":6,"add_generation_prompt":false'
+      ask_line plain '<user>hello' 6
+      chat_line refused '{"role":"tool","content":"x"}' ''
+      chat_line long "$hello" '' ; } > in.jsonl
+    expect 3 "${mpirun[@]}" "$longspan" "${generate[@]}" --output out.jsonl --set max_model_len=64
+    says '6: 5 answered, 1 with errors'
+    text_of() { grep "\"custom_id\":\"$1\"" out.jsonl |
+      jq -r '.response.body.choices[0] | .text // .message.content'; }
+    [ "$(text_of chat)" = "$(text_of text)" ] || fail "the chat's answer is another"
+    [ "$(text_of open)" = "$(text_of plain)" ] || fail "the open chat's answer is another"
+    grep -q '"custom_id":"chat".*"object":"chat.completion".*"top_logprobs":\[{' out.jsonl
+    grep -q '"custom_id":"refused".*no tools.*"param":"messages"' out.jsonl
+    grep -q '"custom_id":"long".*"prompt_tokens":22,"completion_tokens":42' out.jsonl
+    expect 0 "$longspan" doctor --config run.yaml
+    grep -q '^ok  chats .*supported' stdout
+
+    rm model/model.safetensors  # from here on nothing gets as far as that
+    refuse() {
+      printf '%s' "$1" > model/tokenizer_config.json
+      expect 1 "${mpirun[@]}" "$longspan" "${generate[@]}" --output other.jsonl
+      says "$2"
+      [ "$(grep -c '^longspan: ' stderr)" = 1 ] || fail "told more than once"
+    }
+    refuse '{}' 'no chat template'
+    refuse '{"chat_template": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"}' 'deep'
+    refuse '{"chat_template": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"}' \
+      'steps'
+    refuse '{"chat_template": "{{ messages | frobnicate }}"}' 'frobnicate'
+    ;;
   calibrate)  # a compressor of one's own; then the same answers for every number of ranks
     prompt 1 900 > text.txt
     low=(--set esa.compression=low_rank --set esa.compressed_dim=4)

@@ -107,7 +107,7 @@ class AnswerBatchTest : public ::testing::Test {
     auto output = BatchOutput::Open(directory_ / "out", **input);
     EXPECT_TRUE(output.ok()) << output.status();
     Progress progress(ProgressStyle::kOff, stderr, 0);
-    return AnswerBatch(**input, **output, engine, progress, stop);
+    return AnswerBatch(**input, /*chat_template=*/nullptr, **output, engine, progress, stop);
   }
   std::string Output() const {
     std::ifstream file(directory_ / "out");

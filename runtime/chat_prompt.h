@@ -1,0 +1,24 @@
+#ifndef LONGSPAN_RUNTIME_CHAT_PROMPT_H_
+#define LONGSPAN_RUNTIME_CHAT_PROMPT_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/chat_template.h"
+#include "runtime/tokenizer.h"
+
+namespace longspan {
+
+// The model's chat template, tried on one short message: a template that does not end, or cannot
+// be read, is found before anything is loaded. NotFound: the model has none.
+absl::StatusOr<ChatTemplate> LoadTriedChatTemplate(const std::string& model_dir);
+
+// Tokens that end a turn in any of the supported families, as far as the vocabulary has them as
+// special tokens: a model's own list of end tokens may lack that of its chats.
+std::vector<int32_t> EndOfTurnIds(const Tokenizer& tokenizer);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_CHAT_PROMPT_H_
