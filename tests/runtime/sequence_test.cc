@@ -88,6 +88,18 @@ class SequenceTest : public testing::Test {
 const Tokenizer* SequenceTest::tokenizer_ = nullptr;
 std::vector<int32_t> SequenceTest::bytes_;
 
+TEST_F(SequenceTest, EndsAtAStopTokenAsAtTheModelsOwn) {
+  SamplingParams sampling;
+  sampling.stop_token_ids = {9, 4};
+  const std::vector<int32_t> tokens = {7, 8, 4, 7};
+  const Outcome ended = Feed(Make(sampling), tokens);
+  EXPECT_TRUE(ended.finished);
+  EXPECT_THAT(ended.completion.tokens, ElementsAre(7, 8));
+  EXPECT_EQ(ended.completion.finish_reason, FinishReason::kStop);
+  sampling.ignore_eos = true;
+  EXPECT_FALSE(Feed(Make(sampling), tokens).finished);
+}
+
 TEST_F(SequenceTest, EndsAtMaxTokens) {
   const Outcome outcome = Feed(Make(Params(3)), Spelt("abcdef"));
   ASSERT_TRUE(outcome.finished);
