@@ -74,6 +74,9 @@ class BatchRunner {
   absl::Status MakePrompt(const BatchLine& line, BatchRequest* request) const {
     if (request->is_tokenized) return absl::OkStatus();
     if (request->chat) {
+      if (chat_template_ == nullptr) {
+        return absl::InvalidArgumentError("this line was no chat when the run began");
+      }
       const ChatInput& chat = *request->chat;
       LONGSPAN_ASSIGN_OR_RETURN(
           request->prompt_text,

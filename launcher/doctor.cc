@@ -54,22 +54,32 @@ class Report {
 struct World {
   int ranks = 1;
   int ranks_on_host = 1;
+  int64_t available = AvailableMemory();  // to the rank that has least
 };
 
-World CheckMpi(Communicator& communicator, const std::vector<std::string>& hosts, Report* report) {
+// Memory of the rank that has least of it. Collective.
+absl::StatusOr<int64_t> LeastAvailable(Communicator& communicator, int ranks_on_host) {
+  const int64_t mine = AvailableMemory() / ranks_on_host;
+  std::vector<int64_t> all(communicator.size());
+  LONGSPAN_RETURN_IF_ERROR(
+      communicator.AllGather("doctor.memory", &mine, all.data(), sizeof(mine)));
+  return *std::min_element(all.begin(), all.end());
+}
+
+void ReportRanks(Communicator& communicator, const std::vector<std::string>& hosts,
+                 Report* report) {
   const std::set<std::string> names(hosts.begin(), hosts.end());
   report->Good("ranks", absl::StrCat(communicator.size(), " under mpirun, on ", names.size(),
                                      names.size() == 1 ? " host: " : " hosts: ",
                                      absl::StrJoin(names, ", ")));
-  return {communicator.size(),
-          static_cast<int>(std::count(hosts.begin(), hosts.end(), hosts[communicator.rank()]))};
 }
 
 void CheckHost(const World& world, Report* report) {
   cpu_set_t set;
   CPU_ZERO(&set);
   const int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
-  const std::string text = absl::StrCat(cores, cores == 1 ? " core" : " cores", ", ", KernelSet());
+  const std::string text = absl::StrCat(cores == 0 ? "unknown" : absl::StrCat(cores),
+                                        cores == 1 ? " core" : " cores", ", ", KernelSet());
   if (cores > 0 && world.ranks_on_host > cores) {
     report->Good("cores", absl::StrCat(text, "; ", world.ranks_on_host,
                                        " ranks share them: a rank computes on one thread"));
@@ -151,8 +161,8 @@ void CheckCompressor(const Config& config, const ModelConfig& model, const Model
 void CheckFit(Config config, const ModelConfig& model, int64_t weight_bytes, const World& world,
               Report* report) {
   const KvShape kv = MakeKvShape(config, model);
-  const MemoryPlan plan =
-      PlanMemory(config, model, kv, world.ranks, world.ranks_on_host, weight_bytes);
+  MemoryPlan plan = PlanMemory(config, model, kv, world.ranks, world.ranks_on_host, weight_bytes);
+  plan.available = std::min(plan.available, world.available);
   const SequenceLayout layout = {config.parallel.stripe_tokens, world.ranks};
   const int64_t stated = config.max_model_len;
   const absl::Status fits =
@@ -201,7 +211,7 @@ void CheckConfig(World world, Report* report) {
     return;
   }
   if (!LaunchedByMpirun() && config->parallel.ranks > 0) {
-    world = {static_cast<int>(config->parallel.ranks), static_cast<int>(config->parallel.ranks)};
+    world.ranks = world.ranks_on_host = static_cast<int>(config->parallel.ranks);
   }
   const absl::Status resolved = ResolveConfig(world.ranks, &*config);
   if (resolved.ok()) {
@@ -229,8 +239,14 @@ absl::StatusOr<int> ExamineUnderMpi() {
   }
   Communicator& world = (*session)->world();
   LONGSPAN_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, HostNames(world));
+  World ranks = {world.size(),
+                 static_cast<int>(std::count(hosts.begin(), hosts.end(), hosts[world.rank()]))};
+  LONGSPAN_ASSIGN_OR_RETURN(ranks.available, LeastAvailable(world, ranks.ranks_on_host));
   int exit_code = kExitOk;
-  if (world.rank() == 0) exit_code = Examine(CheckMpi(world, hosts, &report), &report);
+  if (world.rank() == 0) {
+    ReportRanks(world, hosts, &report);
+    exit_code = Examine(ranks, &report);
+  }
   fflush(stdout);
   LONGSPAN_RETURN_IF_ERROR((*session)->Finish());
   return exit_code;

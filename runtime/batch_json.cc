@@ -25,8 +25,10 @@ constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxGeneratedTokens = int64_t{1} << 31;
 constexpr absl::string_view kUrl = "/v1/completions";
 constexpr absl::string_view kChatUrl = "/v1/chat/completions";
-// Of the parts of a chat that are kept as they are: they become a document in memory.
+// Of a chat's line, which becomes a document in memory; keys of one object, which are looked
+// through one by one.
 constexpr int64_t kMaxChatValues = 100'000;
+constexpr int64_t kMaxChatKeys = 256;
 
 using Scalar = std::variant<std::nullptr_t, bool, int64_t, double, std::string>;
 
@@ -111,8 +113,8 @@ class RequestWalker final : public JsonWalker {
   void VisitElement(Scalar& value);
   void CheckParams();
   void ReadChat(absl::string_view line);
-  // Whether path_ is within a part of the body that ReadChat reads; counts what is there.
-  bool InChatPart();
+  // Whether path_ is within a part of the body that ReadChat reads.
+  bool InChatPart() const;
 
   // Only the first error is told; custom_id is read in any case.
   void Fail(std::string message, absl::string_view param = "") {
@@ -148,7 +150,9 @@ class RequestWalker final : public JsonWalker {
   bool has_prompt_ = false;
   bool is_chat_ = false;
   bool add_generation_prompt_ = true;
-  int64_t chat_values_ = 0;
+  int64_t values_ = 0;            // of the line
+  int64_t keys_[kMaxDepth] = {};  // of the open objects, so far
+  int64_t most_keys_ = 0;         // of any object
   std::optional<bool> chat_logprobs_;
 };
 
@@ -225,6 +229,7 @@ bool IsNeutral(const Scalar& value, absl::string_view neutral) {
 
 void RequestWalker::VisitKey() {
   const bool in_body = path_.size() == 2 && path_[0] == "body";
+  most_keys_ = std::max(most_keys_, ++keys_[path_.size() - 1]);
   if (path_.size() != 1 && !in_body) return;
   const std::string& key = path_.back();
   if (in_body) {
@@ -243,6 +248,8 @@ void RequestWalker::VisitKey() {
 }
 
 void RequestWalker::VisitContainer(bool is_array) {
+  ++values_;
+  keys_[path_.size()] = 0;
   if (path_.empty()) {
     if (is_array) Fail("a line must be a JSON object");
   } else if (path_.size() == 1) {
@@ -262,6 +269,7 @@ void RequestWalker::VisitContainer(bool is_array) {
 }
 
 void RequestWalker::Visit(Scalar value) {
+  ++values_;
   if (path_.empty()) return Fail("a line must be a JSON object");
   if (path_.size() == 1) return VisitTopLevel(value);
   if (path_[0] != "body" || request_.error || InChatPart()) return;
@@ -352,13 +360,9 @@ void RequestWalker::VisitElement(Scalar& value) {
   request_.prompt_tokens.push_back(static_cast<int32_t>(*id));
 }
 
-bool RequestWalker::InChatPart() {
-  if (path_.size() < 2 || path_[0] != "body") return false;
-  if (std::count(std::begin(kChatParts), std::end(kChatParts), path_[1]) == 0) return false;
-  if (++chat_values_ == kMaxChatValues) {
-    FailParam(path_[1], absl::StrCat("of fewer than ", kMaxChatValues, " values"));
-  }
-  return true;
+bool RequestWalker::InChatPart() const {
+  return path_.size() >= 2 && path_[0] == "body" &&
+         std::count(std::begin(kChatParts), std::end(kChatParts), path_[1]) > 0;
 }
 
 // Parameters of the other URL, and `logprobs`, which is a number there and true or false here.
@@ -370,7 +374,14 @@ void RequestWalker::CheckParams() {
     if (url == Url::kAny || (url == Url::kChat) == is_chat_) continue;
     return Fail(absl::StrCat("`", key, "` is no parameter of ", is_chat_ ? kChatUrl : kUrl), key);
   }
-  const bool stated = std::count(seen_.begin(), seen_.end(), "body.logprobs") > 0;
+  const auto states = [this](absl::string_view name) {
+    return std::count(seen_.begin(), seen_.end(), name) > 0;
+  };
+  if (states("body.max_tokens") && states("body.max_completion_tokens")) {
+    return Fail("`max_tokens` and `max_completion_tokens` are the same: state one",
+                "max_completion_tokens");
+  }
+  const bool stated = states("body.logprobs");
   std::optional<int64_t>& logprobs = request_.sampling.logprobs;
   if (!is_chat_) {
     if (chat_logprobs_.has_value()) {
@@ -403,6 +414,11 @@ bool FlattenContent(Json* message) {
 }
 
 void RequestWalker::ReadChat(absl::string_view line) {
+  if (values_ >= kMaxChatValues || most_keys_ > kMaxChatKeys) {
+    return Fail(absl::StrCat("a chat must have fewer than ", kMaxChatValues,
+                             " values, and objects of at most ", kMaxChatKeys, " keys"),
+                "messages");
+  }
   // Depth and number of values are known to be bounded.
   Json body = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false)["body"];
   ChatInput& chat = request_.chat.emplace();
@@ -418,7 +434,10 @@ void RequestWalker::ReadChat(absl::string_view line) {
     }
   }
   chat.tools = std::move(body["tools"]);
-  if (!chat.tools.is_null() && !chat.tools.is_array()) return FailParam("tools", "a list");
+  const bool tools_are_objects =
+      chat.tools.is_array() && std::all_of(chat.tools.begin(), chat.tools.end(),
+                                           [](const Json& tool) { return tool.is_object(); });
+  if (!chat.tools.is_null() && !tools_are_objects) return FailParam("tools", "a list of objects");
   if (Json& kwargs = body["chat_template_kwargs"]; !kwargs.is_null()) {
     if (!kwargs.is_object()) return FailParam("chat_template_kwargs", "an object");
     chat.template_kwargs = std::move(kwargs);

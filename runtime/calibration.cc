@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
+#include "collectives/hosts.h"
 #include "collectives/thread_communicator.h"
 #include "kernels/base/convert.h"
 #include "kernels/base/status_macros.h"
@@ -257,9 +258,18 @@ absl::Status RunWindows(Model* model, Collector* collector, std::vector<Window>*
 }
 
 // Rounds of windows whose hidden states a rank keeps at a time.
-int64_t RoundsAtOnce(const ModelConfig& model, int64_t window) {
-  constexpr int64_t kHiddenBytes = int64_t{1} << 30;
-  return std::max<int64_t>(1, kHiddenBytes / (window * model.hidden_size * 4));
+int64_t RoundsAtOnce(const ModelConfig& model, int64_t window, int ranks_on_host) {
+  constexpr int64_t kHiddenBytes = int64_t{1} << 30;  // of all ranks of a host
+  return std::max<int64_t>(1, kHiddenBytes / ranks_on_host / (window * model.hidden_size * 4));
+}
+
+// The same on all ranks: of the host with the most of them.
+absl::StatusOr<int64_t> AgreeOnRounds(Communicator& communicator, const ModelConfig& model,
+                                      int64_t window) {
+  LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(communicator));
+  auto most = static_cast<float>(on_host);
+  LONGSPAN_RETURN_IF_ERROR(communicator.AllReduceMax("calibrate.hosts", &most, 1));
+  return RoundsAtOnce(model, window, static_cast<int>(most));
 }
 
 }  // namespace
@@ -358,11 +368,13 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
         [&](int64_t layer, const float* queries, const float* keys, int64_t rows) {
           collector.Observe(layer, queries, keys, rows);
         });
+    LONGSPAN_ASSIGN_OR_RETURN(const int64_t rounds_at_once,
+                              AgreeOnRounds(communicator, model.config, window));
     int64_t index = 0, done = 0;  // windows, tokens of all ranks
     for (bool more = true; more;) {
       std::vector<Window> mine;
       int64_t tokens = 0;
-      for (int64_t round = 0; more && round < RoundsAtOnce(model.config, window); ++round) {
+      for (int64_t round = 0; more && round < rounds_at_once; ++round) {
         LONGSPAN_ASSIGN_OR_RETURN(auto windows, ReadRound(communicator, next_window, window));
         for (int r = 0; r < communicator.size(); ++r, ++index) {
           const auto size = static_cast<int64_t>(windows[r].size());

@@ -67,8 +67,8 @@ inline constexpr int64_t kMinCalibrationWindows = 5;
 
 // Runs the windows through the model with dense attention, each on one rank, and fits every layer.
 // One window in eight is held out of the fit, and tells the recall. As many windows as 1 GiB of
-// hidden states allow pass a layer before any passes the next, so that a rank's memory holds one
-// layer's weights at a time. Collective; every rank gets the report.
+// hidden states a host allow pass a layer before any passes the next, so that a rank's memory holds
+// one layer's weights at a time. Collective; every rank gets the report.
 absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& communicator,
                                             const NextWindow& next_window,
                                             const CalibrationProgress& progress);

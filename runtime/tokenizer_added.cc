@@ -119,6 +119,7 @@ absl::Status AddedTokenMatcher::SplitBy(const Trie& trie, std::string_view text,
                                         Visit visit) const {
   std::optional<RegexMatcher> word;  // made when first needed
   size_t done = 0;                   // everything before is visited
+  size_t run_end = 0;                // of the white space that was last looked through
   for (size_t i = 0; i < text.size();) {
     const int32_t index =
         trie.starts[static_cast<uint8_t>(text[i])] ? trie.Longest(text.substr(i)) : -1;
@@ -136,7 +137,11 @@ absl::Status AddedTokenMatcher::SplitBy(const Trie& trie, std::string_view text,
       if (!single) continue;
     }
     if (token.lstrip) begin = std::max(done, SkipSpaceBackward(text, begin, std::min(done, begin)));
-    if (token.rstrip) end = SkipSpaceForward(text, end);
+    if (token.rstrip) {
+      // The end of a run of spaces is looked for once, though every space of it may be a token.
+      if (end > run_end) run_end = SkipSpaceForward(text, end);
+      end = std::max(end, run_end);
+    }
     if (done < begin) {
       LONGSPAN_RETURN_IF_ERROR(visit({text.substr(done, begin - done), -1, done == 0}));
     }

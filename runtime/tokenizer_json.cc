@@ -33,6 +33,19 @@ absl::Status Invalid(const Args&... args) {
   return absl::InvalidArgumentError(absl::StrCat(args...));
 }
 
+// How much longer a chain of replacements may make a text: real ones write three bytes for a space,
+// and a hostile one would turn a letter into gigabytes.
+constexpr double kMaxGrowth = 256;
+
+// `growth` times that of one replacement.
+absl::Status Grow(size_t pattern_bytes, size_t content_bytes, const std::string& where,
+                  double& growth) {
+  growth *= std::max(1.0, static_cast<double>(content_bytes) / static_cast<double>(pattern_bytes));
+  if (growth <= kMaxGrowth) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(where, ": replacements that make a text more than ",
+                                               kMaxGrowth, " times longer are not supported"));
+}
+
 // A short, printable form of a value for messages.
 std::string Show(const json& value) {
   std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
@@ -511,6 +524,10 @@ absl::Status ParseReplaceDecoder(const json& component, const std::string& where
   if (pattern.text.empty()) return Invalid(where, ".pattern is empty");
   replacement.pattern = pattern.text;
   spec.decoder.replacements.push_back(std::move(replacement));
+  double growth = 1;
+  for (const TokenDecoder::Replacement& r : spec.decoder.replacements) {
+    LONGSPAN_RETURN_IF_ERROR(Grow(r.pattern.size(), r.content.size(), where, growth));
+  }
   return absl::OkStatus();
 }
 
@@ -824,6 +841,14 @@ absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizerJson(
   auto parts = std::make_unique<TokenizerParts>();
   if (const json& normalizer = Get(file, "normalizer"); !normalizer.is_null()) {
     LONGSPAN_RETURN_IF_ERROR(ParseNormalizer(normalizer, "normalizer", parts->normalizer));
+    double growth = 1;
+    for (const NormalizerStep& step : parts->normalizer) {
+      const auto* replace = std::get_if<ReplaceStep>(&step);
+      if (replace == nullptr) continue;
+      // A pattern may match nothing, between all characters.
+      const size_t matched = replace->regex.has_value() ? 1 : replace->literal.size();
+      LONGSPAN_RETURN_IF_ERROR(Grow(matched, replace->content.size(), "normalizer", growth));
+    }
   }
   const json& model = Get(file, "model");
   // Files from before there were other models do not name the type.

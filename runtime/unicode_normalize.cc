@@ -77,6 +77,7 @@ class Normalizer {
       const auto bytes = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(piece.data()),
                                           static_cast<utf8proc_ssize_t>(piece.size()), &character);
       if (bytes <= 0) {  // ill-formed, against the contract
+        Finish();
         out_.append(piece);
         return;
       }

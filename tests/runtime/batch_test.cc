@@ -135,7 +135,10 @@ TEST(ParseBatchLine, WhatIsWrongWithAChatIsNamed) {
       {R"({"messages":[{"role":"user","content":3}]})", "messages", "text, or a list of text"},
       {R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})", "messages",
        "text, or a list of text parts"},
-      {R"({"messages":[],"tools":{}})", "tools", "a list"},
+      {R"({"messages":[],"tools":{}})", "tools", "a list of objects"},
+      {R"({"messages":[],"tools":[1]})", "tools", "a list of objects"},
+      {R"({"messages":[],"max_tokens":1,"max_completion_tokens":1})", "max_completion_tokens",
+       "state one"},
       {R"({"messages":[],"tool_choice":"required"})", "tool_choice", "must be \"auto\""},
       {R"({"messages":[],"chat_template_kwargs":[]})", "chat_template_kwargs", "an object"},
       {R"({"messages":[],"logprobs":2})", "logprobs", "true or false"},
@@ -158,6 +161,18 @@ TEST(ParseBatchLine, WhatIsWrongWithAChatIsNamed) {
   std::string many = R"({"messages":[)";
   for (int i = 0; i < 60'000; ++i) absl::StrAppend(&many, i == 0 ? "" : ",", "[0]");
   EXPECT_THAT(Message(ParseBatchLine(ChatLine(many + "]}"))), HasSubstr("fewer than 100000"));
+  // Wherever in the line: all of it is read.
+  std::string keys = "{";
+  for (int i = 0; i < 300; ++i) absl::StrAppend(&keys, i == 0 ? "" : ",", "\"k", i, "\":1");
+  keys += "}";
+  EXPECT_THAT(Message(ParseBatchLine(ChatLine(
+                  absl::StrCat(R"({"messages":[{"role":"user","content":"","x":)", keys, "}]}")))),
+              HasSubstr("at most 256 keys"));
+  EXPECT_THAT(
+      Message(ParseBatchLine(absl::StrCat(
+          R"({"expected":)", keys,
+          R"(,"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"messages":[]}})"))),
+      HasSubstr("at most 256 keys"));
 }
 
 TEST(ParseBatchLine, OtherKeysOfTheLineAreIgnored) {

@@ -512,6 +512,16 @@ TEST(TokenizerRefuses, NamesWhatIsAtFault) {
        "normalizer.pattern is empty"},
       {"/normalizer", R"({"type": "Replace", "pattern": {"Regex": "(x"}, "content": ""})",
        "normalizer.pattern: regular expression \"(x\": missing closing parenthesis"},
+      {"/normalizer",
+       R"({"type": "Sequence", "normalizers": [
+           {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaaaaaaaaaaaa"},
+           {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaaaaaaaaaaaa"}]})",
+       "more than 256 times longer"},
+      {"/decoder",
+       R"({"type": "Sequence", "decoders": [
+           {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaaaaaaaaaaaa"},
+           {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaaaaaaaaaaaa"}]})",
+       "more than 256 times longer"},
       {"/decoder", "null", "decoder null is not supported; supported: Sequence, ByteLevel"},
       {"/decoder", R"({"type": "BPEDecoder"})", "decoder BPEDecoder is not supported"},
       {"/decoder", R"({"type": "Strip", "content": " ", "start": 1, "stop": 0})",
