@@ -66,8 +66,11 @@ absl::StatusOr<bool> Loop::Fetch(Value* item) {
       *item = iterator.items[iterator.next++];
     }
     if (!filter) return true;
-    LONGSPAN_ASSIGN_OR_RETURN(const bool wanted, filter(*item));
-    if (wanted) return true;
+    if (filtering_) return Fault("generator already executing");
+    filtering_ = true;
+    const absl::StatusOr<bool> wanted = filter(*item);
+    filtering_ = false;
+    if (!wanted.ok() || *wanted) return wanted;
   }
 }
 
@@ -686,7 +689,8 @@ absl::StatusOr<Flow> Evaluator::ExecuteWith(const Statement& statement) {
 
 absl::Status Evaluator::DefineMacro(const Statement& statement) {
   rendering_.macros.push_back(std::make_unique<Macro>(Macro{&statement, scope_}));
-  budget().bytes += sizeof(Macro) + sizeof(Scope);
+  budget().bytes += static_cast<int64_t>(sizeof(Macro) + sizeof(Scope) + 256 +  // and its table
+                                         statement.text.size());
   for (Scope* scope = scope_; scope != nullptr && !scope->captured; scope = scope->parent) {
     scope->captured = true;
   }
@@ -722,6 +726,7 @@ absl::Status Evaluator::SetAttribute(const Target& target, const Value& value) {
     if (name == target.attribute) return known = value, absl::OkStatus();
   }
   space.attributes.emplace_back(target.attribute, value);
+  budget().bytes += static_cast<int64_t>(sizeof(Value) + target.attribute.size());
   return absl::OkStatus();
 }
 

@@ -68,6 +68,7 @@ struct Loop {
   size_t next_ = 0;
   std::optional<Value> ahead_;
   std::optional<int64_t> length_;
+  bool filtering_ = false;  // the filter runs: it must not ask for the next item
 };
 
 // One rendering of a template: what its values belong to.

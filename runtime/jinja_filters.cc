@@ -64,7 +64,7 @@ ValueOr Replace(Rendering& rendering, const Value& value, const CallArguments& a
   for (; count != 0; --count) {
     size_t found = at;
     // An empty text is found before each character and at the end.
-    if (!old.empty()) found = text.find(old, at);
+    if (!old.empty()) found = FindText(text, old, at);
     if (found == std::string::npos) break;
     out.append(text, at, found - at).append(replacement);
     LONGSPAN_RETURN_IF_ERROR(budget.StepBytes(found - at + replacement.size()));
@@ -300,6 +300,7 @@ ValueOr DictItems(Rendering& rendering, const Value& value, const CallArguments&
 ValueOr GetPath(Rendering& rendering, Value value, const Value& path, const Value& fallback) {
   Values parts;
   if (const String* text = As<String>(path)) {
+    LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(text->text.size() * 4));
     for (const std::string_view part : Split(text->text, '.')) {
       Int index;
       const bool digits =
@@ -359,6 +360,8 @@ absl::StatusOr<ItemCall> MapCall(Rendering& rendering, const CallArguments& argu
     if (filter == nullptr) {
       return Unsupported("map: unknown filter; supported: ", FilterNames());
     }
+    // Maps of maps of ... of a text recurse without end: its characters are texts.
+    if (name->text == "map") return Unsupported("map of `map` is not supported");
     return [&rendering, filter, rest = Behind(arguments, 1)](const Value& item) {
       return CallBuiltin(rendering, *filter, item, rest);
     };

@@ -83,6 +83,8 @@ absl::StatusOr<Value> MakeNamespace(Rendering& rendering, const Value& self,
           name->text, "'. Please rename the attribute.");
     }
     space->attributes.emplace_back(name->text, value);
+    rendering.budget.bytes += static_cast<int64_t>(sizeof(Value) + name->text.size());
+    LONGSPAN_RETURN_IF_ERROR(rendering.budget.Room(0));
   }
   return space;
 }

@@ -346,6 +346,10 @@ absl::Status Lexer::LexTagToken() {
   const std::string_view rest = Rest();
   const auto* const end = std::find_if_not(rest.begin(), rest.end(), IsNameByte);
   const std::string_view name = rest.substr(0, end - rest.begin());
+  constexpr size_t kMaxNameBytes = 1024;
+  if (name.size() > kMaxNameBytes) {
+    return SyntaxError(line_, StrCat("a name of more than ", kMaxNameBytes, " bytes"));
+  }
   tokens_.push_back({TokenKind::kName, line_, std::string(name)});
   Advance(name.size());
   return absl::OkStatus();

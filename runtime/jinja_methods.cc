@@ -25,7 +25,8 @@ absl::StatusOr<int64_t> CountArgument(const Value& value, int64_t default_value)
   Int count;
   if (IsMissing(value)) return default_value;
   if (!AsInt(value, &count)) return Fault("an integer is required, not ", TypeName(value));
-  return static_cast<int64_t>(std::clamp<Int>(count, INT64_MIN, INT64_MAX));
+  constexpr Int kLimit = Int{1} << 62;  // lengths are subtracted from it
+  return static_cast<int64_t>(std::clamp<Int>(count, -kLimit, kLimit));
 }
 
 // ---- Case and kind ----
@@ -109,6 +110,7 @@ ValueOr HasAffix(Rendering& rendering, const Value& self, const CallArguments& a
   for (const Value& item : As<Sequence>(affix)->items) {
     LONGSPAN_RETURN_IF_ERROR(rendering.budget.Step());
     LONGSPAN_ASSIGN_OR_RETURN(const std::string* piece, TextArgument(item, "each of the tuple"));
+    LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(piece->size()));
     if (has(*piece)) return true;
   }
   return false;
@@ -122,7 +124,8 @@ absl::StatusOr<int64_t> FindPosition(Rendering& rendering, const Value& self,
   LONGSPAN_ASSIGN_OR_RETURN(const std::string* piece,
                             TextArgument(arguments.positional[0], "what is searched"));
   LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(TextOf(self).size()));
-  const size_t at = from_end ? TextOf(self).rfind(*piece) : TextOf(self).find(*piece);
+  const size_t at =
+      from_end ? RFindText(TextOf(self), *piece) : jinja::FindText(TextOf(self), *piece);
   if (at == std::string::npos) return -1;
   return CodePoints(std::string_view(TextOf(self)).substr(0, at));
 }
@@ -143,8 +146,8 @@ ValueOr CountText(Rendering& rendering, const Value& self, const CallArguments& 
   if (piece->empty()) return Int{text->length + 1};
   LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(text->text.size()));
   Int count = 0;
-  for (size_t at = text->text.find(*piece); at != std::string::npos;
-       at = text->text.find(*piece, at + piece->size())) {
+  for (size_t at = jinja::FindText(text->text, *piece); at != std::string::npos;
+       at = jinja::FindText(text->text, *piece, at + piece->size())) {
     ++count;
   }
   return count;
@@ -202,14 +205,23 @@ std::vector<std::string_view> SplitSpace(std::string_view text, int64_t max_spli
 
 std::vector<std::string_view> SplitAt(std::string_view text, std::string_view separator,
                                       int64_t max_splits, bool from_end) {
+  // From its end a text is what its mirror image is from the beginning.
+  const std::string mirrored = from_end ? std::string(text.rbegin(), text.rend()) : std::string();
+  const std::string mirrored_separator(separator.rbegin(), separator.rend());
+  const std::string_view searched = from_end ? std::string_view(mirrored) : text;
+  const auto piece = [&](size_t begin, size_t end) {
+    return from_end ? text.substr(text.size() - end, end - begin) : text.substr(begin, end - begin);
+  };
   std::vector<std::string_view> pieces;
+  size_t begin = 0;
   while (max_splits < 0 || static_cast<int64_t>(pieces.size()) < max_splits) {
-    const size_t at = from_end ? text.rfind(separator) : text.find(separator);
+    const size_t at = jinja::FindText(
+        searched, from_end ? std::string_view(mirrored_separator) : separator, begin);
     if (at == std::string_view::npos) break;
-    pieces.push_back(from_end ? text.substr(at + separator.size()) : text.substr(0, at));
-    text = from_end ? text.substr(0, at) : text.substr(at + separator.size());
+    pieces.push_back(piece(begin, at));
+    begin = at + separator.size();
   }
-  pieces.push_back(text);
+  pieces.push_back(piece(begin, text.size()));
   if (from_end) std::reverse(pieces.begin(), pieces.end());
   return pieces;
 }
@@ -240,7 +252,7 @@ ValueOr Partition(Rendering& rendering, const Value& self, const CallArguments& 
   if (separator->empty()) return Fault("empty separator");
   const std::string_view text = TextOf(self);
   LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(text.size()));
-  const size_t at = from_end ? text.rfind(*separator) : text.find(*separator);
+  const size_t at = from_end ? RFindText(text, *separator) : jinja::FindText(text, *separator);
   std::string_view parts[3] = {from_end ? "" : text, "", from_end ? text : ""};
   if (at != text.npos) {
     parts[0] = text.substr(0, at);

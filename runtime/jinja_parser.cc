@@ -532,10 +532,14 @@ absl::Status Parser::ParseArgument(Arguments& arguments) {
 absl::Status Parser::ParseArguments(Expr& expr) {
   Arguments& arguments = expr.arguments;
   LONGSPAN_RETURN_IF_ERROR(ExpectOperator("("));
+  constexpr size_t kMaxArguments = 255;  // each name is compared with all before it
   for (bool first = true; !IsOperator(")"); first = false) {
     if (!first) LONGSPAN_RETURN_IF_ERROR(ExpectOperator(","));
     if (IsOperator(")") && !first) break;
     LONGSPAN_RETURN_IF_ERROR(ParseArgument(arguments));
+    if (arguments.named.size() > kMaxArguments) {
+      return Error(StrCat("more than ", kMaxArguments, " keyword arguments are not supported"));
+    }
   }
   Skip();
   const auto deepen = [&expr](const ExprPtr& argument) {

@@ -23,6 +23,24 @@ std::vector<std::string_view> Split(std::string_view text, char separator) {
   return pieces;
 }
 
+size_t FindText(std::string_view text, std::string_view piece, size_t from) {
+  if (from > text.size()) return std::string_view::npos;
+  // The library's memmem is linear; std::string's find is not.
+  const void* found = memmem(text.data() + from, text.size() - from, piece.data(), piece.size());
+  return found == nullptr ? std::string_view::npos
+                          : static_cast<size_t>(static_cast<const char*>(found) - text.data());
+}
+
+size_t RFindText(std::string_view text, std::string_view piece) {
+  size_t last = std::string_view::npos;
+  if (piece.empty()) return text.size();
+  // The first of the reversed is the last.
+  const std::string reversed(text.rbegin(), text.rend());
+  const size_t at = FindText(reversed, std::string(piece.rbegin(), piece.rend()));
+  if (at != std::string_view::npos) last = text.size() - at - piece.size();
+  return last;
+}
+
 int64_t CodePoints(std::string_view text) {
   return std::count_if(text.begin(), text.end(),
                        [](char byte) { return (static_cast<uint8_t>(byte) & 0xC0) != 0x80; });

@@ -15,6 +15,10 @@
 // template sees count code points.
 namespace longspan::jinja {
 
+// Like std::string's, in time linear in both lengths.
+size_t FindText(std::string_view text, std::string_view piece, size_t from = 0);
+size_t RFindText(std::string_view text, std::string_view piece);
+
 using Int = __int128;  // a superset of what JSON can hold; Python's integers have no limit
 
 // Abseil may have a string_view of its own, which std::string_view does not convert to.

@@ -44,6 +44,13 @@ absl::StatusOr<int> DepthOf(const Values& items) {
 }  // namespace
 
 Value MakeUndefined(std::string message) {
+  // It may name what the template made up, and is not counted.
+  constexpr size_t kMaxBytes = 500;
+  if (message.size() > kMaxBytes) {
+    size_t end = kMaxBytes;
+    while (end > 0 && (message[end] & 0xC0) == 0x80) --end;
+    message = StrCat(message.substr(0, end), "...");
+  }
   return std::make_shared<const Undefined>(Undefined{std::move(message)});
 }
 
@@ -112,13 +119,16 @@ absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, Budget* budge
 
 namespace {
 
-absl::Status CheckHashable(const Value& key) {
+absl::Status CheckHashable(const Value& key, Budget& budget) {
   const Sequence* const sequence = As<Sequence>(key);
   const bool list = sequence != nullptr && sequence->kind != SequenceKind::kTuple &&
                     sequence->kind != SequenceKind::kRange;
   if (list || As<Dict>(key) != nullptr) return Fault("unhashable type: '", TypeName(key), "'");
   if (sequence != nullptr) {
-    for (const Value& item : sequence->items) LONGSPAN_RETURN_IF_ERROR(CheckHashable(item));
+    for (const Value& item : sequence->items) {
+      LONGSPAN_RETURN_IF_ERROR(budget.Step());
+      LONGSPAN_RETURN_IF_ERROR(CheckHashable(item, budget));
+    }
   }
   return absl::OkStatus();
 }
@@ -139,9 +149,9 @@ absl::Status DictBuilder::Set(Value key, Value value) {
     SetText(text->text, std::move(value));
     return absl::OkStatus();
   }
-  LONGSPAN_RETURN_IF_ERROR(CheckHashable(key));
   Budget unlimited{.max_steps = INT64_MAX, .max_bytes = INT64_MAX};
   Budget& budget = budget_ == nullptr ? unlimited : *budget_;
+  LONGSPAN_RETURN_IF_ERROR(CheckHashable(key, budget));
   for (auto& item : items_) {
     LONGSPAN_ASSIGN_OR_RETURN(const bool same, Equal(item.first, key, budget));
     if (!same) continue;
@@ -157,12 +167,12 @@ absl::StatusOr<Value> DictBuilder::Finish() {
   for (const auto& [key, value] : items_) {
     depth = std::max({depth, Depth(key), Depth(value)});
   }
-  LONGSPAN_RETURN_IF_ERROR(DepthOf({}).status());
   if (depth >= kMaxValueDepth) {
     return absl::ResourceExhaustedError(
         StrCat("the values of the chat template nest deeper than ", kMaxValueDepth, " levels"));
   }
-  const size_t bytes = sizeof(Dict) + items_.size() * (2 * sizeof(Value) + 64);
+  size_t bytes = sizeof(Dict) + items_.size() * (2 * sizeof(Value) + 64);
+  for (const auto& [key, position] : by_text_) bytes += key.size();
   return std::shared_ptr<const Dict>(
       new Dict{std::move(items_), std::move(by_text_), depth + 1, {budget_, bytes}});
 }
@@ -180,8 +190,11 @@ const Value* Find(const Dict& dict, std::string_view key) {
 }
 
 absl::StatusOr<const Value*> Find(const Dict& dict, const Value& key, Budget& budget) {
-  if (const String* text = As<String>(key)) return Find(dict, text->text);
-  LONGSPAN_RETURN_IF_ERROR(CheckHashable(key));
+  if (const String* text = As<String>(key)) {
+    LONGSPAN_RETURN_IF_ERROR(budget.StepBytes(text->text.size()));
+    return Find(dict, text->text);
+  }
+  LONGSPAN_RETURN_IF_ERROR(CheckHashable(key, budget));
   if (dict.by_text.size() == dict.items.size()) return nullptr;
   for (const auto& [known, value] : dict.items) {
     LONGSPAN_ASSIGN_OR_RETURN(const bool same, Equal(known, key, budget));
@@ -383,7 +396,7 @@ absl::StatusOr<bool> Contains(const Value& container, const Value& item, Budget&
       return Fault("'in <string>' requires string as left operand, not ", TypeName(item));
     }
     LONGSPAN_RETURN_IF_ERROR(budget.StepBytes(text->text.size()));
-    return text->text.find(part->text) != std::string::npos;
+    return FindText(text->text, part->text) != std::string::npos;
   }
   if (const auto* dict = As<Dict>(container)) {
     LONGSPAN_ASSIGN_OR_RETURN(const Value* found, Find(*dict, item, budget));

@@ -151,6 +151,18 @@ TEST(ChatTemplateLimits, EachEndsInItsError) {
        "{% endfor %}",
        "nest deeper"},
       {"{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}", "nests deeper"},
+      // Work and memory in what one step looks at.
+      {"{% set ns = namespace(t=(1,)) %}{% for i in range(40) %}{% set ns.t = (ns.t, ns.t) %}"
+       "{% endfor %}{{ {ns.t: 1} }}",
+       "steps"},
+      {"{{ ([{}] * 3000)|map(attribute='a' * 1000000)|list|length }}", "steps"},
+      {"{% set t = 'a' * 10000000 %}{% for i in range(9999) %}{% set x = {'b': 1}[t] %}{% endfor "
+       "%}",
+       "steps"},
+      {"{% set p = ('b' * 1000000,) * 99999 %}{{ ('a' * 1000000).startswith(p) }}", "steps"},
+      {"{% set d = {'a' * 1000000: 1} %}{% for i in range(999) %}{% set x = namespace(**d) %}"
+       "{% endfor %}",
+       "take more than"},
       {"{% set ns = namespace() %}{% set ns.me = [ns, ns] %}{{ ns }}", "deeper"},
       {"{% set ns = namespace(x=[1, 2]) %}{% for i in range(90) %}{% set ns.x = [ns.x, ns.x] %}"
        "{% endfor %}{{ ns.x }}",
@@ -173,6 +185,24 @@ TEST(ChatTemplateLimits, EachEndsInItsError) {
   for (int i = 0; i < 300; ++i) deep = Json::array({deep});
   EXPECT_THAT(RenderSource("", {{"x", deep}}),
               Fails(absl::StatusCode::kResourceExhausted, "nests deeper"));
+}
+
+TEST(ChatTemplateLimits, SearchesAreLinear) {
+  // Each would take minutes letter by letter.
+  for (const char* expression :
+       {"('a' * 2000000 ~ 'b') in 'a' * 4000000", "('a' * 4000000).rfind('b' ~ 'a' * 2000000) > 0",
+        "('a' * 4000000).split('a' * 2000000 ~ 'b')|length > 1",
+        "('a' * 4000000).rsplit('b' ~ 'a' * 2000000)|length > 1",
+        "('a' * 4000000).count('a' * 2000000 ~ 'b') > 0",
+        "('a' * 4000000).replace('a' * 2000000 ~ 'b', '')|length < 4000000"}) {
+    const auto text = RenderSource(absl::StrCat("{{ ", expression, " }}"));
+    ASSERT_THAT(text, IsOk()) << expression;
+    EXPECT_EQ(*text, "False") << expression;
+  }
+  EXPECT_EQ(*RenderSource("{{ 'aaaxaa'.rsplit('aa') }}{{ 'abcabc'.rfind('bc') }}"
+                          "{{ 'a.b.c'.rsplit('.', 1) }}{{ 'a.b.c'.rpartition('.') }}"),
+            "['a', 'x', '']4['a.b', 'c']('a.b', '.', 'c')");
+  EXPECT_EQ(*RenderSource("{{ 'abc'.zfill(-9223372036854775808) }}"), "abc");
 }
 
 TEST(ChatTemplateLimits, MemoryThatIsGivenBackDoesNotCount) {
@@ -219,6 +249,21 @@ TEST(ChatTemplateErrors, NameTheLineAndWhatIsSupported) {
               Fails(absl::StatusCode::kInvalidArgument,
                     "the chat template refuses these messages: not so"));
   EXPECT_THAT(RenderSource("\xff"), Fails(absl::StatusCode::kInvalidArgument, "UTF-8"));
+}
+
+TEST(ChatTemplateErrors, WhatWouldCallItselfWithoutEnd) {
+  EXPECT_THAT(RenderSource("{{ 'a'|map(*(['map'] * 5000))|list }}"),
+              Fails(absl::StatusCode::kUnimplemented, "map of `map`"));
+  EXPECT_THAT(RenderSource("{% set ns = namespace(l=none) %}{% for x in [1, 2, 3, 4] "
+                           "if (x == 2 and ns.l.length) or true %}{% set ns.l = loop %}{{ x }},"
+                           "{% endfor %}{{ ns.l.length }}"),
+              Fails(absl::StatusCode::kInvalidArgument, "generator already executing"));
+  std::string call = "{{ dict(";
+  for (int i = 0; i < 300; ++i) call += absl::StrCat("a", i, "=1, ");
+  EXPECT_THAT(RenderSource(call + ") }}"),
+              Fails(absl::StatusCode::kInvalidArgument, "more than 255 keyword arguments"));
+  EXPECT_THAT(RenderSource("{{ " + std::string(1025, 'a') + " }}"),
+              Fails(absl::StatusCode::kInvalidArgument, "a name of more than 1024 bytes"));
 }
 
 TEST(ChatTemplateErrors, OfTheInput) {
