@@ -127,7 +127,8 @@ void CheckTokenizer(const std::string& directory, const ModelConfig& model, Repo
   if (!tokenizer.ok()) return report->Bad("tokenizer", tokenizer.status());
   const std::string text = absl::StrCat((*tokenizer)->vocab_size(), " tokens");
   if ((*tokenizer)->vocab_size() > model.vocab_size) {
-    return report->Bad("tokenizer", absl::StrCat(text, ", but the model knows ", model.vocab_size));
+    return report->Good("tokenizer", absl::StrCat(text, ", but the model knows ", model.vocab_size,
+                                                  ": prompts that need others are refused"));
   }
   if (model.eos_token_ids.empty()) {
     return report->Good("tokenizer", absl::StrCat(text, "; the model states no end of sequence"));
@@ -139,10 +140,16 @@ void CheckTokenizer(const std::string& directory, const ModelConfig& model, Repo
 }
 
 void CheckChatTemplate(const std::string& directory, Report* report) {
-  const absl::Status status = LoadTriedChatTemplate(directory).status();
-  if (absl::IsNotFound(status)) return report->Good("chats", "no chat template");
-  if (!status.ok()) return report->Bad("chats", status);
-  report->Good("chats", "the chat template is supported");
+  const absl::StatusOr<ChatTemplate> chat_template = LoadTriedChatTemplate(directory);
+  if (absl::IsNotFound(chat_template.status())) return report->Good("chats", "no chat template");
+  if (!chat_template.ok()) return report->Bad("chats", chat_template.status());
+  const absl::StatusOr<std::string> text = RenderHello(*chat_template);
+  if (text.ok() && !text->empty()) {
+    return report->Good("chats", "the chat template is supported");
+  }
+  report->Good("chats",
+               absl::StrCat("the chat template is supported, but of a user's \"Hello\" ",
+                            text.ok() ? "it makes nothing" : std::string(text.status().message())));
 }
 
 void CheckCompressor(const Config& config, const ModelConfig& model, const ModelWeights& weights,

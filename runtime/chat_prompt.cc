@@ -20,12 +20,15 @@ constexpr const char* kEndOfTurn[] = {
 
 absl::StatusOr<ChatTemplate> LoadTriedChatTemplate(const std::string& model_dir) {
   LONGSPAN_ASSIGN_OR_RETURN(ChatTemplate chat_template, ChatTemplate::Load(model_dir));
-  const nlohmann::ordered_json messages = {{{"role", "user"}, {"content", "Hello"}}};
-  const absl::Status tried =
-      chat_template.Render(messages, nullptr, /*add_generation_prompt=*/true, nullptr).status();
+  const absl::Status tried = RenderHello(chat_template).status();
   // A template may want other messages than this one.
   if (tried.ok() || absl::IsInvalidArgument(tried)) return chat_template;
   return absl::Status(tried.code(), absl::StrCat(model_dir, ": ", tried.message()));
+}
+
+absl::StatusOr<std::string> RenderHello(const ChatTemplate& chat_template) {
+  const nlohmann::ordered_json messages = {{{"role", "user"}, {"content", "Hello"}}};
+  return chat_template.Render(messages, nullptr, /*add_generation_prompt=*/true, nullptr);
 }
 
 std::vector<int32_t> EndOfTurnIds(const Tokenizer& tokenizer) {
@@ -34,6 +37,7 @@ std::vector<int32_t> EndOfTurnIds(const Tokenizer& tokenizer) {
     const std::optional<int32_t> id = tokenizer.TokenToId(text);
     if (id.has_value() && tokenizer.IsSpecial(*id)) ids.push_back(*id);
   }
+  if (tokenizer.eos_id().has_value()) ids.push_back(*tokenizer.eos_id());
   return ids;
 }
 

@@ -15,8 +15,12 @@ namespace longspan {
 // be read, is found before anything is loaded. NotFound: the model has none.
 absl::StatusOr<ChatTemplate> LoadTriedChatTemplate(const std::string& model_dir);
 
+// What the template makes of a user who says "Hello".
+absl::StatusOr<std::string> RenderHello(const ChatTemplate& chat_template);
+
 // Tokens that end a turn in any of the supported families, as far as the vocabulary has them as
-// special tokens: a model's own list of end tokens may lack that of its chats.
+// special tokens, and the tokenizer's own `eos_token`: a model's list of end tokens may lack that
+// of its chats.
 std::vector<int32_t> EndOfTurnIds(const Tokenizer& tokenizer);
 
 }  // namespace longspan

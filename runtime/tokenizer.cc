@@ -44,11 +44,17 @@ Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& model_dir) {
   const std::filesystem::path dir(model_dir);
-  LONGSPAN_ASSIGN_OR_RETURN(const std::string tokenizer_json, ReadFile(dir / "tokenizer.json"));
+  const absl::StatusOr<std::string> tokenizer_json = ReadFile(dir / "tokenizer.json");
+  if (absl::IsNotFound(tokenizer_json.status())) {
+    return absl::NotFoundError(absl::StrCat(
+        tokenizer_json.status().message(),
+        "; other formats (tokenizer.model, vocab.json) must be converted to it first"));
+  }
+  LONGSPAN_RETURN_IF_ERROR(tokenizer_json.status());
   absl::StatusOr<std::string> config_json = ReadFile(dir / "tokenizer_config.json");
   if (absl::IsNotFound(config_json.status())) config_json = "";
   if (!config_json.ok()) return config_json.status();
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Parse(tokenizer_json, *config_json);
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Parse(*tokenizer_json, *config_json);
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), model_dir);
   return tokenizer;
 }

@@ -15,9 +15,11 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/json_file.h"
@@ -98,8 +100,9 @@ class Checkpoint {
   absl::StatusOr<Tensor> Find(const std::string& name, const Shape& shape);
   // Refuses tensors of quantised checkpoints.
   absl::Status CheckNotQuantised() const;
-  // Refuses biases of layers that were not asked for: without them the results would be others.
-  absl::Status CheckNoFurtherBiases(absl::string_view layer_prefix) const;
+  // Refuses layers beyond the last and biases that were not asked for: without them the results
+  // would be others.
+  absl::Status CheckNothingLeft(absl::string_view layer_prefix, int64_t num_layers) const;
 
  private:
   explicit Checkpoint(std::string model_dir) : model_dir_(std::move(model_dir)) {}
@@ -200,11 +203,19 @@ absl::Status Checkpoint::CheckNotQuantised() const {
   return absl::OkStatus();
 }
 
-absl::Status Checkpoint::CheckNoFurtherBiases(absl::string_view layer_prefix) const {
+absl::Status Checkpoint::CheckNothingLeft(absl::string_view layer_prefix,
+                                          int64_t num_layers) const {
   for (const auto& item : shard_of_) {
     const std::string& name = item.first;
-    if (!absl::StartsWith(name, layer_prefix) || !absl::EndsWith(name, ".bias")) continue;
-    if (found_.contains(name)) continue;
+    absl::string_view rest = name;
+    if (found_.contains(name) || !absl::ConsumePrefix(&rest, layer_prefix)) continue;
+    int64_t layer = 0;
+    if (absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer) && layer >= num_layers) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(listing_, " has the tensor '", absl::Utf8SafeCEscape(name),
+                       "', but config.json says num_hidden_layers ", num_layers));
+    }
+    if (!absl::EndsWith(name, ".bias")) continue;
     return absl::UnimplementedError(
         absl::StrCat(listing_, " has the tensor '", absl::Utf8SafeCEscape(name),
                      "', a bias that the architecture and config.json know nothing of"));
@@ -296,7 +307,7 @@ absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const Mod
       LONGSPAN_ASSIGN_OR_RETURN(weights.layers[i].*kind.tensor, find(name, kind.shape(config)));
     }
   }
-  LONGSPAN_RETURN_IF_ERROR(checkpoint.CheckNoFurtherBiases(names.layer_prefix));
+  LONGSPAN_RETURN_IF_ERROR(checkpoint.CheckNothingLeft(names.layer_prefix, config.num_layers));
   return weights;
 }
 

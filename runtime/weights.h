@@ -40,8 +40,8 @@ struct ModelWeights {
 
 // Maps model.safetensors, or the shards that model.safetensors.index.json names, and checks every
 // shape against `config`. No tensor data is read. Tensors that the architecture does not know are
-// ignored, except what would change the result, those of quantised checkpoints and further biases
-// of layers: Unimplemented.
+// ignored, except what would change the result: those of quantised checkpoints, and biases and
+// layers that config.json knows nothing of.
 absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config);
 
 struct WeightCounts {

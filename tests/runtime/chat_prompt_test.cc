@@ -20,11 +20,13 @@ using ::testing::IsEmpty;
 using Code = absl::StatusCode;
 
 // A vocabulary of one byte and these tokens.
-std::unique_ptr<Tokenizer> TokenizerWith(const std::string& added_tokens) {
+std::unique_ptr<Tokenizer> TokenizerWith(const std::string& added_tokens,
+                                         const std::string& config = "") {
   auto tokenizer = Tokenizer::Parse(absl::StrCat(R"({"added_tokens": [)", added_tokens, R"(],
       "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
       "decoder": {"type": "ByteLevel"},
-      "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})"));
+      "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})"),
+                                    config);
   EXPECT_THAT(tokenizer, IsOk());
   return *std::move(tokenizer);
 }
@@ -39,6 +41,7 @@ TEST(EndOfTurnIdsTest, AreTheVocabularysOwnIfSpecial) {
   EXPECT_THAT(EndOfTurnIds(*TokenizerWith(R"({"id": 1, "content": "</s>", "special": false},
                                              {"id": 2, "content": "<|im_end|>", "special": true})")),
               ElementsAre(2));
+  EXPECT_THAT(EndOfTurnIds(*TokenizerWith("", R"({"eos_token": "a"})")), ElementsAre(0));
 }
 
 TEST(LoadTriedChatTemplateTest, FindsWhatDoesNotEndBeforeItIsNeeded) {

@@ -245,6 +245,12 @@ TEST_F(WeightsTest, RefusesBiasesThatTheConfigKnowsNothingOf) {
   EXPECT_THAT(Load(), Fails(Code::kUnimplemented, "model.layers.0.mlp.up_proj.bias"));
 }
 
+TEST_F(WeightsTest, RefusesLayersBeyondTheLast) {
+  tensors_.push_back({"model.layers.1.mlp.up_proj.weight", {10, 6}, std::vector<float>(60)});
+  WriteSingle();
+  EXPECT_THAT(Load(), Fails(Code::kInvalidArgument, "num_hidden_layers 1"));
+}
+
 TEST_F(WeightsTest, FingerprintKnowsTheScalingOfRope) {
   WriteSingle();
   const std::string plain = Fingerprint();
