@@ -74,7 +74,8 @@ absl::StatusOr<CallArguments> Bind(const Builtin& builtin, const CallArguments& 
 
 absl::StatusOr<Value> CallBuiltin(Rendering& rendering, const Builtin& builtin, const Value& self,
                                   const CallArguments& arguments) {
-  LONGSPAN_RETURN_IF_ERROR(rendering.budget.Step(4));
+  const size_t given = arguments.positional.size() + arguments.named.size();
+  LONGSPAN_RETURN_IF_ERROR(rendering.budget.Step(4 + static_cast<int64_t>(given)));
   if (builtin.parameters == "*") return builtin.call(rendering, self, arguments);
   LONGSPAN_ASSIGN_OR_RETURN(const CallArguments bound, Bind(builtin, arguments));
   return builtin.call(rendering, self, bound);
@@ -126,8 +127,9 @@ constexpr LoopAttribute kLoopAttributes[] = {
      [](Loop&) -> absl::StatusOr<Value> { return Unsupported("loop.changed is not supported"); }},
 };
 
-Value NoSuch(const Value& object, std::string_view name) {
-  return MakeUndefined(StrCat("'", ObjectName(object), "' has no attribute '", name, "'"));
+Value NoSuch(Rendering& rendering, const Value& object, std::string_view name) {
+  return MakeUndefined(StrCat("'", ObjectName(object), "' has no attribute '", Quoted(name), "'"),
+                       &rendering.budget);
 }
 
 // Missing where Python would raise an AttributeError.
@@ -136,8 +138,9 @@ absl::StatusOr<Value> FindAttribute(Rendering& rendering, const Value& object,
   const bool dunder =
       name.size() > 4 && name.substr(0, 2) == "__" && name.substr(name.size() - 2) == "__";
   if (dunder || IsForbiddenMethod(object, name)) {
-    return MakeUndefined(
-        StrCat("access to attribute '", name, "' of '", TypeName(object), "' object is unsafe."));
+    return MakeUndefined(StrCat("access to attribute '", Quoted(name), "' of '", TypeName(object),
+                                "' object is unsafe."),
+                         &rendering.budget);
   }
   if (const auto* space = std::get_if<Namespace*>(&object)) {
     LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes((*space)->attributes.size()));
@@ -193,7 +196,7 @@ absl::StatusOr<Value> GetAttribute(Rendering& rendering, const Value& object,
     const Value* const item = Find(*dict, name);
     if (item != nullptr) return *item;
   }
-  return NoSuch(object, name);
+  return NoSuch(rendering, object, name);
 }
 
 absl::StatusOr<Value> GetItem(Rendering& rendering, const Value& object, const Value& key) {
@@ -202,10 +205,11 @@ absl::StatusOr<Value> GetItem(Rendering& rendering, const Value& object, const V
   if (!IsMissing(value)) return value;
   if (const String* name = As<String>(key)) {
     LONGSPAN_ASSIGN_OR_RETURN(value, FindAttribute(rendering, object, name->text));
-    return IsMissing(value) ? NoSuch(object, name->text) : value;
+    return IsMissing(value) ? NoSuch(rendering, object, name->text) : value;
   }
   LONGSPAN_ASSIGN_OR_RETURN(const std::string shown, ToRepr(key, rendering.budget));
-  return MakeUndefined(StrCat(ObjectName(object), " has no element ", shown));
+  return MakeUndefined(StrCat(ObjectName(object), " has no element ", Quoted(shown)),
+                       &rendering.budget);
 }
 
 }  // namespace longspan::jinja

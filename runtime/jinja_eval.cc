@@ -160,7 +160,13 @@ class Evaluator {
     Block& operator=(const Block&) = delete;
     ~Block() {
       evaluator_.scope_ = outer_;
-      if (scope_->captured) evaluator_.rendering_.captured_scopes.push_back(std::move(scope_));
+      if (!scope_->captured) return;
+      size_t bytes = sizeof(Scope) + 256;  // and its table
+      for (const auto& [name, value] : scope_->variables) {
+        bytes += 2 * (sizeof(name) + sizeof(value)) + name.size();
+      }
+      evaluator_.budget().bytes += static_cast<int64_t>(bytes);
+      evaluator_.rendering_.captured_scopes.push_back(std::move(scope_));
     }
 
    private:
@@ -360,9 +366,14 @@ absl::StatusOr<CallArguments> Evaluator::EvaluateArguments(const Arguments& argu
   LONGSPAN_ASSIGN_OR_RETURN(const Value value, Evaluate(*arguments.named_dict));
   const Dict* const dict = As<Dict>(value);
   if (dict == nullptr) return Fault("argument after ** must be a mapping");
+  size_t copied = 0;
   for (const auto& [key, item] : dict->items) {
     const String* const name = As<String>(key);
     if (name == nullptr) return Fault("keywords must be strings");
+    copied += name->text.size();
+    LONGSPAN_RETURN_IF_ERROR(budget().Step(1 + static_cast<int64_t>(arguments.named.size() / 4)));
+    LONGSPAN_RETURN_IF_ERROR(budget().StepBytes(name->text.size()));
+    LONGSPAN_RETURN_IF_ERROR(budget().Room(static_cast<double>(copied)));
     for (const auto& [known, unused] : arguments.named) {
       if (known == name->text) return Fault("got multiple values for argument '", known, "'");
     }
@@ -451,6 +462,7 @@ absl::Status Evaluator::BindParameters(const Statement& macro, CallArguments& ar
     Value& value = variables[parameter.name];
     value = i < given ? arguments.positional[i] : Value(Missing{});
     if (i < given) continue;
+    LONGSPAN_RETURN_IF_ERROR(budget().Step(1 + static_cast<int64_t>(arguments.named.size() / 4)));
     for (auto it = arguments.named.begin(); it != arguments.named.end(); ++it) {
       if (it->first != parameter.name) continue;
       value = std::move(it->second);
@@ -469,7 +481,9 @@ absl::Status Evaluator::BindParameters(const Statement& macro, CallArguments& ar
   }
   if (macro.catches_named) {
     DictBuilder rest(&budget());
-    for (auto& [name, value] : arguments.named) rest.SetText(name, value);
+    for (auto& [name, value] : arguments.named) {
+      LONGSPAN_RETURN_IF_ERROR(rest.SetText(name, value));
+    }
     LONGSPAN_ASSIGN_OR_RETURN(variables["kwargs"], rest.Finish());
   } else if (!arguments.named.empty()) {
     return Fault("macro '", macro.text, "' takes no keyword argument '", arguments.named[0].first,
@@ -689,8 +703,7 @@ absl::StatusOr<Flow> Evaluator::ExecuteWith(const Statement& statement) {
 
 absl::Status Evaluator::DefineMacro(const Statement& statement) {
   rendering_.macros.push_back(std::make_unique<Macro>(Macro{&statement, scope_}));
-  budget().bytes += static_cast<int64_t>(sizeof(Macro) + sizeof(Scope) + 256 +  // and its table
-                                         statement.text.size());
+  budget().bytes += static_cast<int64_t>(sizeof(Macro) + 64);
   for (Scope* scope = scope_; scope != nullptr && !scope->captured; scope = scope->parent) {
     scope->captured = true;
   }

@@ -168,7 +168,7 @@ bool ParseInt(std::string_view text, Int* out) {
   return after_digit;
 }
 
-ValueOr ToInt(Rendering&, const Value& value, const CallArguments& arguments) {
+ValueOr ToInt(Rendering& rendering, const Value& value, const CallArguments& arguments) {
   Int integer;
   double number;
   Int base = 10;
@@ -178,7 +178,10 @@ ValueOr ToInt(Rendering&, const Value& value, const CallArguments& arguments) {
   if (IsUndefined(value)) return UndefinedError(value);
   if (AsInt(value, &integer)) return integer;
   const String* const text = As<String>(value);
-  if (text != nullptr && ParseInt(text->text, &integer)) return integer;
+  if (text != nullptr) {
+    LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(text->text.size() * 4));
+    if (ParseInt(text->text, &integer)) return integer;
+  }
   const auto* const real = std::get_if<double>(&value);
   if (real != nullptr && std::isinf(*real)) return Fault("cannot convert infinity to integer");
   if (real != nullptr || (text != nullptr && ParseFloat(text->text, &number))) {
@@ -189,12 +192,15 @@ ValueOr ToInt(Rendering&, const Value& value, const CallArguments& arguments) {
   return Given(arguments, 0) ? arguments.positional[0] : Value(Int{0});
 }
 
-ValueOr ToFloat(Rendering&, const Value& value, const CallArguments& arguments) {
+ValueOr ToFloat(Rendering& rendering, const Value& value, const CallArguments& arguments) {
   double number;
   if (IsUndefined(value)) return UndefinedError(value);
   if (AsNumber(value, &number)) return number;
   const String* const text = As<String>(value);
-  if (text != nullptr && ParseFloat(text->text, &number)) return number;
+  if (text != nullptr) {
+    LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(text->text.size() * 4));
+    if (ParseFloat(text->text, &number)) return number;
+  }
   return Given(arguments, 0) ? arguments.positional[0] : Value(0.0);
 }
 
@@ -253,7 +259,7 @@ ValueOr First(Rendering& rendering, const Value& value, const CallArguments&) {
     if (state.next < state.items.size()) return state.items[state.next++];
   }
   LONGSPAN_ASSIGN_OR_RETURN(const Values items, Items(value, rendering.budget));
-  if (items.empty()) return MakeUndefined("No first item, sequence was empty.");
+  if (items.empty()) return MakeUndefined("No first item, sequence was empty.", &rendering.budget);
   return items[0];
 }
 
@@ -262,7 +268,7 @@ ValueOr Last(Rendering& rendering, const Value& value, const CallArguments&) {
     return Fault("'", TypeName(value), "' object is not reversible");
   }
   LONGSPAN_ASSIGN_OR_RETURN(const Values items, Items(value, rendering.budget));
-  if (items.empty()) return MakeUndefined("No last item, sequence was empty.");
+  if (items.empty()) return MakeUndefined("No last item, sequence was empty.", &rendering.budget);
   return items.back();
 }
 
@@ -288,6 +294,7 @@ ValueOr DictItems(Rendering& rendering, const Value& value, const CallArguments&
   }
   Values items;
   for (const auto& [key, item] : dict->items) {
+    LONGSPAN_RETURN_IF_ERROR(rendering.budget.Step());
     LONGSPAN_ASSIGN_OR_RETURN(Value pair, rendering.Tuple({key, item}));
     items.push_back(std::move(pair));
   }
@@ -296,22 +303,36 @@ ValueOr DictItems(Rendering& rendering, const Value& value, const CallArguments&
 
 // ---- Attributes of items ----
 
-// The value at a path such as "function.name" or "0".
-ValueOr GetPath(Rendering& rendering, Value value, const Value& path, const Value& fallback) {
+// Whether there is time and room for the pieces of a path.
+absl::Status CheckPieces(Rendering& rendering, const std::string& path, char separator) {
+  LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(path.size() * 4));
+  const double pieces = 1.0 + std::count(path.begin(), path.end(), separator);
+  return rendering.budget.Room(pieces *
+                               (sizeof(std::string_view) + sizeof(Value) + sizeof(String)));
+}
+
+// The steps of a path such as "function.name" or "0". All items have the same, so that it is
+// taken apart only once.
+absl::StatusOr<Values> PathParts(Rendering& rendering, const Value& path) {
   Values parts;
   if (const String* text = As<String>(path)) {
-    LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(text->text.size() * 4));
+    LONGSPAN_RETURN_IF_ERROR(CheckPieces(rendering, text->text, '.'));
     for (const std::string_view part : Split(text->text, '.')) {
       Int index;
       const bool digits =
           !part.empty() && std::all_of(part.begin(), part.end(), absl::ascii_isdigit);
-      parts.push_back(digits && ParseInt(part, &index) ? Value(index)
-                                                       : MakeString(std::string(part), nullptr));
+      parts.push_back(digits && ParseInt(part, &index)
+                          ? Value(index)
+                          : MakeString(std::string(part), &rendering.budget));
     }
   } else if (!IsMissing(path) && !IsNone(path)) {
     parts.push_back(path);
   }
-  for (const Value& part : parts) {
+  return parts;
+}
+
+ValueOr GetPath(Rendering& rendering, Value value, const Values& path, const Value& fallback) {
+  for (const Value& part : path) {
     LONGSPAN_RETURN_IF_ERROR(rendering.budget.Step());
     LONGSPAN_ASSIGN_OR_RETURN(value, GetItem(rendering, value, part));
     if (IsUndefined(value) && !IsMissing(fallback) && !IsNone(fallback)) value = fallback;
@@ -334,10 +355,10 @@ ValueOr Join(Rendering& rendering, const Value& value, const CallArguments& argu
     LONGSPAN_ASSIGN_OR_RETURN(separator, ToText(arguments.positional[0], budget));
   }
   LONGSPAN_ASSIGN_OR_RETURN(const Values items, Items(value, budget));
+  LONGSPAN_ASSIGN_OR_RETURN(const Values path, PathParts(rendering, arguments.positional[1]));
   std::string out;
   for (size_t i = 0; i < items.size(); ++i) {
-    LONGSPAN_ASSIGN_OR_RETURN(const Value item,
-                              GetPath(rendering, items[i], arguments.positional[1], Missing{}));
+    LONGSPAN_ASSIGN_OR_RETURN(const Value item, GetPath(rendering, items[i], path, Missing{}));
     LONGSPAN_ASSIGN_OR_RETURN(const std::string text, ToText(item, budget));
     StrAppend(&out, i > 0 ? separator : "", text);
     LONGSPAN_RETURN_IF_ERROR(budget.StepBytes(separator.size()));
@@ -372,8 +393,9 @@ absl::StatusOr<ItemCall> MapCall(Rendering& rendering, const CallArguments& argu
     (name == "attribute" ? path : fallback) = value;
   }
   if (IsMissing(path)) return Fault("map requires a filter argument");
-  return [&rendering, path, fallback](const Value& item) {
-    return GetPath(rendering, item, path, fallback);
+  LONGSPAN_ASSIGN_OR_RETURN(Values parts, PathParts(rendering, path));
+  return [&rendering, parts = std::move(parts), fallback](const Value& item) {
+    return GetPath(rendering, item, parts, fallback);
   };
 }
 
@@ -385,6 +407,7 @@ ValueOr Generate(Rendering& rendering, const Value& value, const ItemCall& call,
   Values out;
   for (const Value& item : items) {
     LONGSPAN_RETURN_IF_ERROR(rendering.budget.Step());
+    LONGSPAN_RETURN_IF_ERROR(rendering.budget.Room(1.0 * out.size() * sizeof(Value)));
     ValueOr result = call(item);
     if (!result.ok() && absl::IsResourceExhausted(result.status())) return result;
     if (!result.ok()) return Generator(rendering, std::move(out), result.status());
@@ -420,8 +443,9 @@ ValueOr Select(Rendering& rendering, const Value& value, const CallArguments& ar
     if (test == nullptr) return Unsupported("unknown test; supported: ", TestNames());
   }
   const CallArguments rest = Behind(arguments, taken);
+  LONGSPAN_ASSIGN_OR_RETURN(const Values parts, PathParts(rendering, path));
   const ItemCall call = [&](const Value& item) -> ValueOr {
-    LONGSPAN_ASSIGN_OR_RETURN(const Value tested, GetPath(rendering, item, path, Missing{}));
+    LONGSPAN_ASSIGN_OR_RETURN(const Value tested, GetPath(rendering, item, parts, Missing{}));
     return test == nullptr ? ValueOr(tested) : CallBuiltin(rendering, *test, tested, rest);
   };
   return Generate(rendering, value, call, true, wanted);
@@ -466,17 +490,23 @@ ValueOr SortedList(Rendering& rendering, std::vector<Keyed> items, bool reverse)
 
 ValueOr SortFilter(Rendering& rendering, const Value& value, const CallArguments& arguments) {
   LONGSPAN_ASSIGN_OR_RETURN(const Values items, Items(value, rendering.budget));
-  Values paths = {arguments.positional[2]};
+  std::vector<Values> paths;
   if (const String* text = As<String>(arguments.positional[2])) {
-    paths.clear();
+    LONGSPAN_RETURN_IF_ERROR(CheckPieces(rendering, text->text, ','));
     for (const std::string_view path : Split(text->text, ',')) {
-      paths.push_back(MakeString(std::string(path), nullptr));
+      const Value one = MakeString(std::string(path), &rendering.budget);
+      LONGSPAN_ASSIGN_OR_RETURN(Values parts, PathParts(rendering, one));
+      paths.push_back(std::move(parts));
     }
+  } else {
+    LONGSPAN_ASSIGN_OR_RETURN(Values parts, PathParts(rendering, arguments.positional[2]));
+    paths.push_back(std::move(parts));
   }
   std::vector<Keyed> keyed;
   for (const Value& item : items) {
     Values key;
-    for (const Value& path : paths) {
+    for (const Values& path : paths) {
+      LONGSPAN_RETURN_IF_ERROR(rendering.budget.Step());
       LONGSPAN_ASSIGN_OR_RETURN(Value part, GetPath(rendering, item, path, Missing{}));
       LONGSPAN_ASSIGN_OR_RETURN(part, IgnoreCase(rendering, part, Flag(arguments, 1)));
       key.push_back(std::move(part));
@@ -511,10 +541,10 @@ ValueOr DictSort(Rendering& rendering, const Value& value, const CallArguments& 
 
 ValueOr Unique(Rendering& rendering, const Value& value, const CallArguments& arguments) {
   LONGSPAN_ASSIGN_OR_RETURN(const Values items, Items(value, rendering.budget));
+  LONGSPAN_ASSIGN_OR_RETURN(const Values path, PathParts(rendering, arguments.positional[1]));
   Values seen, out;
   for (const Value& item : items) {
-    LONGSPAN_ASSIGN_OR_RETURN(Value key,
-                              GetPath(rendering, item, arguments.positional[1], Missing{}));
+    LONGSPAN_ASSIGN_OR_RETURN(Value key, GetPath(rendering, item, path, Missing{}));
     LONGSPAN_ASSIGN_OR_RETURN(key, IgnoreCase(rendering, key, Flag(arguments, 0)));
     bool known = false;
     for (size_t i = 0; i < seen.size() && !known; ++i) {
@@ -530,11 +560,12 @@ ValueOr Unique(Rendering& rendering, const Value& value, const CallArguments& ar
 template <bool largest>
 ValueOr Extreme(Rendering& rendering, const Value& value, const CallArguments& arguments) {
   LONGSPAN_ASSIGN_OR_RETURN(const Values items, Items(value, rendering.budget));
-  if (items.empty()) return MakeUndefined("No aggregated item, sequence was empty.");
+  if (items.empty())
+    return MakeUndefined("No aggregated item, sequence was empty.", &rendering.budget);
+  LONGSPAN_ASSIGN_OR_RETURN(const Values path, PathParts(rendering, arguments.positional[1]));
   Value best_key, best;
   for (const Value& item : items) {
-    LONGSPAN_ASSIGN_OR_RETURN(Value key,
-                              GetPath(rendering, item, arguments.positional[1], Missing{}));
+    LONGSPAN_ASSIGN_OR_RETURN(Value key, GetPath(rendering, item, path, Missing{}));
     LONGSPAN_ASSIGN_OR_RETURN(key, IgnoreCase(rendering, key, Flag(arguments, 0)));
     bool better = IsMissing(best_key);
     if (!better) {
@@ -552,9 +583,9 @@ ValueOr Sum(Rendering& rendering, const Value& value, const CallArguments& argum
   LONGSPAN_ASSIGN_OR_RETURN(const Values items, Items(value, rendering.budget));
   Value sum = Given(arguments, 1) ? arguments.positional[1] : Value(Int{0});
   if (As<String>(sum) != nullptr) return Fault("sum() can't sum strings");
+  LONGSPAN_ASSIGN_OR_RETURN(const Values path, PathParts(rendering, arguments.positional[0]));
   for (const Value& item : items) {
-    LONGSPAN_ASSIGN_OR_RETURN(const Value term,
-                              GetPath(rendering, item, arguments.positional[0], Missing{}));
+    LONGSPAN_ASSIGN_OR_RETURN(const Value term, GetPath(rendering, item, path, Missing{}));
     LONGSPAN_ASSIGN_OR_RETURN(sum, BinaryOperation(rendering, "+", sum, term));
   }
   return sum;

@@ -66,7 +66,9 @@ absl::StatusOr<Value> MakeDict(Rendering& rendering, const Value&, const CallArg
       }
     }
   }
-  for (const auto& [name, value] : arguments.named) builder.SetText(name, value);
+  for (const auto& [name, value] : arguments.named) {
+    LONGSPAN_RETURN_IF_ERROR(builder.SetText(name, value));
+  }
   return builder.Finish();
 }
 

@@ -60,6 +60,7 @@ absl::StatusOr<bool> AllSpace(std::string_view text) {
 template <bool left, bool right>
 ValueOr StripText(Rendering& rendering, const Value& self, const CallArguments& arguments) {
   const Value& characters = arguments.positional[0];
+  LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(TextOf(self).size()));
   if (IsMissing(characters) || IsNone(characters)) {
     return rendering.Text(std::string(Strip(TextOf(self), nullptr, left, right)));
   }
@@ -73,6 +74,7 @@ ValueOr StripText(Rendering& rendering, const Value& self, const CallArguments& 
 ValueOr RemovePrefix(Rendering& rendering, const Value& self, const CallArguments& arguments) {
   LONGSPAN_ASSIGN_OR_RETURN(const std::string* prefix,
                             TextArgument(arguments.positional[0], "the prefix"));
+  LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(prefix->size()));
   const bool has = TextOf(self).starts_with(*prefix);
   return rendering.Text(TextOf(self).substr(has ? prefix->size() : 0));
 }
@@ -80,6 +82,7 @@ ValueOr RemovePrefix(Rendering& rendering, const Value& self, const CallArgument
 ValueOr RemoveSuffix(Rendering& rendering, const Value& self, const CallArguments& arguments) {
   LONGSPAN_ASSIGN_OR_RETURN(const std::string* suffix,
                             TextArgument(arguments.positional[0], "the suffix"));
+  LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(suffix->size()));
   const bool has = TextOf(self).ends_with(*suffix);
   return rendering.Text(TextOf(self).substr(0, TextOf(self).size() - (has ? suffix->size() : 0)));
 }
@@ -103,7 +106,10 @@ ValueOr HasAffix(Rendering& rendering, const Value& self, const CallArguments& a
   const auto has = [&text](std::string_view piece) {
     return at_end ? text->text.ends_with(piece) : text->text.starts_with(piece);
   };
-  if (const String* piece = As<String>(affix)) return has(piece->text);
+  if (const String* piece = As<String>(affix)) {
+    LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(piece->text.size()));
+    return has(piece->text);
+  }
   if (!IsSequence(affix, SequenceKind::kTuple)) {
     return Fault("startswith and endswith take a str or a tuple of str, not ", TypeName(affix));
   }

@@ -52,10 +52,11 @@ absl::StatusOr<Value> Add(Rendering& rendering, const Value& a, const Value& b) 
     return rendering.Text(StrCat(As<String>(a)->text, As<String>(b)->text));
   }
   if (IsListOrTuple(a) && IsListOrTuple(b) && As<Sequence>(a)->kind == As<Sequence>(b)->kind) {
-    Values items = As<Sequence>(a)->items;
     const Values& more = As<Sequence>(b)->items;
+    LONGSPAN_RETURN_IF_ERROR(
+        CheckCopy(As<Sequence>(a)->items.size() + more.size(), rendering.budget));
+    Values items = As<Sequence>(a)->items;
     items.insert(items.end(), more.begin(), more.end());
-    LONGSPAN_RETURN_IF_ERROR(rendering.budget.StepBytes(items.size()));
     return MakeSequence(As<Sequence>(a)->kind, std::move(items), &rendering.budget);
   }
   return WrongTypes("+", a, b);

@@ -529,16 +529,21 @@ absl::Status Parser::ParseArgument(Arguments& arguments) {
   return absl::OkStatus();
 }
 
+// Of a call, and parameters of a macro. Each name is compared with all others.
+constexpr size_t kMaxArguments = 255;
+
 absl::Status Parser::ParseArguments(Expr& expr) {
   Arguments& arguments = expr.arguments;
   LONGSPAN_RETURN_IF_ERROR(ExpectOperator("("));
-  constexpr size_t kMaxArguments = 255;  // each name is compared with all before it
   for (bool first = true; !IsOperator(")"); first = false) {
     if (!first) LONGSPAN_RETURN_IF_ERROR(ExpectOperator(","));
     if (IsOperator(")") && !first) break;
     LONGSPAN_RETURN_IF_ERROR(ParseArgument(arguments));
     if (arguments.named.size() > kMaxArguments) {
       return Error(StrCat("more than ", kMaxArguments, " keyword arguments are not supported"));
+    }
+    if (arguments.positional.size() > kMaxArguments) {
+      return Error(StrCat("more than ", kMaxArguments, " arguments are not supported"));
     }
   }
   Skip();
@@ -854,6 +859,9 @@ absl::Status Parser::ParseParameters(Statement& macro) {
       return Error("non-default argument follows default argument");
     }
     macro.parameters.push_back(std::move(parameter));
+    if (macro.parameters.size() > kMaxArguments) {
+      return Error(StrCat("more than ", kMaxArguments, " parameters are not supported"));
+    }
   }
   Skip();
   return absl::OkStatus();

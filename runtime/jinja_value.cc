@@ -43,15 +43,15 @@ absl::StatusOr<int> DepthOf(const Values& items) {
 
 }  // namespace
 
-Value MakeUndefined(std::string message) {
-  // It may name what the template made up, and is not counted.
+Value MakeUndefined(std::string message, Budget* budget) {
   constexpr size_t kMaxBytes = 500;
   if (message.size() > kMaxBytes) {
     size_t end = kMaxBytes;
     while (end > 0 && (message[end] & 0xC0) == 0x80) --end;
     message = StrCat(message.substr(0, end), "...");
   }
-  return std::make_shared<const Undefined>(Undefined{std::move(message)});
+  const size_t bytes = sizeof(Undefined) + message.size() + 64;  // and what the heap adds
+  return std::shared_ptr<const Undefined>(new Undefined{std::move(message), {budget, bytes}});
 }
 
 Value MakeString(std::string text, Budget* budget) {
@@ -108,7 +108,7 @@ absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, Budget* budge
         LONGSPAN_ASSIGN_OR_RETURN(Value value, FromJson(item.value(), budget, depth + 1));
         std::string key;
         AppendWellFormed(item.key(), key);
-        dict.SetText(std::move(key), std::move(value));
+        LONGSPAN_RETURN_IF_ERROR(dict.SetText(std::move(key), std::move(value)));
       }
       return dict.Finish();
     }
@@ -135,22 +135,28 @@ absl::Status CheckHashable(const Value& key, Budget& budget) {
 
 }  // namespace
 
-void DictBuilder::SetText(std::string key, Value value) {
-  const auto [it, added] = by_text_.try_emplace(key, items_.size());
-  if (added) {
-    items_.emplace_back(MakeString(std::move(key), budget_), std::move(value));
-  } else {
-    items_[it->second].second = std::move(value);
-  }
+constexpr size_t kDictItemBytes = 2 * sizeof(Value) + 64;
+
+absl::Status DictBuilder::Add(Value key, Value value) {
+  items_.emplace_back(std::move(key), std::move(value));
+  if (budget_ == nullptr) return absl::OkStatus();
+  return budget_->Room(1.0 * items_.size() * kDictItemBytes);
+}
+
+absl::Status DictBuilder::SetText(std::string key, Value value) {
+  return Set(MakeString(std::move(key), budget_), std::move(value));
 }
 
 absl::Status DictBuilder::Set(Value key, Value value) {
-  if (const String* text = As<String>(key)) {
-    SetText(text->text, std::move(value));
-    return absl::OkStatus();
-  }
   Budget unlimited{.max_steps = INT64_MAX, .max_bytes = INT64_MAX};
   Budget& budget = budget_ == nullptr ? unlimited : *budget_;
+  if (const String* text = As<String>(key)) {
+    LONGSPAN_RETURN_IF_ERROR(budget.StepBytes(text->text.size()));
+    const auto [it, added] = by_text_.try_emplace(text->text, items_.size());
+    if (added) return Add(std::move(key), std::move(value));
+    items_[it->second].second = std::move(value);
+    return absl::OkStatus();
+  }
   LONGSPAN_RETURN_IF_ERROR(CheckHashable(key, budget));
   for (auto& item : items_) {
     LONGSPAN_ASSIGN_OR_RETURN(const bool same, Equal(item.first, key, budget));
@@ -158,8 +164,7 @@ absl::Status DictBuilder::Set(Value key, Value value) {
     item.second = std::move(value);
     return absl::OkStatus();
   }
-  items_.emplace_back(std::move(key), std::move(value));
-  return absl::OkStatus();
+  return Add(std::move(key), std::move(value));
 }
 
 absl::StatusOr<Value> DictBuilder::Finish() {
@@ -171,8 +176,7 @@ absl::StatusOr<Value> DictBuilder::Finish() {
     return absl::ResourceExhaustedError(
         StrCat("the values of the chat template nest deeper than ", kMaxValueDepth, " levels"));
   }
-  size_t bytes = sizeof(Dict) + items_.size() * (2 * sizeof(Value) + 64);
-  for (const auto& [key, position] : by_text_) bytes += key.size();
+  const size_t bytes = sizeof(Dict) + items_.size() * kDictItemBytes;
   return std::shared_ptr<const Dict>(
       new Dict{std::move(items_), std::move(by_text_), depth + 1, {budget_, bytes}});
 }
@@ -269,6 +273,11 @@ absl::StatusOr<int64_t> Length(const Value& value) {
   return Fault("object of type '", TypeName(value), "' has no len()");
 }
 
+absl::Status CheckCopy(size_t values, Budget& budget) {
+  LONGSPAN_RETURN_IF_ERROR(budget.Step(1 + static_cast<int64_t>(values / 4)));
+  return budget.Room(1.0 * values * sizeof(Value));
+}
+
 absl::StatusOr<Values> Items(const Value& value, Budget& budget) {
   if (IsUndefined(value)) return Values{};
   Values items;
@@ -281,16 +290,17 @@ absl::StatusOr<Values> Items(const Value& value, Budget& budget) {
     return items;
   }
   if (const auto* sequence = As<Sequence>(value)) {
-    LONGSPAN_RETURN_IF_ERROR(budget.StepBytes(sequence->items.size()));
+    LONGSPAN_RETURN_IF_ERROR(CheckCopy(sequence->items.size(), budget));
     return sequence->items;
   }
   if (const auto* dict = As<Dict>(value)) {
-    LONGSPAN_RETURN_IF_ERROR(budget.StepBytes(dict->items.size()));
+    LONGSPAN_RETURN_IF_ERROR(CheckCopy(dict->items.size(), budget));
     for (const auto& item : dict->items) items.push_back(item.first);
     return items;
   }
   if (const auto* iterator = std::get_if<std::shared_ptr<Iterator>>(&value)) {
     Iterator& state = **iterator;
+    LONGSPAN_RETURN_IF_ERROR(CheckCopy(state.items.size() - state.next, budget));
     items.assign(state.items.begin() + state.next, state.items.end());
     state.next = state.items.size();
     if (!state.error.ok()) return state.error;
@@ -494,6 +504,7 @@ absl::Status PrintReprOnce(const Value& value, Printer& printer) {
   if (const auto* text = As<String>(value)) {
     std::string repr;
     LONGSPAN_RETURN_IF_ERROR(printer.budget.StepBytes(text->text.size() * 16));
+    LONGSPAN_RETURN_IF_ERROR(printer.budget.Room(4.0 * text->text.size()));
     LONGSPAN_RETURN_IF_ERROR(AppendStringRepr(text->text, repr));
     return printer.Add(repr);
   }
@@ -551,6 +562,7 @@ absl::Status PrintJsonItems(const std::vector<std::string>* keys,
     LONGSPAN_RETURN_IF_ERROR(NewLine(printer.depth, printer));
     if (keys != nullptr) {
       std::string key;
+      LONGSPAN_RETURN_IF_ERROR(printer.budget.Room(6.0 * (*keys)[i].size()));
       AppendJsonString((*keys)[i], printer.style.ensure_ascii, key);
       LONGSPAN_RETURN_IF_ERROR(printer.Add(key));
       LONGSPAN_RETURN_IF_ERROR(printer.Add(printer.style.key_separator));

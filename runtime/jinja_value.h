@@ -55,9 +55,7 @@ class Held {
 
 struct Missing {};  // an argument that was not given
 struct None {};
-struct Undefined {
-  std::string message;  // of the error that most uses of it end in
-};
+struct Undefined;
 struct String;
 struct Sequence;
 struct Dict;
@@ -74,6 +72,11 @@ using Value =
                  std::shared_ptr<const Dict>, std::shared_ptr<Iterator>, std::shared_ptr<Loop>,
                  Namespace*, const Macro*, std::shared_ptr<const Method>, const Builtin*>;
 using Values = std::vector<Value>;
+
+struct Undefined {
+  std::string message;  // of the error that most uses of it end in
+  Held held;
+};
 
 struct String {
   String(std::string t, Budget* budget)
@@ -95,7 +98,8 @@ struct Sequence {
 
 struct Dict {
   std::vector<std::pair<Value, Value>> items;
-  absl::flat_hash_map<std::string, size_t> by_text;  // positions of keys that are strings
+  // Positions of the keys that are strings, whose text belongs to `items`.
+  absl::flat_hash_map<absl::string_view, size_t> by_text;
   int depth;
   Held held;
 };
@@ -124,7 +128,9 @@ struct Method {
 
 // ---- Making values ----
 
-Value MakeUndefined(std::string message);
+// A name that a message quotes: the template may have made it up, and it may be megabytes long.
+inline std::string_view Quoted(std::string_view name) { return name.substr(0, 500); }
+Value MakeUndefined(std::string message, Budget* budget = nullptr);
 Value MakeString(std::string text, Budget* budget);
 absl::StatusOr<Value> MakeSequence(SequenceKind kind, Values items, Budget* budget,
                                    std::string range = "");
@@ -136,13 +142,15 @@ class DictBuilder {
  public:
   explicit DictBuilder(Budget* budget) : budget_(budget) {}
   absl::Status Set(Value key, Value value);
-  void SetText(std::string key, Value value);
+  absl::Status SetText(std::string key, Value value);
   absl::StatusOr<Value> Finish();
 
  private:
+  absl::Status Add(Value key, Value value);
+
   Budget* budget_;
   std::vector<std::pair<Value, Value>> items_;
-  absl::flat_hash_map<std::string, size_t> by_text_;
+  absl::flat_hash_map<absl::string_view, size_t> by_text_;
 };
 
 // ---- Reading values ----
@@ -168,6 +176,8 @@ bool IsTrue(const Value& value);
 std::string TypeName(const Value& value);    // "str"
 std::string ObjectName(const Value& value);  // "str object", as jinja2's messages say it
 absl::StatusOr<int64_t> Length(const Value& value);
+// Whether there is time and room to copy so many values.
+absl::Status CheckCopy(size_t values, Budget& budget);
 // All items, once: an iterator is empty afterwards.
 absl::StatusOr<Values> Items(const Value& value, Budget& budget);
 

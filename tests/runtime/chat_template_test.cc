@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -190,6 +191,51 @@ TEST(ChatTemplateLimits, EachEndsInItsError) {
               Fails(absl::StatusCode::kResourceExhausted, "nests deeper"));
 }
 
+// "a0, a1, ..."
+std::string Names(int count) {
+  std::string names;
+  for (int i = 0; i < count; ++i) absl::StrAppend(&names, i > 0 ? ", a" : "a", i);
+  return names;
+}
+
+// What leaves nothing behind by itself: the work of looking at it, and what is made on the way.
+TEST(ChatTemplateLimits, CountWhatIsLookedAtAndMadeOnTheWay) {
+  const std::pair<std::string, const char*> kLimits[] = {
+      {"{% set s = 'a' * 10000000 %}{% for i in range(9999) %}{% set x = s.startswith(s) %}"
+       "{% endfor %}",
+       "steps"},
+      {"{% set s = 'a' * 10000000 %}{% for i in range(9999) %}{% set x = s.removeprefix(s) %}"
+       "{% endfor %}",
+       "steps"},
+      {"{% set s = ' ' * 10000000 %}{% for i in range(9999) %}{% set x = s.strip() %}{% endfor %}",
+       "steps"},
+      {"{% set s = '0' * 1000000 %}{% for i in range(9999) %}{% set x = s|int %}{% endfor %}",
+       "steps"},
+      {"{% set a = ['eq'] * 99999 %}{{ ([[]|reverse] * 9999)|map('select', *a)|list }}", "steps"},
+      {"{% macro m(" + Names(200) +
+           ") %}{{ kwargs|length }}{% endmacro %}{% set d = namespace(x=[]) %}"
+           "{% for i in range(999) %}{% set d.x = d.x + [('b' ~ i, 1)] %}{% endfor %}"
+           "{% set d = dict(d.x) %}{% for i in range(999) %}{{ m(**d) }}{% endfor %}",
+       "steps"},
+      {"{{ ([[]] * 200000)|map('first')|list|length }}", "take more than"},
+      {"{{ ([{}] * 40000)|map(attribute='a' * 900)|list|length }}", "take more than"},
+      {"{{ []|sort(attribute=',' * 1000000)|length }}", "take more than"},
+      {"{% set a = [1] * 300000 %}{% set b = a|list %}{% set c = a|list %}", "take more than"},
+      // A block that defines a macro stays.
+      {"{% for i in range(99999) %}{% set " + std::string(1000, 'a') +
+           " = 1 %}{% macro m() %}{% endmacro %}{% endfor %}",
+       "take more than"},
+  };
+  jinja::RenderOptions options;
+  options.max_steps = 5'000'000;
+  options.max_bytes = 16 << 20;
+  for (const auto& [source, message] : kLimits) {
+    EXPECT_THAT(RenderSource(source, {}, options),
+                Fails(absl::StatusCode::kResourceExhausted, message))
+        << source.substr(0, 200);
+  }
+}
+
 TEST(ChatTemplateLimits, SearchesAreLinear) {
   // Each would take minutes letter by letter.
   for (const char* expression :
@@ -265,6 +311,10 @@ TEST(ChatTemplateErrors, WhatWouldCallItselfWithoutEnd) {
   for (int i = 0; i < 300; ++i) call += absl::StrCat("a", i, "=1, ");
   EXPECT_THAT(RenderSource(call + ") }}"),
               Fails(absl::StatusCode::kInvalidArgument, "more than 255 keyword arguments"));
+  EXPECT_THAT(RenderSource("{{ range(" + Names(300) + ") }}"),
+              Fails(absl::StatusCode::kInvalidArgument, "more than 255 arguments"));
+  EXPECT_THAT(RenderSource("{% macro m(" + Names(300) + ") %}{% endmacro %}"),
+              Fails(absl::StatusCode::kInvalidArgument, "more than 255 parameters"));
   EXPECT_THAT(RenderSource("{{ " + std::string(1025, 'a') + " }}"),
               Fails(absl::StatusCode::kInvalidArgument, "a name of more than 1024 bytes"));
 }
