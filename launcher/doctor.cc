@@ -97,8 +97,9 @@ std::string ValueIn(const std::filesystem::path& path, absl::string_view key) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
     absl::string_view rest = line;
-    if (absl::ConsumePrefix(&rest, key))
+    if (absl::ConsumePrefix(&rest, key)) {
       return std::string(absl::StripLeadingAsciiWhitespace(rest));
+    }
   }
   return "unknown";
 }
@@ -117,9 +118,10 @@ std::string Describe(const ModelConfig& model, const WeightCounts& counts) {
   return absl::StrCat(model.architecture, " (", FindArchitecture(model.architecture)->models, "), ",
                       absl::StrFormat("%.1f", static_cast<double>(counts.parameters) / 1e6),
                       " million parameters, ", FormatBytes(counts.bytes), "; ", model.num_layers,
-                      " layers of ", model.hidden_size, ", ", model.num_heads, " heads and ",
-                      model.num_kv_heads, " of keys and values, of ", model.head_dim,
-                      ", trained on ", model.max_position_embeddings, " tokens");
+                      model.num_layers == 1 ? " layer of " : " layers of ", model.hidden_size, ", ",
+                      model.num_heads, " heads and ", model.num_kv_heads,
+                      " of keys and values, of ", model.head_dim, ", trained on ",
+                      model.max_position_embeddings, " tokens");
 }
 
 void CheckTokenizer(const std::string& directory, const ModelConfig& model, Report* report) {
@@ -214,7 +216,10 @@ void CheckConfig(World world, Report* report) {
     report->Bad("config", config.status());
     Config defaults;
     defaults.model = model;
-    if (!model.empty()) CheckModel(defaults, world, /*config_is_good=*/false, report);
+    std::error_code ignored;
+    // An absent one has been said.
+    if (std::filesystem::is_directory(model, ignored))
+      CheckModel(defaults, world, /*config_is_good=*/false, report);
     return;
   }
   if (!LaunchedByMpirun() && config->parallel.ranks > 0) {

@@ -382,8 +382,9 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
           if (!is_held_out) report.tokens += size;
           tokens += size;
           more = size > 0;
-          if (r == communicator.rank() && more)
+          if (r == communicator.rank() && more) {
             mine.push_back({std::move(windows[r]), is_held_out});
+          }
         }
       }
       LONGSPAN_RETURN_IF_ERROR(RunWindows(&model, &collector, &mine, [&](double share) {

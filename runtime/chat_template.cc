@@ -7,8 +7,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_eval.h"
-#include "runtime/jinja_parser.h"
+#include "runtime/jinja/eval.h"
+#include "runtime/jinja/parser.h"
 #include "runtime/json_file.h"
 #include "runtime/mapped_file.h"
 
@@ -28,14 +28,6 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kMaxConfigBytes = 64 << 20;
 constexpr const char* kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                           "pad_token", "cls_token", "mask_token"};
-
-jinja::RenderOptions RenderOptionsOf(ChatTemplateOptions options) {
-  return {.max_steps = options.max_steps,
-          .max_bytes = options.max_bytes,
-          .max_output = options.max_output,
-          .max_macro_depth = options.max_macro_depth,
-          .now = std::move(options.now)};
-}
 
 // ---- Files of a model ----
 
@@ -204,16 +196,16 @@ absl::StatusOr<std::string> RenderParts(const jinja::Body& body, const Json& def
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source,
                                                  const nlohmann::ordered_json& variables,
-                                                 ChatTemplateOptions options) {
+                                                 jinja::RenderOptions options) {
   auto parts = std::make_shared<Parts>();
   LONGSPAN_ASSIGN_OR_RETURN(parts->body, jinja::Parse(source));
   parts->variables = variables.is_object() ? variables : Json::object();
-  parts->options = RenderOptionsOf(std::move(options));
+  parts->options = std::move(options);
   return ChatTemplate(std::move(parts));
 }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir,
-                                                ChatTemplateOptions options) {
+                                                jinja::RenderOptions options) {
   const std::string config_path = model_dir + "/tokenizer_config.json";
   LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::json config, ReadOptional(config_path));
   LONGSPAN_ASSIGN_OR_RETURN(const Sources sources, FindSources(model_dir, config));
@@ -234,7 +226,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir,
     LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::json map, ReadOptional(map_path));
     LONGSPAN_RETURN_IF_ERROR(AddTokens(map, map_path, parts->variables));
   }
-  parts->options = RenderOptionsOf(std::move(options));
+  parts->options = std::move(options);
   return ChatTemplate(std::move(parts));
 }
 

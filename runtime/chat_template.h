@@ -1,28 +1,18 @@
 #ifndef LONGSPAN_RUNTIME_CHAT_TEMPLATE_H_
 #define LONGSPAN_RUNTIME_CHAT_TEMPLATE_H_
 
-#include <ctime>
-#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "runtime/jinja/render_options.h"
 
 namespace longspan {
 
-// What one rendering may take. A template comes with a model, and messages from anybody.
-struct ChatTemplateOptions {
-  int64_t max_steps = 50'000'000;  // of evaluation, about two seconds
-  int64_t max_bytes = 512 << 20;   // that values and text hold at one time
-  int64_t max_output = 64 << 20;   // bytes of the prompt
-  int max_macro_depth = 50;
-  std::function<std::tm()> now;  // local time for strftime_now(); unset: the system's
-};
-
 // A model's chat template, which makes a prompt of messages as Hugging Face's apply_chat_template
-// does. Templates are written in a subset of Jinja (runtime/jinja_*.h); what it lacks is refused
+// does. Templates are written in a subset of Jinja (runtime/jinja/); what it lacks is refused
 // with the line. Parsed once, immutable and safe to share between threads.
 class ChatTemplate {
  public:
@@ -30,11 +20,11 @@ class ChatTemplate {
   // tokenizer_config.json; from there come bos_token, eos_token and so on. NotFound: there is no
   // template.
   static absl::StatusOr<ChatTemplate> Load(const std::string& model_dir,
-                                           ChatTemplateOptions options = {});
+                                           jinja::RenderOptions options = {});
   // `variables`: an object of what the template may use besides a conversation.
   static absl::StatusOr<ChatTemplate> Parse(std::string_view source,
                                             const nlohmann::ordered_json& variables,
-                                            ChatTemplateOptions options = {});
+                                            jinja::RenderOptions options = {});
 
   // `messages`: an array of objects, at least one. `tools`: an array of objects, or null for none.
   // `extra`: an object of more variables (chat_template_kwargs), or null. InvalidArgument: the

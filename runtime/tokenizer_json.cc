@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "runtime/json_file.h"
 #include "runtime/tokenizer_utf8.h"
 
 namespace longspan {
@@ -18,7 +19,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxNesting = 100;
 constexpr uint64_t kMaxCount = 1 << 20;
 // SentencePiece's spelling of a space.
 constexpr std::string_view kLowerBlock = "\u2581";
@@ -51,35 +51,6 @@ std::string Show(const json& value) {
   std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
   if (text.size() > 60) text = text.substr(0, 57) + "...";
   return text;
-}
-
-int Nesting(std::string_view text) {
-  int depth = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '"') {
-      in_string = !in_string;
-    } else if (in_string) {
-      if (c == '\\') ++i;
-    } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return deepest;
-}
-
-absl::StatusOr<json> ParseObject(std::string_view text) {
-  if (Nesting(text) > kMaxNesting) return Invalid("JSON nested deeper than ", kMaxNesting);
-  try {
-    json value = json::parse(text);
-    if (!value.is_object()) return Invalid("expected a JSON object, found ", value.type_name());
-    return value;
-  } catch (const json::exception& e) {
-    return Invalid("malformed JSON: ", e.what());
-  }
 }
 
 // The value of `key`, null where it is absent.
@@ -690,7 +661,7 @@ absl::Status ReadVocabulary(const json& vocab, std::vector<AddedToken> added,
 // ---- Models ----
 
 // Options that change what BPE does and are not supported unless they have their neutral value.
-absl::Status CheckBpeOptions(const json& model, const BpeModel& bpe) {
+absl::Status CheckBpeOptions(const json& model) {
   for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
     const json& value = Get(model, key);
     const bool neutral = value.is_null() || value == "" || (value.is_number() && value == 0);
@@ -699,18 +670,17 @@ absl::Status CheckBpeOptions(const json& model, const BpeModel& bpe) {
           absl::StrCat("model.", key, " ", Show(value), " is not supported; supported: null"));
     }
   }
-  LONGSPAN_ASSIGN_OR_RETURN(const bool fallback, GetBool(model, "model", "byte_fallback", false));
-  const bool complete = absl::c_none_of(bpe.byte_ids, [](int32_t id) { return id < 0; });
-  if (fallback && bpe.byte_level && !complete) {
-    return absl::UnimplementedError(
-        "model.byte_fallback true is not supported for a byte-level vocabulary that lacks bytes");
-  }
   return absl::OkStatus();
 }
 
 // What stands for characters that are not in the vocabulary.
 absl::Status ReadUnknown(const json& model, const TokenizerParts& parts, BpeModel& bpe) {
   LONGSPAN_ASSIGN_OR_RETURN(const bool fallback, GetBool(model, "model", "byte_fallback", false));
+  const bool complete = absl::c_none_of(bpe.byte_ids, [](int32_t id) { return id < 0; });
+  if (fallback && bpe.byte_level && !complete) {
+    return absl::UnimplementedError(
+        "model.byte_fallback true is not supported for a byte-level vocabulary that lacks bytes");
+  }
   LONGSPAN_ASSIGN_OR_RETURN(bpe.fuse_unknown, GetBool(model, "model", "fuse_unk", false));
   const json& vocab = Get(model, "vocab");
   for (int byte = 0; byte < 256; ++byte) {
@@ -807,7 +777,7 @@ absl::Status ParseBpe(const json& model, const std::string&, TokenizerParts& par
   BpeModel& bpe = parts.bpe;
   const json& vocab = Get(model, "vocab");
   ReadCharacters(vocab, bpe);
-  LONGSPAN_RETURN_IF_ERROR(CheckBpeOptions(model, bpe));
+  LONGSPAN_RETURN_IF_ERROR(CheckBpeOptions(model));
   LONGSPAN_RETURN_IF_ERROR(ReadUnknown(model, parts, bpe));
   LONGSPAN_RETURN_IF_ERROR(ReadMerges(model, parts));
   FindCut(parts);
@@ -837,7 +807,7 @@ absl::StatusOr<std::optional<int32_t>> ConfiguredToken(const json& config, const
 
 absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizerJson(
     std::string_view tokenizer_json) {
-  LONGSPAN_ASSIGN_OR_RETURN(json file, ParseObject(tokenizer_json));
+  LONGSPAN_ASSIGN_OR_RETURN(json file, ParseJsonObject(tokenizer_json));
   auto parts = std::make_unique<TokenizerParts>();
   if (const json& normalizer = Get(file, "normalizer"); !normalizer.is_null()) {
     LONGSPAN_RETURN_IF_ERROR(ParseNormalizer(normalizer, "normalizer", parts->normalizer));
@@ -870,7 +840,7 @@ absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizerJson(
 }
 
 absl::Status ReadTokenizerConfig(std::string_view config_json, TokenizerParts& parts) {
-  LONGSPAN_ASSIGN_OR_RETURN(const json config, ParseObject(config_json));
+  LONGSPAN_ASSIGN_OR_RETURN(const json config, ParseJsonObject(config_json));
   LONGSPAN_ASSIGN_OR_RETURN(parts.bos_id, ConfiguredToken(config, "bos_token", parts));
   LONGSPAN_ASSIGN_OR_RETURN(parts.eos_id, ConfiguredToken(config, "eos_token", parts));
   return absl::OkStatus();

@@ -12,8 +12,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
-#include "runtime/jinja_eval.h"
-#include "runtime/jinja_parser.h"
+#include "runtime/jinja/eval.h"
+#include "runtime/jinja/parser.h"
 #include "tests/runtime/file_testing.h"
 
 namespace longspan {

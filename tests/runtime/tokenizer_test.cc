@@ -450,11 +450,11 @@ std::string Refusal(std::string_view contents, std::string_view config = {}) {
 }
 
 TEST(TokenizerRefuses, MalformedJson) {
-  EXPECT_THAT(Refusal(""), HasSubstr("tokenizer.json: malformed JSON"));
-  EXPECT_THAT(Refusal("{\"model\": "), HasSubstr("malformed JSON"));
+  EXPECT_THAT(Refusal(""), HasSubstr("tokenizer.json: not valid JSON"));
+  EXPECT_THAT(Refusal("{\"model\": "), HasSubstr("not valid JSON"));
   EXPECT_THAT(Refusal("[]"), HasSubstr("expected a JSON object"));
-  EXPECT_THAT(Refusal("{\"a\": \"\xFF\"}"), HasSubstr("malformed JSON"));
-  EXPECT_THAT(Refusal("{\"a\": \"\\ud800\"}"), HasSubstr("malformed JSON"));
+  EXPECT_THAT(Refusal("{\"a\": \"\xFF\"}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(Refusal("{\"a\": \"\\ud800\"}"), HasSubstr("not valid JSON"));
   EXPECT_THAT(Refusal(std::string(1 << 20, '[')), HasSubstr("nested deeper"));
   const std::string deep = std::string(1 << 20, '[') + std::string(1 << 20, ']');
   EXPECT_THAT(Refusal("{\"pre_tokenizer\": " + deep + "}"), HasSubstr("nested deeper"));
@@ -635,7 +635,7 @@ TEST(TokenizerRefuses, ConfigThatNamesNoToken) {
   EXPECT_THAT(Refusal(file, R"({"eos_token": "<none>"})"),
               HasSubstr("tokenizer_config.json: eos_token: \"<none>\" is no token"));
   EXPECT_THAT(Refusal(file, R"({"bos_token": 5})"), HasSubstr("bos_token: expected a string"));
-  EXPECT_THAT(Refusal(file, "{"), HasSubstr("tokenizer_config.json: malformed JSON"));
+  EXPECT_THAT(Refusal(file, "{"), HasSubstr("tokenizer_config.json: not valid JSON"));
   EXPECT_EQ(Refusal(file, R"({"bos_token": null})"), "accepted");
 }
 

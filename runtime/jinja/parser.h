@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "runtime/jinja_ast.h"
+#include "runtime/jinja/ast.h"
 
 namespace longspan::jinja {
 

@@ -8,11 +8,11 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "runtime/jinja_value.h"
+#include "runtime/jinja/value.h"
 
 namespace longspan::jinja {
 
-struct Rendering;  // jinja_eval.h
+struct Rendering;  // jinja/eval.h
 
 struct CallArguments {
   Values positional;

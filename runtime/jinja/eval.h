@@ -2,7 +2,6 @@
 #define LONGSPAN_RUNTIME_JINJA_EVAL_H_
 
 #include <cstdint>
-#include <ctime>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,18 +12,11 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "runtime/jinja_ast.h"
-#include "runtime/jinja_value.h"
+#include "runtime/jinja/ast.h"
+#include "runtime/jinja/render_options.h"
+#include "runtime/jinja/value.h"
 
 namespace longspan::jinja {
-
-struct RenderOptions {
-  int64_t max_steps = 50'000'000;  // about two seconds
-  int64_t max_bytes = 512 << 20;   // that values and output hold at one time
-  int64_t max_output = 64 << 20;   // bytes
-  int max_macro_depth = 50;
-  std::function<std::tm()> now;  // local time; unset: the system's
-};
 
 // The variables of a block. A block that defines a macro outlives its end.
 struct Scope {

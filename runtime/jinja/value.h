@@ -13,7 +13,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "runtime/jinja_text.h"
+#include "runtime/jinja/text.h"
 
 // The values of a template: those of Python that JSON and jinja2 give rise to. They are immutable
 // but for namespaces and the position of iterators.

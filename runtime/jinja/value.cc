@@ -1,10 +1,10 @@
-#include "runtime/jinja_value.h"
+#include "runtime/jinja/value.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_eval.h"
+#include "runtime/jinja/eval.h"
 #include "runtime/tokenizer_utf8.h"
 
 namespace longspan::jinja {
@@ -412,8 +412,12 @@ absl::StatusOr<bool> Contains(const Value& container, const Value& item, Budget&
     LONGSPAN_ASSIGN_OR_RETURN(const Value* found, Find(*dict, item, budget));
     return found != nullptr;
   }
-  LONGSPAN_ASSIGN_OR_RETURN(const Values items, Items(container, budget));
-  for (const Value& candidate : items) {
+  const Sequence* const sequence = As<Sequence>(container);
+  Values own;
+  if (sequence == nullptr) {
+    LONGSPAN_ASSIGN_OR_RETURN(own, Items(container, budget));
+  }
+  for (const Value& candidate : sequence != nullptr ? sequence->items : own) {
     LONGSPAN_ASSIGN_OR_RETURN(const bool same, Equal(candidate, item, budget));
     if (same) return true;
   }

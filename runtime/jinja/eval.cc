@@ -1,9 +1,9 @@
-#include "runtime/jinja_eval.h"
+#include "runtime/jinja/eval.h"
 
 #include <utility>
 
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_builtins.h"
+#include "runtime/jinja/builtins.h"
 
 namespace longspan::jinja {
 
@@ -194,7 +194,7 @@ class Evaluator {
   ValueOr Call(const Value& callee, CallArguments arguments);
   ValueOr CallMacro(const Macro& macro, CallArguments arguments);
   absl::Status BindParameters(const Statement& macro, CallArguments& arguments);
-  absl::StatusOr<std::string> Capture(const Body& body);
+  absl::StatusOr<Flow> Capture(const Body& body, Value* printed);
 
   // ---- Statements ----
   absl::StatusOr<Flow> ExecuteOne(const Statement& statement);
@@ -510,19 +510,21 @@ absl::StatusOr<Value> Evaluator::CallMacro(const Macro& macro, CallArguments arg
   }
   const Block block(*this, macro.scope);
   LONGSPAN_RETURN_IF_ERROR(BindParameters(*macro.definition, arguments));
-  LONGSPAN_ASSIGN_OR_RETURN(std::string text, Capture(macro.definition->bodies[0]));
-  return rendering_.Text(std::move(text));
+  Value printed;
+  LONGSPAN_RETURN_IF_ERROR(Capture(macro.definition->bodies[0], &printed).status());
+  return printed;
 }
 
-// What a body prints.
-absl::StatusOr<std::string> Evaluator::Capture(const Body& body) {
+// Executes a body; what it prints becomes a value.
+absl::StatusOr<Flow> Evaluator::Capture(const Body& body, Value* printed) {
   std::string text;
   std::string* const outer = std::exchange(out_, &text);
   const absl::StatusOr<Flow> flow = Execute(body);
   out_ = outer;
   budget().bytes -= static_cast<int64_t>(text.size());
-  if (!flow.ok()) return flow.status();
-  return text;
+  if (!flow.ok()) return flow;
+  LONGSPAN_ASSIGN_OR_RETURN(*printed, rendering_.Text(std::move(text)));
+  return flow;
 }
 
 // ---- Statements ----
@@ -658,16 +660,11 @@ absl::StatusOr<Flow> Evaluator::ExecuteFor(const Statement& statement) {
 }
 
 absl::StatusOr<Flow> Evaluator::ExecuteSetBlock(const Statement& statement) {
-  std::string text;
   Value value;
   {
     const Block block(*this, scope_);
-    std::string* const outer = std::exchange(out_, &text);
-    const absl::StatusOr<Flow> flow = Execute(statement.bodies[0]);
-    out_ = outer;
-    budget().bytes -= static_cast<int64_t>(text.size());
-    if (!flow.ok() || *flow != Flow::kNext) return flow;
-    LONGSPAN_ASSIGN_OR_RETURN(value, rendering_.Text(std::move(text)));
+    LONGSPAN_ASSIGN_OR_RETURN(const Flow flow, Capture(statement.bodies[0], &value));
+    if (flow != Flow::kNext) return flow;
     if (statement.expressions[0] != nullptr) {
       LONGSPAN_ASSIGN_OR_RETURN(value, EvaluateFilter(*statement.expressions[0], &value));
     }
@@ -679,13 +676,9 @@ absl::StatusOr<Flow> Evaluator::ExecuteSetBlock(const Statement& statement) {
 
 absl::StatusOr<Flow> Evaluator::ExecuteFilterBlock(const Statement& statement) {
   const Block block(*this, scope_);
-  std::string text;
-  std::string* const outer = std::exchange(out_, &text);
-  const absl::StatusOr<Flow> flow = Execute(statement.bodies[0]);
-  out_ = outer;
-  budget().bytes -= static_cast<int64_t>(text.size());
-  if (!flow.ok() || *flow != Flow::kNext) return flow;
-  LONGSPAN_ASSIGN_OR_RETURN(const Value input, rendering_.Text(std::move(text)));
+  Value input;
+  LONGSPAN_ASSIGN_OR_RETURN(const Flow flow, Capture(statement.bodies[0], &input));
+  if (flow != Flow::kNext) return flow;
   LONGSPAN_ASSIGN_OR_RETURN(const Value value, EvaluateFilter(*statement.expressions[0], &input));
   LONGSPAN_ASSIGN_OR_RETURN(const std::string filtered, ToText(value, budget()));
   LONGSPAN_RETURN_IF_ERROR(Write(filtered));

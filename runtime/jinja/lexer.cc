@@ -1,4 +1,4 @@
-#include "runtime/jinja_lexer.h"
+#include "runtime/jinja/lexer.h"
 
 #include <algorithm>
 #include <charconv>

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "runtime/jinja_text.h"
+#include "runtime/jinja/text.h"
 
 namespace longspan::jinja {
 

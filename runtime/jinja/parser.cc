@@ -1,11 +1,11 @@
-#include "runtime/jinja_parser.h"
+#include "runtime/jinja/parser.h"
 
 #include <algorithm>
 #include <initializer_list>
 
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_builtins.h"
-#include "runtime/jinja_lexer.h"
+#include "runtime/jinja/builtins.h"
+#include "runtime/jinja/lexer.h"
 #include "runtime/tokenizer_utf8.h"
 
 namespace longspan::jinja {
@@ -94,6 +94,7 @@ class Parser {
   ExprOr ParseExpression(bool conditional = true);
   ExprOr ParseOr();
   ExprOr ParseAnd();
+  ExprOr ParseLogical(std::string_view name, ExprKind kind, ExprOr (Parser::*operand)());
   ExprOr ParseNot();
   ExprOr ParseCompare();
   absl::StatusOr<std::string> ParseCompareOperator();
@@ -234,26 +235,17 @@ ExprOr Parser::ParseExpression(bool conditional) {
   return expr;
 }
 
-ExprOr Parser::ParseOr() {
-  LONGSPAN_ASSIGN_OR_RETURN(ExprPtr left, ParseAnd());
-  while (IsName("or")) {
-    const int line = Current().line;
-    Skip();
-    LONGSPAN_ASSIGN_OR_RETURN(ExprPtr right, ParseAnd());
-    LONGSPAN_ASSIGN_OR_RETURN(
-        left, Make(ExprKind::kOr, line, Children(std::move(left), std::move(right))));
-  }
-  return left;
-}
+ExprOr Parser::ParseOr() { return ParseLogical("or", ExprKind::kOr, &Parser::ParseAnd); }
 
-ExprOr Parser::ParseAnd() {
-  LONGSPAN_ASSIGN_OR_RETURN(ExprPtr left, ParseNot());
-  while (IsName("and")) {
+ExprOr Parser::ParseAnd() { return ParseLogical("and", ExprKind::kAnd, &Parser::ParseNot); }
+
+ExprOr Parser::ParseLogical(std::string_view name, ExprKind kind, ExprOr (Parser::*operand)()) {
+  LONGSPAN_ASSIGN_OR_RETURN(ExprPtr left, (this->*operand)());
+  while (IsName(name)) {
     const int line = Current().line;
     Skip();
-    LONGSPAN_ASSIGN_OR_RETURN(ExprPtr right, ParseNot());
-    LONGSPAN_ASSIGN_OR_RETURN(
-        left, Make(ExprKind::kAnd, line, Children(std::move(left), std::move(right))));
+    LONGSPAN_ASSIGN_OR_RETURN(ExprPtr right, (this->*operand)());
+    LONGSPAN_ASSIGN_OR_RETURN(left, Make(kind, line, Children(std::move(left), std::move(right))));
   }
   return left;
 }

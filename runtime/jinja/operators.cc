@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_eval.h"
+#include "runtime/jinja/eval.h"
 
 namespace longspan::jinja {
 namespace {

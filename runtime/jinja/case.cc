@@ -1,10 +1,10 @@
-#include "runtime/jinja_case.h"
+#include "runtime/jinja/case.h"
 
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_text.h"
+#include "runtime/jinja/text.h"
 #include "runtime/tokenizer_regex.h"
 
 namespace longspan::jinja {

@@ -6,11 +6,11 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/jinja_value.h"
+#include "runtime/jinja/value.h"
 
 namespace longspan::jinja {
 
-// A filter, test, method or function of Python or jinja2 (jinja_builtins.h).
+// A filter, test, method or function of Python or jinja2 (jinja/builtins.h).
 struct Builtin;
 
 enum class ExprKind {

@@ -4,8 +4,8 @@
 #include <ctime>
 
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_builtins.h"
-#include "runtime/jinja_eval.h"
+#include "runtime/jinja/builtins.h"
+#include "runtime/jinja/eval.h"
 
 namespace longspan::jinja {
 namespace {

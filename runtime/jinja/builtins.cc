@@ -1,9 +1,9 @@
-#include "runtime/jinja_builtins.h"
+#include "runtime/jinja/builtins.h"
 
 #include <algorithm>
 
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_eval.h"
+#include "runtime/jinja/eval.h"
 
 namespace longspan::jinja {
 

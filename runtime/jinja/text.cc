@@ -1,4 +1,4 @@
-#include "runtime/jinja_text.h"
+#include "runtime/jinja/text.h"
 
 #include <algorithm>
 #include <charconv>

@@ -9,9 +9,9 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/jinja_builtins.h"
-#include "runtime/jinja_case.h"
-#include "runtime/jinja_eval.h"
+#include "runtime/jinja/builtins.h"
+#include "runtime/jinja/case.h"
+#include "runtime/jinja/eval.h"
 
 namespace longspan::jinja {
 namespace {
