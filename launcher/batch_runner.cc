@@ -46,7 +46,9 @@ class BatchRunner {
   struct Running {
     std::string custom_id;
     CompletionContext context;
+    int64_t max_tokens = 0;
     int64_t prefilled = 0;
+    int64_t generated = 0;
   };
 
   absl::Status Start(const BatchLine& line) {
@@ -60,6 +62,7 @@ class BatchRunner {
       return Refuse(line, {std::string(status.message()), request.chat ? "messages" : "prompt"});
     }
     Running running{line.custom_id, Context(request)};
+    running.max_tokens = request.sampling.max_tokens;
     const absl::StatusOr<int64_t> id =
         engine_.Submit({std::move(request.prompt_tokens), std::move(request.sampling)});
     if (absl::IsInvalidArgument(id.status())) {
@@ -121,7 +124,10 @@ class BatchRunner {
     Running& running = found->second;
     prompt_tokens_ += update.prefilled - running.prefilled;
     running.prefilled = update.prefilled;
-    if (update.prefilled == update.prompt_tokens) ++generated_tokens_;  // a step decodes one
+    if (update.prefilled == update.prompt_tokens) {  // a step decodes one
+      ++running.generated;
+      ++generated_tokens_;
+    }
     if (!update.finished) return absl::OkStatus();
     ++counts_.answered;
     const std::string body =
@@ -137,8 +143,8 @@ class BatchRunner {
     state.total = static_cast<int64_t>(input_.lines().size());
     double units = static_cast<double>(state.done);
     for (const auto& [id, running] : running_) {
-      units += static_cast<double>(running.prefilled) /
-               static_cast<double>(running.context.prompt_tokens);
+      units += static_cast<double>(running.prefilled + running.generated) /
+               static_cast<double>(running.context.prompt_tokens + running.max_tokens);
     }
     state.fraction = units / static_cast<double>(state.total);
     state.prompt_tokens = prompt_tokens_;

@@ -150,7 +150,7 @@ void CheckChatTemplate(const std::string& directory, Report* report) {
     return report->Good("chats", "the chat template is supported");
   }
   report->Good("chats",
-               absl::StrCat("the chat template is supported, but of a user's \"Hello\" ",
+               absl::StrCat("the chat template is supported, but refuses a user's \"Hello\": ",
                             text.ok() ? "it makes nothing" : std::string(text.status().message())));
 }
 
@@ -209,8 +209,11 @@ void CheckModel(const Config& config, const World& world, bool config_is_good, R
 void CheckConfig(World world, Report* report) {
   const std::string path = absl::GetFlag(FLAGS_config);
   const std::string model = absl::GetFlag(FLAGS_model);
-  if (path.empty() && model.empty()) return;
   const auto overrides = SetFlags();  // checked before
+  if (path.empty() && model.empty()) {
+    if (!overrides->empty()) report->Bad("config", "--set needs --config or --model");
+    return;
+  }
   auto config = LoadConfig(path, model, *overrides);
   if (!config.ok()) {
     report->Bad("config", config.status());

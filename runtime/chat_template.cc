@@ -90,6 +90,10 @@ absl::Status ReadConfigured(const nlohmann::json& value, const std::string& path
     if (name == "default") sources.main = entry["template"].get<std::string>();
     if (name == "tool_use") sources.tool_use = entry["template"].get<std::string>();
   }
+  if (!sources.main) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": chat_template lists no template of the name `default`"));
+  }
   return absl::OkStatus();
 }
 

@@ -10,6 +10,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
@@ -19,6 +20,11 @@ namespace {
 absl::Status SystemError(absl::string_view action, const std::string& path) {
   const int error = errno;
   return absl::ErrnoToStatus(error, absl::StrCat(action, " ", path));
+}
+
+// What a clone without Git LFS has of a large file.
+bool IsLfsPointer(absl::string_view text) {
+  return absl::StartsWith(text, "version https://git-lfs.github.com/spec/");
 }
 
 }  // namespace
@@ -41,6 +47,12 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   void* address = mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0);
   if (address == MAP_FAILED) return SystemError("cannot map", path);
   file.bytes_ = {static_cast<const std::byte*>(address), size};
+  if (IsLfsPointer({static_cast<const char*>(address), size})) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path,
+                     " is a pointer of Git LFS and not the file itself: fetch that with `git "
+                     "lfs pull`, or download it again"));
+  }
   return file;
 }
 

@@ -105,16 +105,16 @@ absl::Status CheckLayerTypes(const JsonFields& fields) {
 
 absl::StatusOr<const Architecture*> ReadArchitecture(const JsonFields& fields) {
   const Json* names = fields.Find("architectures");
-  if (names == nullptr || !names->is_array() || names->size() != 1 || !(*names)[0].is_string()) {
-    return fields.Invalid("architectures", "a list of one name");
-  }
-  const Architecture* architecture = FindArchitecture((*names)[0].get<std::string>());
+  const bool is_one =
+      names != nullptr && names->is_array() && names->size() == 1 && (*names)[0].is_string();
+  const Architecture* architecture =
+      is_one ? FindArchitecture((*names)[0].get<std::string>()) : nullptr;
   if (architecture == nullptr) {
-    return fields.Unsupported(
-        "architectures",
-        absl::StrJoin(kArchitectures, ", ", [](std::string* out, const Architecture& known) {
-          absl::StrAppend(out, known.name);
-        }));
+    const std::string known = absl::StrJoin(
+        kArchitectures, ", ",
+        [](std::string* out, const Architecture& one) { absl::StrAppend(out, one.name); });
+    return is_one ? fields.Unsupported("architectures", known)
+                  : fields.Invalid("architectures", absl::StrCat("a list of one of ", known));
   }
   LONGSPAN_RETURN_IF_ERROR(CheckSettings(fields, kCommonSettings));
   LONGSPAN_RETURN_IF_ERROR(CheckSettings(fields, architecture->fixed_settings));

@@ -82,16 +82,17 @@ absl::Status ReadScaling(const JsonFields& block, bool required, int64_t max_pos
   const char* key = !block.Has("rope_type") && block.Has("type") ? "type" : "rope_type";
   const Json* type = block.Find(key);
   if (type == nullptr && !required) return absl::OkStatus();
-  if (type == nullptr || !type->is_string()) return block.Invalid(key, "the name of a RoPE type");
   std::string supported;
   for (const ScalingType& known : kScalingTypes) {
-    if (*type == known.name) {
+    if (type != nullptr && *type == known.name) {
       rope->scaling = known.scaling;
       return known.read(block, max_position_embeddings, rope);
     }
     absl::StrAppend(&supported, supported.empty() ? "" : ", ", known.name);
   }
-  return block.Unsupported(key, supported);
+  const bool is_name = type != nullptr && type->is_string();
+  return is_name ? block.Unsupported(key, supported)
+                 : block.Invalid(key, absl::StrCat("one of ", supported));
 }
 
 // The dimension, of head_dim/2 * 2, whose pair turns `turns` times in the original context.

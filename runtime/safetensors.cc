@@ -27,7 +27,7 @@ constexpr size_t kLengthBytes = 8;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library
 constexpr char kMetadataKey[] = "__metadata__";
 
-using TensorEntries = absl::flat_hash_map<std::string, SafetensorsEntry>;
+using TensorEntries = absl::btree_map<std::string, SafetensorsEntry>;
 using Metadata = absl::flat_hash_map<std::string, std::string>;
 
 struct DTypeInfo {
@@ -374,7 +374,6 @@ std::vector<std::string> SafetensorsFile::names() const {
   std::vector<std::string> names;
   names.reserve(entries_.size());
   for (const auto& item : entries_) names.push_back(item.first);
-  std::sort(names.begin(), names.end());
   return names;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -64,7 +65,7 @@ class SafetensorsFile {
 
   std::shared_ptr<const MappedFile> file_;
   const std::byte* data_ = nullptr;  // of the first tensor
-  absl::flat_hash_map<std::string, SafetensorsEntry> entries_;
+  absl::btree_map<std::string, SafetensorsEntry> entries_;
   absl::flat_hash_map<std::string, std::string> metadata_;
 };
 

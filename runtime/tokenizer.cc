@@ -1,36 +1,28 @@
 #include "runtime/tokenizer.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/mapped_file.h"
 #include "runtime/tokenizer_json.h"
 #include "runtime/tokenizer_utf8.h"
 
 namespace longspan {
 namespace {
 
-constexpr uintmax_t kMaxFileBytes = 256 << 20;
+constexpr size_t kMaxFileBytes = 256 << 20;
 
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path) {
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) return absl::NotFoundError(absl::StrCat(path.string(), ": ", error.message()));
-  if (size > kMaxFileBytes) {
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  LONGSPAN_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
+  const auto bytes = file.bytes();
+  if (bytes.size() > kMaxFileBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), ": ", size, " bytes, at most ", kMaxFileBytes));
+        absl::StrCat(path, ": ", bytes.size(), " bytes, at most ", kMaxFileBytes));
   }
-  std::string contents(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(contents.data(), static_cast<std::streamsize>(size))) {
-    return absl::UnavailableError(absl::StrCat(path.string(), ": cannot be read"));
-  }
-  return contents;
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 absl::Status Annotate(const absl::Status& status, const std::string& file) {
@@ -43,15 +35,14 @@ Tokenizer::Tokenizer(std::unique_ptr<const TokenizerParts> parts) : parts_(std::
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& model_dir) {
-  const std::filesystem::path dir(model_dir);
-  const absl::StatusOr<std::string> tokenizer_json = ReadFile(dir / "tokenizer.json");
+  const absl::StatusOr<std::string> tokenizer_json = ReadFile(model_dir + "/tokenizer.json");
   if (absl::IsNotFound(tokenizer_json.status())) {
     return absl::NotFoundError(absl::StrCat(
         tokenizer_json.status().message(),
         "; other formats (tokenizer.model, vocab.json) must be converted to it first"));
   }
   LONGSPAN_RETURN_IF_ERROR(tokenizer_json.status());
-  absl::StatusOr<std::string> config_json = ReadFile(dir / "tokenizer_config.json");
+  absl::StatusOr<std::string> config_json = ReadFile(model_dir + "/tokenizer_config.json");
   if (absl::IsNotFound(config_json.status())) config_json = "";
   if (!config_json.ok()) return config_json.status();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Parse(*tokenizer_json, *config_json);

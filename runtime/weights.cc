@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
@@ -111,7 +111,7 @@ class Checkpoint {
 
   std::string model_dir_;
   std::string listing_;  // the path of the file that lists the tensors
-  absl::flat_hash_map<std::string, std::string> shard_of_;  // tensor -> file name
+  absl::btree_map<std::string, std::string> shard_of_;  // tensor -> file name
   std::map<std::string, SafetensorsFile> shards_;
   absl::flat_hash_set<std::string> found_;
 };

@@ -729,8 +729,14 @@ StatementOr Parser::ParseStatement() {
 }
 
 StatementOr Parser::ParseUnsupported() {
+  std::string supported;
+  for (const auto& [name, parse] : kStatements) {
+    if (parse == &Parser::ParseUnsupported) continue;
+    StrAppend(&supported, supported.empty() ? "" : ", ", name);
+  }
   return Refuse(Current().line,
-                StrCat("the tag `", Current().text, "` is not supported in chat templates"));
+                StrCat("the tag `", Current().text,
+                       "` is not supported in chat templates; supported: ", supported));
 }
 
 StatementOr Parser::ParsePrintTag() {

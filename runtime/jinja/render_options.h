@@ -9,7 +9,7 @@ namespace longspan::jinja {
 
 // What one rendering may take. A template comes with a model, and messages from anybody.
 struct RenderOptions {
-  int64_t max_steps = 50'000'000;  // of evaluation, about two seconds
+  int64_t max_steps = 50'000'000;  // of evaluation, two to five seconds
   int64_t max_bytes = 512 << 20;   // that values and output hold at one time, as they are counted
   int64_t max_output = 64 << 20;   // bytes
   int max_macro_depth = 50;

@@ -90,6 +90,8 @@ case $case in
       grep -q '^!!  model .*"MambaForCausalLM".*; supported: LlamaForCausalLM, Mistral' stdout
       expect 1 "$longspan" doctor --model absent
       grep -q '^!!  config .*absent is not a directory' stdout
+      expect 1 "$longspan" doctor --set esa.top_k=1
+      grep -q '^!!  config .*--set needs --config or --model' stdout
     fi
     ;;
   refusals)  # told once, by one rank, before anything is loaded

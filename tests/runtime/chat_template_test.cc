@@ -284,8 +284,10 @@ TEST(ChatTemplateErrors, NameTheLineAndWhatIsSupported) {
                     "chat template line 3: unknown filter `foo`; supported: abs, "));
   EXPECT_THAT(RenderSource("{{ 1 is foo }}"),
               Fails(absl::StatusCode::kUnimplemented, "line 1: unknown test `foo`; supported: "));
-  EXPECT_THAT(RenderSource("a\n{% include 'x' %}"),
-              Fails(absl::StatusCode::kUnimplemented, "line 2: the tag `include`"));
+  EXPECT_THAT(
+      RenderSource("a\n{% include 'x' %}"),
+      Fails(absl::StatusCode::kUnimplemented,
+            "line 2: the tag `include` is not supported in chat templates; supported: if, for"));
   EXPECT_THAT(RenderSource("{% for x in y recursive %}{% endfor %}"),
               Fails(absl::StatusCode::kUnimplemented, "recursive loops"));
   EXPECT_THAT(RenderSource("a\n{{ x.y }}"),
@@ -374,6 +376,7 @@ TEST(ChatTemplateLoad, FilesWinOverTheConfiguration) {
 TEST(ChatTemplateLoad, RefusesMalformedConfigurations) {
   const TempDir dir;
   for (const char* config : {R"({"chat_template": 5})", R"({"chat_template": [5]})",
+                             R"({"chat_template": [{"name": "rag", "template": ""}]})",
                              R"({"chat_template": "x", "bos_token": 5})", "[]", "{"}) {
     WriteFile(dir / "tokenizer_config.json", config);
     EXPECT_THAT(LoadAndRender(dir.path()), Fails(absl::StatusCode::kInvalidArgument, dir.path()));

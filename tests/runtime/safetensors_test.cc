@@ -86,6 +86,8 @@ TEST(MappedFileTest, RefusesWhatIsNoFile) {
   EXPECT_THAT(MappedFile::Open(dir.path()), Fails(Code::kInvalidArgument, "not a regular file"));
   ASSERT_EQ(mkfifo((dir / "pipe").c_str(), 0600), 0);
   EXPECT_THAT(MappedFile::Open(dir / "pipe"), Fails(Code::kInvalidArgument, "not a regular file"));
+  WriteFile(dir / "pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n");
+  EXPECT_THAT(MappedFile::Open(dir / "pointer"), Fails(Code::kInvalidArgument, "`git lfs pull`"));
 }
 
 TEST(MappedFileTest, KeepsTheOldFileWhenItIsReplaced) {
