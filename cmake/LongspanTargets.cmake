@@ -1,10 +1,11 @@
 # What every target of the project compiles with.
 add_library(longspan_options INTERFACE)
 target_include_directories(longspan_options INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_options(longspan_options INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
-                                                  -Woverloaded-virtual -Wno-missing-field-initializers -Werror)
+target_compile_options(longspan_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wnon-virtual-dtor;-Woverloaded-virtual;-Wno-missing-field-initializers;-Werror>")
 if(LONGSPAN_CPU_ARCH)
-  target_compile_options(longspan_options INTERFACE -march=${LONGSPAN_CPU_ARCH})
+  target_compile_options(longspan_options INTERFACE
+                         $<$<COMPILE_LANGUAGE:CXX>:-march=${LONGSPAN_CPU_ARCH}>)
 endif()
 if(LONGSPAN_SANITIZE)
   target_compile_options(longspan_options INTERFACE -fsanitize=${LONGSPAN_SANITIZE}

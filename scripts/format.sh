@@ -11,5 +11,5 @@ esac
 # Other versions format differently.
 formatter=$(command -v clang-format-14) ||
   { echo "clang-format-14 is missing: run scripts/install_dependencies.sh" >&2 && exit 1; }
-git ls-files -z --cached --others --exclude-standard -- '*.cc' '*.h' |
+git ls-files -z --cached --others --exclude-standard -- '*.cc' '*.h' '*.cu' '*.cuh' |
   xargs -0 "$formatter" "${mode[@]}" --

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs all tests: scripts/test.sh [PRESET]
-# (cpu, asan or tsan; default cpu).
+# (cpu, cuda, asan or tsan; default cpu). Tests of GPU kernels are skipped where there is no GPU.
 set -euo pipefail
 "$(dirname "$0")/install_dependencies.sh"
 source "$(dirname "$0")/environment.sh"

@@ -1,0 +1,60 @@
+#ifndef LONGSPAN_KERNELS_CUDA_LINEAR_H_
+#define LONGSPAN_KERNELS_CUDA_LINEAR_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
+#include "kernels/cuda/device.h"
+
+namespace longspan::cuda {
+
+// y = x W^T, or y += x W^T. Products and sums are in float, those of float32 without TF32.
+struct LinearArgs {
+  const void* x = nullptr;  // [rows, in], of `dtype`
+  int64_t rows = 0;
+  int64_t in = 0;
+  const void* weight = nullptr;  // [out, in], of `dtype`
+  DType dtype = DType::kFloat32;
+  int64_t out = 0;
+  void* y = nullptr;                // [rows, out], of `y_dtype`
+  DType y_dtype = DType::kFloat32;  // float32, or `dtype`
+  bool accumulate = false;
+};
+
+// Up to so many rows are a matter of reading the weight once.
+inline constexpr int64_t kMaxFewRows = 8;
+
+// What products of many rows need: a handle of cuBLASLt, its workspace, and the algorithms chosen
+// so far. Of one device, and of one stream at a time, for the workspace is shared.
+class LinearPlans {
+ public:
+  // ResourceExhausted: no room on the GPU. Internal: cuBLASLt failed.
+  static absl::StatusOr<LinearPlans> Create();
+  LinearPlans(LinearPlans&&) noexcept;
+  LinearPlans& operator=(LinearPlans&&) noexcept;
+  ~LinearPlans();
+
+ private:
+  friend absl::Status Linear(const LinearArgs& args, LinearPlans* plans, Stream stream);
+  struct Impl;
+  explicit LinearPlans(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Any number of rows: few of them as LinearFewRows, more through cuBLASLt, whose kernels, and with
+// them the bits, depend on the shape. Runs with the same arguments give the same bits.
+// InvalidArgument: a y_dtype that is not one of the two.
+absl::Status Linear(const LinearArgs& args, LinearPlans* plans, Stream stream);
+
+// Reads the weight once for each kMaxFewRows rows. A row's bits do not depend on the others, nor on
+// how many they are. It is fastest where `in` is a multiple of 8 (of 4 with float32) and x and
+// weight are aligned to 16 bytes; other cases are summed in another order.
+// InvalidArgument: as Linear.
+absl::Status LinearFewRows(const LinearArgs& args, Stream stream);
+
+}  // namespace longspan::cuda
+
+#endif  // LONGSPAN_KERNELS_CUDA_LINEAR_H_

@@ -1,0 +1,185 @@
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/norm.h"
+#include "kernels/cuda/numbers.cuh"
+
+namespace longspan::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+// Rows of at most so many numbers have a warp each, longer ones a block of kLongRowThreads.
+constexpr int64_t kMaxWarpRow = 256;
+constexpr int kLongRowThreads = 512;
+
+unsigned BlocksOf(int64_t count, int64_t per_block) {
+  return static_cast<unsigned>((count + per_block - 1) / per_block);
+}
+
+// ---- RMSNorm ----
+
+__device__ float SumOfWarp(float value) {
+#pragma unroll
+  for (int width = kWarp / 2; width > 0; width /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, width);
+  }
+  return value;
+}
+
+// The sum over the threads of a row: a warp, or all of the block.
+template <int kRowThreads>
+__device__ float SumOfRow(float value) {
+  value = SumOfWarp(value);
+  if constexpr (kRowThreads > kWarp) {
+    constexpr int kWarps = kRowThreads / kWarp;
+    __shared__ float sums[kWarps];
+    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = value;
+    __syncthreads();
+    value = 0;
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) value += sums[warp];
+  }
+  return value;
+}
+
+// A thread reads its numbers again for the product, from the cache, and so may overwrite them.
+template <typename Out, int kVector, int kRowThreads, int kBlock>
+__global__ void __launch_bounds__(kBlock) RmsNormKernel(RmsNormArgs args) {
+  const int64_t row = int64_t{blockIdx.x} * (kBlock / kRowThreads) + threadIdx.x / kRowThreads;
+  if (row >= args.rows) return;  // a whole warp
+  const int64_t first = threadIdx.x % kRowThreads * kVector;
+  constexpr int kStep = kRowThreads * kVector;
+  const float* x = args.x + row * args.dim;
+  Out* out = static_cast<Out*>(args.out) + row * args.dim;
+  float sum = 0;
+#pragma unroll 4
+  for (int64_t i = first; i < args.dim; i += kStep) {
+    float values[kVector];
+    LoadFloats(x + i, values);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) sum += values[v] * values[v];
+  }
+  sum = SumOfRow<kRowThreads>(sum);
+  const float scale = 1.0f / sqrtf(sum / static_cast<float>(args.dim) + args.epsilon);
+#pragma unroll 2
+  for (int64_t i = first; i < args.dim; i += kStep) {
+    float values[kVector], weights[kVector];
+    LoadFloats(x + i, values);
+    LoadFloats(args.weight + i, weights);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) values[v] = values[v] * scale * weights[v];
+    StoreFloats(values, out + i);
+  }
+}
+
+template <typename Out, int kVector>
+void LaunchRmsNorm(const RmsNormArgs& args, Stream stream) {
+  if (args.dim <= kMaxWarpRow) {
+    RmsNormKernel<Out, kVector, kWarp, kThreads>
+        <<<BlocksOf(args.rows, kThreads / kWarp), kThreads, 0, stream>>>(args);
+  } else {
+    RmsNormKernel<Out, kVector, kLongRowThreads, kLongRowThreads>
+        <<<BlocksOf(args.rows, 1), kLongRowThreads, 0, stream>>>(args);
+  }
+}
+
+// ---- Elementwise ----
+
+// As on the CPU: below -88 the exponential has no float, and the result is 0 but for some 1e-36.
+__device__ float Silu(float x) {
+  const float y = x < -88.0f ? -88.0f : x;
+  return y / (1.0f + expf(-y));
+}
+
+// A thread has kVector numbers; the last one has those that are left, one by one.
+template <typename T, typename Out, int kVector>
+__global__ void __launch_bounds__(kThreads) SwiGluKernel(SwiGluArgs args) {
+  const T* gate = static_cast<const T*>(args.gate);
+  const T* up = static_cast<const T*>(args.up);
+  Out* out = static_cast<Out*>(args.out);
+  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
+  if (i + kVector <= args.count) {
+    float gates[kVector], ups[kVector];
+    LoadFloats(gate + i, gates);
+    LoadFloats(up + i, ups);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) gates[v] = Silu(gates[v]) * ups[v];
+    StoreFloats(gates, out + i);
+  } else {
+    for (int64_t j = i; j < args.count; ++j) {
+      out[j] = FromFloat<Out>(Silu(ToFloat(gate[j])) * ToFloat(up[j]));
+    }
+  }
+}
+
+template <typename T, typename Out>
+void LaunchSwiGlu(const SwiGluArgs& args, Stream stream) {
+  constexpr int kVector = 16 / std::max(sizeof(T), sizeof(Out));
+  if (IsAligned(args.gate, kVector * sizeof(T)) && IsAligned(args.up, kVector * sizeof(T)) &&
+      IsAligned(args.out, kVector * sizeof(Out))) {
+    SwiGluKernel<T, Out, kVector>
+        <<<BlocksOf(args.count, kThreads * kVector), kThreads, 0, stream>>>(args);
+  } else {
+    SwiGluKernel<T, Out, 1><<<BlocksOf(args.count, kThreads), kThreads, 0, stream>>>(args);
+  }
+}
+
+// A block has a row.
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kThreads) AddBiasKernel(AddBiasArgs args) {
+  T* y = static_cast<T*>(args.y) + blockIdx.x * args.out;
+  for (int64_t i = threadIdx.x * kVector; i < args.out; i += kThreads * kVector) {
+    float values[kVector], biases[kVector];
+    LoadFloats(y + i, values);
+    LoadFloats(args.bias + i, biases);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) values[v] += biases[v];
+    StoreFloats(values, y + i);
+  }
+}
+
+}  // namespace
+
+absl::Status RmsNorm(const RmsNormArgs& args, Stream stream) {
+  if (args.rows == 0 || args.dim == 0) return absl::OkStatus();
+  return WithType(args.out_dtype, [&]<typename Out>() {
+    constexpr int kVector = 4;
+    if (args.dim % kVector == 0 && IsAligned(args.x, kVector * sizeof(float)) &&
+        IsAligned(args.weight, kVector * sizeof(float)) &&
+        IsAligned(args.out, kVector * sizeof(Out))) {
+      LaunchRmsNorm<Out, kVector>(args, stream);
+    } else {
+      LaunchRmsNorm<Out, 1>(args, stream);
+    }
+    return CheckLaunch("RmsNorm");
+  });
+}
+
+absl::Status SwiGlu(const SwiGluArgs& args, Stream stream) {
+  if (args.count == 0) return absl::OkStatus();
+  return WithType(args.dtype, [&]<typename T>() {
+    return WithType(args.out_dtype, [&]<typename Out>() {
+      LaunchSwiGlu<T, Out>(args, stream);
+      return CheckLaunch("SwiGlu");
+    });
+  });
+}
+
+absl::Status AddBias(const AddBiasArgs& args, Stream stream) {
+  if (args.rows == 0 || args.out == 0) return absl::OkStatus();
+  return WithType(args.dtype, [&]<typename T>() {
+    constexpr int kVector = 4;
+    const unsigned blocks = BlocksOf(args.rows, 1);
+    if (args.out % kVector == 0 && IsAligned(args.y, kVector * sizeof(T)) &&
+        IsAligned(args.bias, kVector * sizeof(float))) {
+      AddBiasKernel<T, kVector><<<blocks, kThreads, 0, stream>>>(args);
+    } else {
+      AddBiasKernel<T, 1><<<blocks, kThreads, 0, stream>>>(args);
+    }
+    return CheckLaunch("AddBias");
+  });
+}
+
+}  // namespace longspan::cuda

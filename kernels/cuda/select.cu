@@ -1,0 +1,152 @@
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/radix_select.cuh"
+#include "kernels/cuda/score_source.cuh"
+#include "kernels/cuda/select.h"
+
+namespace longspan::cuda {
+namespace {
+
+using namespace selection;  // NOLINT(build/namespaces): the two headers are parts of this file
+
+constexpr int64_t kSharedBytes = 200 << 10;
+
+// ---- Workspace ----
+
+int DeviceBlocks(int max_blocks) {
+  int device = 0, multiprocessors = 1;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  return max_blocks > 0 ? std::min(max_blocks, multiprocessors) : multiprocessors;
+}
+
+int64_t CountBytes(int blocks) { return int64_t{blocks} * 8; }
+
+// Each block should have some work for every thread.
+Teams TeamsFor(int rows, int64_t keys, int blocks) {
+  Teams teams;
+  teams.size =
+      static_cast<int>(std::clamp<int64_t>(keys / (2 * kThreads), 1, std::max(1, blocks / rows)));
+  teams.count = std::min(rows, blocks / teams.size);
+  return teams;
+}
+
+int64_t SliceOf(int64_t keys, int team_size) { return (keys + team_size - 1) / team_size; }
+
+int64_t StateBytes(int rows, int blocks) {
+  return int64_t{std::min(rows, blocks)} * static_cast<int64_t>(sizeof(TeamState));
+}
+
+// ---- Launches ----
+
+template <typename Source>
+absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_keys, int rows,
+                    int64_t top_k, const Selected& selected, const SelectWorkspace& workspace,
+                    Stream stream) {
+  if (rows == 0 || top_k == 0) return absl::OkStatus();
+  if (rows > workspace.rows() || max_keys > workspace.max_keys()) {
+    return absl::InternalError("the workspace of a selection is too small");
+  }
+  Problem problem;
+  problem.teams = TeamsFor(rows, max_keys, workspace.blocks());
+  const int blocks = problem.teams.count * problem.teams.size;
+  problem.states = reinterpret_cast<TeamState*>(workspace.data());
+  std::byte* rest = workspace.data() + StateBytes(workspace.rows(), workspace.blocks());
+  problem.counts = reinterpret_cast<unsigned long long*>(rest);
+  problem.rows = rows;
+  problem.top_k = top_k;
+  problem.selected = selected;
+  problem.slice = SliceOf(max_keys, problem.teams.size);
+  problem.scratch_floats = std::max<int64_t>((scratch_floats + 3) / 4 * 4, 2 * kListed);
+  int64_t bytes = problem.scratch_floats * 4;
+  const bool fits = bytes + problem.slice * 4 <= kSharedBytes;
+  if (fits) bytes += problem.slice * 4;
+  problem.shared_bits =
+      fits ? nullptr : reinterpret_cast<uint32_t*>(rest + CountBytes(workspace.blocks()));
+  if (bytes > kSharedBytes) {
+    return absl::UnimplementedError(absl::StrCat("a selection with these settings needs ", bytes,
+                                                 " bytes of shared memory, more than ",
+                                                 kSharedBytes, ": lower esa.proximity"));
+  }
+  const auto kernel = SelectKernel<Source>;
+  LONGSPAN_RETURN_IF_ERROR(
+      ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(bytes)),
+               "shared memory of the selection"));
+  void* parameters[] = {const_cast<Source*>(&source), &problem};
+  return ToStatus(
+      cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), dim3(blocks),
+                                  dim3(kThreads), parameters, static_cast<size_t>(bytes), stream),
+      "selection");
+}
+
+// Lanes that share a score key: one 16-byte load each, as far as a warp goes.
+template <typename T>
+absl::Status LaunchScored(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
+                          Stream stream) {
+  const int64_t loads = args.dim * static_cast<int64_t>(sizeof(T)) / 16;
+  if (loads == 0 || args.dim * static_cast<int64_t>(sizeof(T)) % 16 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("score keys of ", args.dim, " numbers are no multiple of 16 bytes"));
+  }
+  const int64_t scratch = args.dim + 2 * (kPiece + 2 * args.proximity);
+  const auto launch = [&]<int kLanes>() {
+    return Launch(ScoredKeys<T, kLanes>{args}, scratch,
+                  MaxKeys(args.max_tokens, args.geometry, args.halo), args.rows, args.top_k,
+                  args.selected, workspace, stream);
+  };
+  if (loads >= 32) return launch.template operator()<32>();
+  if (loads >= 16) return launch.template operator()<16>();
+  if (loads >= 8) return launch.template operator()<8>();
+  if (loads >= 4) return launch.template operator()<4>();
+  return launch.template operator()<2>();
+}
+
+}  // namespace
+
+int64_t MaxKeys(int64_t max_tokens, const ShardGeometry& geometry, int32_t halo) {
+  const int64_t stripe = geometry.stripe_tokens;
+  return (max_tokens + stripe - 1) / stripe * (stripe + 2 * halo);
+}
+
+// Bits that do not fit the blocks' own memory: for any number of rows up to `rows`.
+int64_t SelectWorkspace::Bytes(int rows, int64_t max_keys, int max_blocks) {
+  const int blocks = DeviceBlocks(max_blocks);
+  int64_t bits = 0;
+  for (int r = 1; r <= rows; ++r) {
+    const Teams teams = TeamsFor(r, max_keys, blocks);
+    bits = std::max(bits, teams.count * teams.size * SliceOf(max_keys, teams.size));
+  }
+  return StateBytes(rows, blocks) + CountBytes(blocks) + bits * 4;
+}
+
+absl::StatusOr<SelectWorkspace> SelectWorkspace::Create(int rows, int64_t max_keys,
+                                                        int max_blocks) {
+  SelectWorkspace workspace;
+  workspace.rows_ = rows;
+  workspace.max_keys_ = max_keys;
+  workspace.blocks_ = DeviceBlocks(max_blocks);
+  const int64_t bytes = Bytes(rows, max_keys, max_blocks);
+  LONGSPAN_ASSIGN_OR_RETURN(workspace.buffer_, Buffer::Allocate(bytes));
+  LONGSPAN_RETURN_IF_ERROR(Fill(workspace.data(), 0, bytes, nullptr));
+  LONGSPAN_RETURN_IF_ERROR(Synchronize(nullptr));
+  return workspace;
+}
+
+absl::Status TopK(const TopKArgs& args, const SelectWorkspace& workspace, Stream stream) {
+  return Launch(GivenScores{args.scores, args.row_stride, args.count}, /*scratch_floats=*/0,
+                args.count, args.rows, args.top_k, args.selected, workspace, stream);
+}
+
+absl::Status DecodeSelect(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
+                          Stream stream) {
+  return WithCacheType(args.dtype,
+                       [&]<typename T>() { return LaunchScored<T>(args, workspace, stream); });
+}
+
+}  // namespace longspan::cuda

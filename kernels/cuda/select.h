@@ -1,0 +1,83 @@
+#ifndef LONGSPAN_KERNELS_CUDA_SELECT_H_
+#define LONGSPAN_KERNELS_CUDA_SELECT_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/shard_view.h"
+#include "sharding/topk_merge.h"
+
+// Exact top-k in the total order of sharding/topk_merge.h, of scores or of what is scored on the
+// way. One cooperative launch for all rows: a radix selection whose blocks meet at four barriers.
+// Every block of it must be resident at once, so nothing else may hold the multiprocessors for
+// good.
+namespace longspan::cuda {
+
+// What a selection leaves behind for one row: candidates [top_k] ascending by position, of which
+// the first counts[row] are valid.
+struct Selected {
+  Candidate* candidates = nullptr;  // device [rows, top_k]
+  int32_t* counts = nullptr;        // device [rows]
+};
+
+// Zeroed device memory that one launch at a time may use, and leaves zeroed.
+class SelectWorkspace {
+ public:
+  // For up to `rows` rows of `max_keys` keys each. `max_blocks`: multiprocessors that this rank may
+  // take, if it shares the GPU; 0: all.
+  static absl::StatusOr<SelectWorkspace> Create(int rows, int64_t max_keys, int max_blocks = 0);
+  // Bytes that Create allocates.
+  static int64_t Bytes(int rows, int64_t max_keys, int max_blocks);
+
+  std::byte* data() const { return buffer_.data(); }
+  int rows() const { return rows_; }
+  int64_t max_keys() const { return max_keys_; }
+  int blocks() const { return blocks_; }
+
+ private:
+  Buffer buffer_;
+  int rows_ = 0;
+  int64_t max_keys_ = 0;
+  int blocks_ = 0;
+};
+
+// Top-k of rows of scores; positions count from 0 within a row.
+struct TopKArgs {
+  const float* scores = nullptr;  // device [rows, row_stride]
+  int64_t row_stride = 0;
+  int64_t count = 0;  // scores of each row
+  int rows = 0;
+  int64_t top_k = 0;
+  Selected selected;
+};
+absl::Status TopK(const TopKArgs& args, const SelectWorkspace& workspace, Stream stream);
+
+// One decoded token of each of several sequences: scores this rank's middle keys (ESA, arXiv
+// 2502.14477, section 3), spreads them over `proximity` and takes the top-k.
+struct DecodeSelectArgs {
+  const DecodeRow* sequences = nullptr;  // device [rows]
+  int64_t max_tokens = 0;                // that this rank has of any of them
+  int rows = 0;
+  const float* queries = nullptr;  // device [rows, dim] float32, compressed or group-summed
+  int64_t dim = 0;                 // of a score key; a row of them is a multiple of 16 bytes
+  DType dtype = DType::kBFloat16;  // of the score keys, float32 or bfloat16
+  ShardGeometry geometry;
+  int32_t halo = 0;          // score keys that a page has beside its stripe, either side
+  int64_t score_offset = 0;  // bytes from a page's begin to the layer's first score key, a halo's
+  int64_t initial_tokens = 0, local_tokens = 0;
+  int32_t proximity = 0;  // at most `halo`
+  int64_t top_k = 0;
+  Selected selected;
+};
+// Keys of one sequence that a workspace for it must allow: those of all of its pages.
+int64_t MaxKeys(int64_t max_tokens, const ShardGeometry& geometry, int32_t halo);
+// InvalidArgument: the rows of keys are not multiples of 16 bytes.
+absl::Status DecodeSelect(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
+                          Stream stream);
+
+}  // namespace longspan::cuda
+
+#endif  // LONGSPAN_KERNELS_CUDA_SELECT_H_

@@ -1,0 +1,402 @@
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/cuda/select.h"
+#include "kernels/select.h"
+#include "sharding/attention_ranges.h"
+#include "sharding/sequence_layout.h"
+#include "tests/kernels/cuda_testing.h"
+#include "tests/kernels/kernel_testing.h"
+
+namespace longspan::cuda {
+namespace {
+
+// Candidates of the k first of a row, ascending by position.
+std::vector<Candidate> InOrder(std::vector<Candidate> candidates) {
+  std::erase(candidates, Candidate{0});
+  std::sort(candidates.begin(), candidates.end(),
+            [](Candidate a, Candidate b) { return PositionOf(a) < PositionOf(b); });
+  return candidates;
+}
+
+std::vector<Candidate> ExpectedTopK(const float* scores, int64_t count, int64_t k) {
+  longspan::TopK top(k);
+  top.Add(scores, count, 0);
+  std::vector<Candidate> candidates(k);
+  top.Take(candidates.data());
+  return InOrder(std::move(candidates));
+}
+
+// What a selection wrote, row by row.
+std::vector<std::vector<Candidate>> Rows(const Buffer& candidates, const Buffer& counts, int rows,
+                                         int64_t k) {
+  const auto all = Download<Candidate>(candidates.data(), rows * k);
+  const auto sizes = Download<int32_t>(counts.data(), rows);
+  std::vector<std::vector<Candidate>> out;
+  for (int row = 0; row < rows; ++row) {
+    EXPECT_GE(sizes[row], 0);
+    EXPECT_LE(sizes[row], k);
+    out.emplace_back(all.begin() + row * k,
+                     all.begin() + row * k + std::min<int64_t>(sizes[row], k));
+  }
+  return out;
+}
+
+class SelectCudaTest : public CudaTest {
+ protected:
+  // Selects from [rows, count] scores and compares with the CPU.
+  void CheckTopK(const std::vector<float>& scores, int rows, int64_t k,
+                 const SelectWorkspace& workspace) {
+    const auto count = static_cast<int64_t>(scores.size()) / rows;
+    const Buffer device_scores = Upload(scores);
+    const Buffer candidates = Poisoned(rows * k * 8);
+    const Buffer counts = Poisoned(rows * 4);
+    TopKArgs args;
+    args.scores = device_scores.as<float>();
+    args.row_stride = args.count = count;
+    args.rows = rows;
+    args.top_k = k;
+    args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
+    const absl::Status status = TopK(args, workspace, nullptr);
+    ASSERT_TRUE(status.ok()) << status;
+    const auto actual = Rows(candidates, counts, rows, k);
+    for (int row = 0; row < rows; ++row) {
+      ASSERT_EQ(actual[row], ExpectedTopK(scores.data() + row * count, count, k)) << "row " << row;
+    }
+  }
+
+  SelectWorkspace Workspace(int rows, int64_t keys, int max_blocks = 0) {
+    absl::StatusOr<SelectWorkspace> workspace = SelectWorkspace::Create(rows, keys, max_blocks);
+    EXPECT_TRUE(workspace.ok()) << workspace.status();
+    return *std::move(workspace);
+  }
+};
+
+TEST_F(SelectCudaTest, EqualsCpuOnRandomRows) {
+  Random random(1);
+  const SelectWorkspace all = Workspace(5, 200'000);
+  const SelectWorkspace few = Workspace(5, 200'000, 3);
+  const SelectWorkspace one = Workspace(5, 200'000, 1);  // too little shared memory for the bits
+  for (int trial = 0; trial < 60; ++trial) {
+    const int rows = static_cast<int>(random.Integer(1, 5));
+    const int64_t count = random.OneOf<int64_t>({1, 2, 31, 1000, 1024, 5000, 40'000, 200'000});
+    const int64_t k = random.OneOf<int64_t>({1, 2, 33, 256, 2048, 5000});
+    SCOPED_TRACE(testing::Message() << rows << " rows of " << count << ", k " << k);
+    CheckTopK(random.Reals(rows * count), rows, k,
+              *random.OneOf<const SelectWorkspace*>({&all, &few, &one}));
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_F(SelectCudaTest, TiesGoToTheFirstPosition) {
+  Random random(2);
+  const SelectWorkspace workspace = Workspace(3, 100'000);
+  const std::vector<std::vector<float>> values = {
+      {1.0f},
+      {-0.0f, 0.0f},
+      {kNan},
+      {-kInf},
+      {kNan, -kInf, kInf, 1.0f},
+      {-0.0f, 0.0f, 1.0f, -1.0f, 2.0f, kInf, -kInf, kNan, 1e-40f, -1e-40f,
+       std::nextafter(1.0f, 2.0f), std::numeric_limits<float>::max()}};
+  for (const std::vector<float>& choice : values) {
+    for (const int64_t count : {5, 3000, 100'000}) {
+      std::vector<float> scores(3 * count);
+      for (float& score : scores) {
+        score = choice[random.Integer(0, static_cast<int64_t>(choice.size()) - 1)];
+      }
+      for (const int64_t k : {1, 100, 2048}) {
+        SCOPED_TRACE(testing::Message() << choice.size() << " values, " << count << ", k " << k);
+        CheckTopK(scores, 3, k, workspace);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// Nearly equal scores: the last digit decides. Clustered: one bin of the first digit has them all.
+TEST_F(SelectCudaTest, ClusteredScores) {
+  Random random(3);
+  const SelectWorkspace workspace = Workspace(1, 300'000);
+  std::vector<float> scores(300'000);
+  for (float& score : scores) {
+    score = std::bit_cast<float>(std::bit_cast<uint32_t>(100.0f) +
+                                 static_cast<uint32_t>(random.Integer(0, 5000)));
+  }
+  CheckTopK(scores, 1, 2048, workspace);
+}
+
+TEST_F(SelectCudaTest, MoreThanTwoToThe31Scores) {
+  const int64_t count = (int64_t{1} << 31) + 10'000;
+  size_t available = 0, total = 0;
+  ASSERT_EQ(cudaMemGetInfo(&available, &total), cudaSuccess);
+  if (static_cast<int64_t>(available) < 20 * count / 2) GTEST_SKIP() << "too little GPU memory";
+  absl::StatusOr<Buffer> scores = Buffer::Allocate(count * 4);
+  ASSERT_TRUE(scores.ok()) << scores.status();
+  ASSERT_TRUE(Fill(scores->data(), 0, count * 4, nullptr).ok());
+  const std::vector<int64_t> places = {count - 1, (int64_t{1} << 31) + 5, 77};
+  const float high = 1;
+  for (const int64_t place : places) {
+    ASSERT_TRUE(Copy(scores->as<float>() + place, &high, 4, nullptr).ok());
+  }
+  const int64_t k = 10;
+  const Buffer candidates = Poisoned(k * 8);
+  const Buffer counts = Poisoned(4);
+  TopKArgs args;
+  args.scores = scores->as<float>();
+  args.row_stride = args.count = count;
+  args.rows = 1;
+  args.top_k = k;
+  args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
+  const absl::Status status = TopK(args, Workspace(1, count), nullptr);
+  ASSERT_TRUE(status.ok()) << status;
+  const auto selected = Rows(candidates, counts, 1, k);
+  std::vector<int64_t> positions;
+  for (const Candidate candidate : selected[0]) {
+    positions.push_back(PositionOf(candidate));
+  }
+  EXPECT_EQ(positions, (std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6, 77, places[1], places[0]}));
+}
+
+// ---- Scored keys ----
+
+struct Case {
+  DType dtype = DType::kBFloat16;
+  int64_t dim = 128;
+  int32_t stripe = 64;
+  int ranks = 1;
+  int32_t halo = 0, proximity = 0;
+  int64_t initial = 16, local = 100, k = 50;
+  std::vector<int64_t> positions = {1000};
+};
+
+// Small whole numbers, whose products add up exactly in any order: ties abound.
+std::vector<float> WholeNumbers(Random* random, int64_t count) {
+  std::vector<float> values(count);
+  for (float& value : values) value = static_cast<float>(random->Integer(-3, 3));
+  return values;
+}
+
+// The pages of one rank of one sequence, with some bytes before the layer's score keys.
+struct Pages {
+  static constexpr int64_t kOffset = 512;
+
+  Pages(const Case& c, int rank, const std::vector<float>& keys) {
+    const SequenceLayout layout = {c.stripe, c.ranks};
+    const auto tokens = static_cast<int64_t>(keys.size()) / c.dim;
+    for (int64_t page = 0; page < layout.NumPages(rank, tokens); ++page) {
+      const Range stripe = layout.StripeOfPage(rank, page);
+      std::vector<float> rows((c.stripe + 2 * c.halo) * c.dim, kNan);
+      for (int64_t p = std::max<int64_t>(0, stripe.begin - c.halo);
+           p < std::min(tokens, stripe.end + c.halo); ++p) {
+        std::copy_n(keys.begin() + p * c.dim, c.dim,
+                    rows.begin() + (p - stripe.begin + c.halo) * c.dim);
+      }
+      const Stored stored(rows, c.dtype);
+      std::vector<std::byte> bytes(kOffset + rows.size() * SizeOf(c.dtype));
+      std::copy_n(static_cast<const std::byte*>(stored.data()), bytes.size() - kOffset,
+                  bytes.begin() + kOffset);
+      buffers.push_back(Upload(bytes));
+      pointers.push_back(buffers.back().data());
+    }
+    table = Upload(pointers);
+  }
+
+  std::vector<Buffer> buffers;
+  std::vector<const std::byte*> pointers;
+  Buffer table;
+};
+
+std::vector<Candidate> ExpectedSelection(const Case& c, int rank, int64_t position,
+                                         const std::vector<float>& query,
+                                         const std::vector<float>& keys) {
+  const SequenceLayout layout = {c.stripe, c.ranks};
+  const Range middle = {c.initial, std::max(c.initial, position - c.local)};
+  std::vector<float> scores(middle.size());
+  for (int64_t m = middle.begin; m < middle.end; ++m) {
+    float sum = 0;
+    for (int64_t d = 0; d < c.dim; ++d) sum += query[d] * keys[m * c.dim + d];
+    scores[m - middle.begin] = sum;
+  }
+  std::vector<float> spread(scores.size());
+  Proximity(scores.data(), middle.size(), c.proximity, 0, middle.size(), spread.data());
+  longspan::TopK top(c.k);
+  for (int64_t m = middle.begin; m < middle.end; ++m) {
+    if (layout.owner(m) == rank) top.Add(&spread[m - middle.begin], 1, m);
+  }
+  std::vector<Candidate> candidates(c.k);
+  top.Take(candidates.data());
+  return InOrder(std::move(candidates));
+}
+
+class DecodeSelectCudaTest : public SelectCudaTest {
+ protected:
+  void Check(const Case& c, uint64_t seed) {
+    Random random(seed);
+    const auto rows = static_cast<int>(c.positions.size());
+    const int64_t tokens = *std::max_element(c.positions.begin(), c.positions.end()) + 1;
+    const std::vector<float> queries = WholeNumbers(&random, rows * c.dim);
+    std::vector<std::vector<float>> keys;
+    for (int row = 0; row < rows; ++row) {
+      keys.push_back(WholeNumbers(&random, (c.positions[row] + 1) * c.dim));
+    }
+    const Buffer device_queries = Upload(queries);
+    for (int rank = 0; rank < c.ranks; ++rank) {
+      SCOPED_TRACE(testing::Message() << "rank " << rank << " of " << c.ranks);
+      std::vector<Pages> pages;
+      std::vector<DecodeRow> sequences;
+      for (int row = 0; row < rows; ++row) {
+        pages.emplace_back(c, rank, keys[row]);
+        sequences.push_back({pages.back().table.as<const std::byte*>(), c.positions[row]});
+      }
+      const Buffer device_sequences = Upload(sequences);
+      const Buffer candidates = Poisoned(rows * c.k * 8);
+      const Buffer counts = Poisoned(rows * 4);
+      DecodeSelectArgs args;
+      args.sequences = device_sequences.as<DecodeRow>();
+      args.max_tokens = SequenceLayout{c.stripe, c.ranks}.NumPages(rank, tokens) * c.stripe;
+      args.rows = rows;
+      args.queries = device_queries.as<float>();
+      args.dim = c.dim;
+      args.dtype = c.dtype;
+      args.geometry = {c.stripe, c.ranks, rank};
+      args.halo = c.halo;
+      args.score_offset = Pages::kOffset;
+      args.initial_tokens = c.initial;
+      args.local_tokens = c.local;
+      args.proximity = c.proximity;
+      args.top_k = c.k;
+      args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
+      const SelectWorkspace workspace =
+          Workspace(rows, MaxKeys(args.max_tokens, args.geometry, args.halo));
+      const absl::Status status = DecodeSelect(args, workspace, nullptr);
+      ASSERT_TRUE(status.ok()) << status;
+      const auto actual = Rows(candidates, counts, rows, c.k);
+      for (int row = 0; row < rows; ++row) {
+        const std::vector<float> query(queries.begin() + row * c.dim,
+                                       queries.begin() + (row + 1) * c.dim);
+        ASSERT_EQ(actual[row], ExpectedSelection(c, rank, c.positions[row], query, keys[row]))
+            << "row " << row;
+      }
+    }
+  }
+};
+
+TEST_F(DecodeSelectCudaTest, EqualsExpectationOverDtypesAndDims) {
+  uint64_t seed = 10;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const int64_t dim : {8, 16, 24, 32, 64, 96, 128, 256, 512, 1024}) {
+      SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ", dim " << dim);
+      Check({.dtype = dtype, .dim = dim, .halo = 1, .proximity = 1, .positions = {1000, 350}},
+            ++seed);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_F(DecodeSelectCudaTest, EqualsExpectationOverRanksAndProximity) {
+  uint64_t seed = 100;
+  for (const int ranks : {1, 2, 3}) {
+    for (const int32_t proximity : {0, 1, 2, 3, 7, 30, 64}) {
+      for (const int32_t extra : {0, 5}) {
+        const int32_t halo = std::min(64, proximity + extra);
+        SCOPED_TRACE(testing::Message() << "proximity " << proximity << ", halo " << halo);
+        Check({.dim = 16,
+               .ranks = ranks,
+               .halo = halo,
+               .proximity = proximity,
+               .positions = {3000, 5, 117, 118, 777}},
+              ++seed);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_F(DecodeSelectCudaTest, LongRows) {
+  Check({.dim = 16,
+         .stripe = 512,
+         .ranks = 1,
+         .halo = 1,
+         .proximity = 1,
+         .initial = 128,
+         .local = 4096,
+         .k = 2048,
+         .positions = {300'000}},
+        1);
+  Check({.dim = 16,
+         .stripe = 512,
+         .ranks = 2,
+         .halo = 512,
+         .proximity = 512,
+         .initial = 128,
+         .local = 4096,
+         .k = 2048,
+         .positions = {200'000, 100'000}},
+        2);
+}
+
+TEST_F(DecodeSelectCudaTest, RefusesRowsThatAreNoMultipleOf16Bytes) {
+  DecodeSelectArgs args;
+  args.rows = 1;
+  args.dim = 12;
+  args.top_k = 1;
+  const absl::Status status = DecodeSelect(args, Workspace(1, 100), nullptr);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+}
+
+// A captured launch reads the positions of its replay.
+TEST_F(DecodeSelectCudaTest, ReplaysWithOtherPositions) {
+  const Case c = {.dim = 16, .halo = 1, .proximity = 1, .positions = {2000}};
+  Random random(5);
+  const std::vector<float> query = WholeNumbers(&random, c.dim);
+  const std::vector<float> keys = WholeNumbers(&random, 2001 * c.dim);
+  const Pages pages(c, 0, keys);
+  const Buffer sequence = Poisoned(sizeof(DecodeRow));
+  const Buffer device_query = Upload(query);
+  const Buffer candidates = Poisoned(c.k * 8);
+  const Buffer counts = Poisoned(4);
+  DecodeSelectArgs args;
+  args.sequences = sequence.as<DecodeRow>();
+  args.max_tokens = 2048;
+  args.rows = 1;
+  args.queries = device_query.as<float>();
+  args.dim = c.dim;
+  args.geometry = {c.stripe, 1, 0};
+  args.halo = c.halo;
+  args.score_offset = Pages::kOffset;
+  args.initial_tokens = c.initial;
+  args.local_tokens = c.local;
+  args.proximity = c.proximity;
+  args.top_k = c.k;
+  args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
+  const SelectWorkspace workspace = Workspace(1, 4096);
+
+  cudaStream_t stream;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  const absl::Status status = DecodeSelect(args, workspace, stream);
+  ASSERT_TRUE(status.ok()) << status;
+  cudaGraph_t graph;
+  ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  cudaGraphExec_t replay;
+  ASSERT_EQ(cudaGraphInstantiate(&replay, graph, 0), cudaSuccess);
+  for (const int64_t position : {2000, 900, 1500, 10}) {
+    const DecodeRow row = {pages.table.as<const std::byte*>(), position};
+    ASSERT_TRUE(Copy(sequence.data(), &row, sizeof(row), stream).ok());
+    ASSERT_EQ(cudaGraphLaunch(replay, stream), cudaSuccess);
+    ASSERT_TRUE(Synchronize(stream).ok());
+    EXPECT_EQ(Rows(candidates, counts, 1, c.k)[0], ExpectedSelection(c, 0, position, query, keys))
+        << position;
+  }
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+}
+
+}  // namespace
+}  // namespace longspan::cuda
