@@ -171,6 +171,11 @@ struct CalibrateJob {
 
   // What can be told before anything is loaded.
   absl::StatusOr<bool> Prepare(const Config& config) {
+    if (config.load_format == "dummy") {
+      return absl::InvalidArgumentError(
+          "`load_format: dummy`: random weights have nothing to calibrate; a run makes up a "
+          "compressor for them");
+    }
     LONGSPAN_RETURN_IF_ERROR(CheckOutput(OutputPath(config)));
     LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
     const std::string input = absl::GetFlag(FLAGS_input);

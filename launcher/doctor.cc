@@ -26,6 +26,7 @@
 #include "runtime/chat_prompt.h"
 #include "runtime/compressor.h"
 #include "runtime/config.h"
+#include "runtime/dummy_model.h"
 #include "runtime/memory_plan.h"
 #include "runtime/model.h"
 #include "runtime/tokenizer.h"
@@ -124,8 +125,8 @@ std::string Describe(const ModelConfig& model, const WeightCounts& counts) {
                       model.max_position_embeddings, " tokens");
 }
 
-void CheckTokenizer(const std::string& directory, const ModelConfig& model, Report* report) {
-  const auto tokenizer = Tokenizer::Load(directory);
+void CheckTokenizer(const Config& config, const ModelConfig& model, Report* report) {
+  const auto tokenizer = LoadTokenizer(config);
   if (!tokenizer.ok()) return report->Bad("tokenizer", tokenizer.status());
   const std::string text = absl::StrCat((*tokenizer)->vocab_size(), " tokens");
   if ((*tokenizer)->vocab_size() > model.vocab_size) {
@@ -194,15 +195,21 @@ void CheckFit(Config config, const ModelConfig& model, int64_t weight_bytes, con
 void CheckModel(const Config& config, const World& world, bool config_is_good, Report* report) {
   const auto model = LoadModelConfig(config.model);
   if (!model.ok()) return report->Bad("model", model.status());
-  const auto weights = LoadWeights(config.model, *model);
+  const bool is_dummy = config.load_format == "dummy";
+  const auto weights =
+      is_dummy ? MakeDummyWeights(*model, /*fill=*/false) : LoadWeights(config.model, *model);
   const WeightCounts counts = weights.ok() ? CountWeights(*weights) : WeightCounts();
   weights.ok() ? report->Good("model", Describe(*model, counts))
                : report->Bad("model", weights.status());
-  CheckTokenizer(config.model, *model, report);
+  CheckTokenizer(config, *model, report);
   CheckChatTemplate(config.model, report);
   if (!weights.ok()) return;
-  CheckCompressor(config, *model, *weights, report);
-  if (config_is_good) CheckFit(config, *model, counts.bytes, world, report);
+  if (!is_dummy || !config.esa.compressor.empty()) {
+    CheckCompressor(config, *model, *weights, report);
+  }
+  // Ranks of a host share the pages of files, but not what each makes up.
+  const int64_t bytes = is_dummy ? counts.bytes * world.ranks_on_host : counts.bytes;
+  if (config_is_good) CheckFit(config, *model, bytes, world, report);
 }
 
 // The configuration, and the model if it names one.

@@ -59,6 +59,7 @@ const std::vector<Key>& Keys() {
   static const auto* keys = new std::vector<Key>{
       Plain("model", FIELD(model)),
       Choice("device", FIELD(device), {"cpu", "cuda"}),
+      Choice("load_format", FIELD(load_format), {"auto", "dummy"}),
       Choice("dtype", FIELD(dtype), {"auto", "float32"}),
       Integer("max_model_len", FIELD(max_model_len), 1, kMaxTokens),
       Choice("attention", FIELD(attention), {"esa", "streaming", "dense"}),

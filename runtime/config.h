@@ -50,8 +50,9 @@ struct AskConfig {
 struct Config {
   std::string model;  // directory
   std::string device = "cpu";
-  std::string dtype = "auto";  // auto | float32 (CPU ranks compute in float32)
-  int64_t max_model_len = 0;   // prompt + generated tokens of one request; 0: what the cache holds
+  std::string load_format = "auto";  // auto | dummy (a config.json alone, random weights)
+  std::string dtype = "auto";        // auto | float32 (CPU ranks compute in float32)
+  int64_t max_model_len = 0;  // prompt + generated tokens of one request; 0: what the cache holds
   Attention attention = Attention::kEsa;
   EsaConfig esa;
   ParallelConfig parallel;

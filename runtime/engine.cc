@@ -395,7 +395,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Config& config,
   Config resolved = config;
   // Rank 0 alone reads and writes text.
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = nullptr;
-  if (communicator->rank() == 0) tokenizer = Tokenizer::Load(config.model);
+  if (communicator->rank() == 0) tokenizer = LoadTokenizer(config);
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, tokenizer.status()));
   LONGSPAN_ASSIGN_OR_RETURN(auto model, LoadModel(communicator, &resolved));
   return std::make_unique<EngineImpl>(communicator, std::move(resolved), std::move(model),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/linear.h"
 #include "runtime/compressor.h"
+#include "runtime/dummy_model.h"
 
 namespace longspan {
 namespace {
@@ -43,7 +45,14 @@ std::vector<float> Transposed(const Tensor& factor) {
   return out;
 }
 
+bool IsDummy(const Config& config) { return config.load_format == "dummy"; }
+
 absl::Status LoadFactors(const Config& config, Model* model) {
+  if (IsDummy(config) && config.esa.compressor.empty()) {
+    model->attention.factors =
+        MakeScoreFactors(MakeDummyCompressor(model->config, config.esa.compressed_dim));
+    return absl::OkStatus();
+  }
   LONGSPAN_ASSIGN_OR_RETURN(
       const Compressor compressor,
       LoadCompressor(CompressorPath(config), model->config,
@@ -54,7 +63,9 @@ absl::Status LoadFactors(const Config& config, Model* model) {
 
 absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* model) {
   LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(config.model));
-  LONGSPAN_ASSIGN_OR_RETURN(model->weights, LoadWeights(config.model, model->config));
+  LONGSPAN_ASSIGN_OR_RETURN(model->weights, IsDummy(config)
+                                                ? MakeDummyWeights(model->config, /*fill=*/false)
+                                                : LoadWeights(config.model, model->config));
   model->rope =
       std::make_unique<Rope>(InverseFrequencies(model->config.rope, model->config.head_dim));
   model->attention =
@@ -66,6 +77,15 @@ absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* 
 }
 
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const Config& config) {
+  std::error_code ignored;
+  if (!IsDummy(config) || std::filesystem::exists(config.model + "/tokenizer.json", ignored)) {
+    return Tokenizer::Load(config.model);
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
+  return MakeDummyTokenizer(model.vocab_size);
+}
 
 std::vector<ScoreFactors> MakeScoreFactors(const Compressor& compressor) {
   std::vector<ScoreFactors> factors;
@@ -121,6 +141,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(*communicator));
   int64_t weight_bytes = CountWeights(model->weights).bytes;
   if (at_once == WeightsAtOnce::kOneLayer) weight_bytes /= model->config.num_layers;
+  if (IsDummy(*config)) weight_bytes *= on_host;  // ranks share files, but not these
   model->memory = PlanMemory(*config, model->config, model->attention.kv, communicator->size(),
                              on_host, weight_bytes);
   // Ranks must agree on how much fits, so that none runs out first.
@@ -132,6 +153,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, FitCache(model->memory, pages, config, model->attention.layout)));
   model->pool = std::make_unique<PagePool>(model->attention.kv, pages);
+  if (IsDummy(*config)) {  // only now, for nothing may be taken before it is known to fit
+    LONGSPAN_ASSIGN_OR_RETURN(model->weights, MakeDummyWeights(model->config, /*fill=*/true));
+  }
   model->transformer =
       std::make_unique<Transformer>(model->config, model->weights, model->attention);
   return model;

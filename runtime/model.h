@@ -11,6 +11,7 @@
 #include "runtime/config.h"
 #include "runtime/memory_plan.h"
 #include "runtime/model_config.h"
+#include "runtime/tokenizer.h"
 #include "runtime/transformer.h"
 #include "runtime/weights.h"
 
@@ -36,6 +37,9 @@ enum class WeightsAtOnce { kAll, kOneLayer };
 // max_model_len of 0 becomes the longest that the cache can hold.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config,
                                                  WeightsAtOnce at_once = WeightsAtOnce::kAll);
+
+// The model directory's, or a stand-in for a dummy model that has none.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const Config& config);
 
 // Cache shape and attention context of a model without its weights, for tests and calibration.
 KvShape MakeKvShape(const Config& config, const ModelConfig& model);

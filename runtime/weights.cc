@@ -282,16 +282,10 @@ void AddScaling(const RopeConfig& rope, Hash* hash) {
 
 }  // namespace
 
-absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config) {
+absl::StatusOr<ModelWeights> AssembleWeights(const ModelConfig& config, FindTensor find) {
   const Architecture* architecture = FindArchitecture(config.architecture);
   LONGSPAN_CHECK(architecture != nullptr);
   const TensorNames& names = architecture->tensors;
-  LONGSPAN_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(model_dir));
-  LONGSPAN_RETURN_IF_ERROR(checkpoint.CheckNotQuantised());
-  const auto find = [&](absl::string_view name, const Shape& shape) {
-    return checkpoint.Find(std::string(name), shape);
-  };
-
   ModelWeights weights;
   LONGSPAN_ASSIGN_OR_RETURN(weights.embedding, find(names.embedding, EmbeddingShape(config)));
   LONGSPAN_ASSIGN_OR_RETURN(weights.final_norm, find(names.final_norm, NormShape(config)));
@@ -307,7 +301,19 @@ absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const Mod
       LONGSPAN_ASSIGN_OR_RETURN(weights.layers[i].*kind.tensor, find(name, kind.shape(config)));
     }
   }
-  LONGSPAN_RETURN_IF_ERROR(checkpoint.CheckNothingLeft(names.layer_prefix, config.num_layers));
+  return weights;
+}
+
+absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const ModelConfig& config) {
+  LONGSPAN_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(model_dir));
+  LONGSPAN_RETURN_IF_ERROR(checkpoint.CheckNotQuantised());
+  LONGSPAN_ASSIGN_OR_RETURN(
+      ModelWeights weights,
+      AssembleWeights(config, [&](absl::string_view name, const std::vector<int64_t>& shape) {
+        return checkpoint.Find(std::string(name), shape);
+      }));
+  const absl::string_view prefix = FindArchitecture(config.architecture)->tensors.layer_prefix;
+  LONGSPAN_RETURN_IF_ERROR(checkpoint.CheckNothingLeft(prefix, config.num_layers));
   return weights;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "runtime/model_config.h"
 #include "runtime/safetensors.h"
@@ -37,6 +38,12 @@ struct ModelWeights {
   Tensor lm_head;     // [vocab, hidden]; the embedding's data when tied
   std::vector<LayerWeights> layers;
 };
+
+// Gives the tensor of a name, of that shape.
+using FindTensor = absl::FunctionRef<absl::StatusOr<Tensor>(absl::string_view name,
+                                                            const std::vector<int64_t>& shape)>;
+// All tensors of the architecture, from wherever `find` has them.
+absl::StatusOr<ModelWeights> AssembleWeights(const ModelConfig& config, FindTensor find);
 
 // Maps model.safetensors, or the shards that model.safetensors.index.json names, and checks every
 // shape against `config`. No tensor data is read. Tensors that the architecture does not know are

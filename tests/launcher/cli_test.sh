@@ -228,6 +228,27 @@ case $case in
       --set esa.compression=low_rank --set esa.compressed_dim=8
     says 'compressed_dim'
     ;;
+  dummy)  # of a model only its config.json
+    mkdir shape
+    cp model/config.json shape/
+    requests 3 6 > in.jsonl
+    shaped=("${generate[@]}" --model shape --set load_format=dummy
+      --set esa.compression=low_rank --set esa.compressed_dim=8)
+    expect 0 "$longspan" "${shaped[@]}" --output one.jsonl
+    [ "$(grep -c '"completion_tokens":6' one.jsonl)" = 3 ]
+    expect 0 "$longspan" "${shaped[@]}" --output three.jsonl --set parallel.ranks=3
+    same_answers one.jsonl three.jsonl
+    expect 1 "$longspan" "${generate[@]}" --model shape --output none.jsonl
+    says 'shape'
+    expect 1 "$longspan" calibrate --model shape --set load_format=dummy --input in.jsonl
+    says 'nothing to calibrate'
+    expect 0 "$longspan" doctor --model shape --set load_format=dummy --set esa.compressed_dim=8
+    grep -q '^ok  fit ' stdout
+    # Whether it fits depends on the machine.
+    "$longspan" doctor --model "$source/configs/shapes/llama3-8b" --set load_format=dummy > stdout ||
+      true
+    grep -q '8030.3 million parameters, 16.1 GB' stdout
+    ;;
   resume)
     requests 6 6 > in.jsonl
     expect 0 "$longspan" "${generate[@]}" --output whole.jsonl
