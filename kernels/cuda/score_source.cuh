@@ -33,8 +33,20 @@ struct GivenScores {
     __device__ int64_t Position(int64_t entry) const { return entry; }
     // Writes the bits of the slice's entries.
     __device__ void Fill(Slice slice, float*, uint32_t* bits) const {
-      for (int64_t i = slice.begin + threadIdx.x; i < slice.end; i += kThreads) {
-        bits[i - slice.begin] = BitsOf(__ldg(scores + i));
+      constexpr int kAtOnce = 8;  // loads under way
+      const float* const from = scores + slice.begin;
+      for (int i = threadIdx.x; i < slice.size(); i += kAtOnce * kThreads) {
+        float values[kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int at = i + j * kThreads;
+          values[j] = at < slice.size() ? __ldg(from + at) : 0.0f;
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int at = i + j * kThreads;
+          if (at < slice.size()) bits[at] = BitsOf(values[j]);
+        }
       }
       __syncthreads();
     }

@@ -14,14 +14,17 @@ namespace {
 
 using namespace selection;  // NOLINT(build/namespaces): the two headers are parts of this file
 
-constexpr int64_t kSharedBytes = 200 << 10;
-
 // ---- Workspace ----
 
-int DeviceBlocks(int max_blocks) {
-  int device = 0, multiprocessors = 1;
+int Attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
   cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  cudaDeviceGetAttribute(&value, attribute, device);
+  return value;
+}
+
+int DeviceBlocks(int max_blocks) {
+  const int multiprocessors = std::max(1, Attribute(cudaDevAttrMultiProcessorCount));
   return max_blocks > 0 ? std::min(max_blocks, multiprocessors) : multiprocessors;
 }
 
@@ -64,14 +67,14 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
   problem.slice = SliceOf(max_keys, problem.teams.size);
   problem.scratch_floats = std::max<int64_t>((scratch_floats + 3) / 4 * 4, 2 * kListed);
   int64_t bytes = problem.scratch_floats * 4;
-  const bool fits = bytes + problem.slice * 4 <= kSharedBytes;
+  const bool fits = bytes + problem.slice * 4 <= workspace.shared_bytes();
   if (fits) bytes += problem.slice * 4;
   problem.shared_bits =
       fits ? nullptr : reinterpret_cast<uint32_t*>(rest + CountBytes(workspace.blocks()));
-  if (bytes > kSharedBytes) {
-    return absl::UnimplementedError(absl::StrCat("a selection with these settings needs ", bytes,
-                                                 " bytes of shared memory, more than ",
-                                                 kSharedBytes, ": lower esa.proximity"));
+  if (bytes > workspace.shared_bytes()) {
+    return absl::UnimplementedError(absl::StrCat(
+        "a selection with these settings needs ", bytes, " bytes of shared memory, more than ",
+        workspace.shared_bytes(), ": lower esa.proximity"));
   }
   const auto kernel = SelectKernel<Source>;
   LONGSPAN_RETURN_IF_ERROR(
@@ -131,6 +134,8 @@ absl::StatusOr<SelectWorkspace> SelectWorkspace::Create(int rows, int64_t max_ke
   workspace.rows_ = rows;
   workspace.max_keys_ = max_keys;
   workspace.blocks_ = DeviceBlocks(max_blocks);
+  workspace.shared_bytes_ = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) -
+                            static_cast<int64_t>(sizeof(BlockMemory)) - 1024;
   const int64_t bytes = Bytes(rows, max_keys, max_blocks);
   LONGSPAN_ASSIGN_OR_RETURN(workspace.buffer_, Buffer::Allocate(bytes));
   LONGSPAN_RETURN_IF_ERROR(Fill(workspace.data(), 0, bytes, nullptr));

@@ -36,12 +36,14 @@ class SelectWorkspace {
   int rows() const { return rows_; }
   int64_t max_keys() const { return max_keys_; }
   int blocks() const { return blocks_; }
+  int64_t shared_bytes() const { return shared_bytes_; }  // that a block may take of its own
 
  private:
   Buffer buffer_;
   int rows_ = 0;
   int64_t max_keys_ = 0;
   int blocks_ = 0;
+  int64_t shared_bytes_ = 0;
 };
 
 // Top-k of rows of scores; positions count from 0 within a row.
