@@ -930,6 +930,10 @@ absl::Status CheckArgs(const DecodeAttentionArgs& args) {
                                                    " and values at ", args.value_offset,
                                                    " bytes of a page, not multiples of 16"));
   }
+  if (!IsAligned(args.queries, 16) || !IsAligned(args.output, 16)) {
+    return absl::InvalidArgumentError(
+        "decode attention: queries and output must be aligned to 16 bytes");
+  }
   if (args.rope.half != shape.head_dim / 2) {
     return absl::InvalidArgumentError(absl::StrCat("decode attention: RoPE of ", args.rope.half,
                                                    " pairs for head_dim ", shape.head_dim));

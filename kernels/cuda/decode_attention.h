@@ -29,7 +29,7 @@ struct DecodeAttentionArgs {
 
   const DecodeRow* rows = nullptr;  // [num_rows]
   int num_rows = 0;
-  const float* queries = nullptr;  // [num_rows, heads, head_dim], before RoPE
+  const float* queries = nullptr;  // [num_rows, heads, head_dim], before RoPE, aligned to 16 bytes
 
   int64_t initial_tokens = 0;
   int64_t local_tokens = 0;
@@ -56,7 +56,7 @@ struct DecodeAttentionArgs {
   int max_rows = 0;
   int multiprocessors = 0;  // of the device (DeviceInfo)
 
-  float* output = nullptr;  // [num_rows, heads, head_dim]
+  float* output = nullptr;  // [num_rows, heads, head_dim], aligned to 16 bytes
   float* lse = nullptr;     // [num_rows, heads], natural log
 };
 

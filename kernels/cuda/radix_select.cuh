@@ -368,6 +368,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int r = teams.Team(); r < problem.rows; r += teams.count, half ^= 1) {
     const auto row = source.At(r);
     const Slice slice = SliceOfMember(row.begin, row.end, teams);
+    if (slice.size() > problem.slice) __trap();  // a row has outgrown what the host said
     row.Fill(slice, dynamic, bits);
 
     Threshold threshold;

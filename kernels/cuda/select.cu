@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -51,7 +52,10 @@ template <typename Source>
 absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_keys, int rows,
                     int64_t top_k, const Selected& selected, const SelectWorkspace& workspace,
                     Stream stream) {
-  if (rows == 0 || top_k == 0) return absl::OkStatus();
+  if (top_k < 1 || top_k > std::numeric_limits<int32_t>::max()) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot select the first ", top_k));
+  }
+  if (rows == 0) return absl::OkStatus();
   if (rows > workspace.rows() || max_keys > workspace.max_keys()) {
     return absl::InternalError("the workspace of a selection is too small");
   }
@@ -65,6 +69,10 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
   problem.top_k = top_k;
   problem.selected = selected;
   problem.slice = SliceOf(max_keys, problem.teams.size);
+  // Entries fit 32 bits, and a thread steps over the end of a slice by less than 8 times a block.
+  if (max_keys > 0xffffffff || problem.slice > std::numeric_limits<int32_t>::max() - 8 * kThreads) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot select among ", max_keys, " scores"));
+  }
   problem.scratch_floats = std::max<int64_t>((scratch_floats + 3) / 4 * 4, 2 * kListed);
   int64_t bytes = problem.scratch_floats * 4;
   const bool fits = bytes + problem.slice * 4 <= workspace.shared_bytes();
@@ -77,9 +85,10 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
         workspace.shared_bytes(), ": lower esa.proximity"));
   }
   const auto kernel = SelectKernel<Source>;
+  // The same for every launch: ranks may be threads of one process.
   LONGSPAN_RETURN_IF_ERROR(
       ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(bytes)),
+                                    static_cast<int>(workspace.shared_bytes())),
                "shared memory of the selection"));
   void* parameters[] = {const_cast<Source*>(&source), &problem};
   return ToStatus(
@@ -88,16 +97,32 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
       "selection");
 }
 
+absl::Status CheckArgs(const DecodeSelectArgs& args) {
+  const int64_t bytes = args.dim * SizeOf(args.dtype);
+  if (args.dim < 1 || bytes % 16 != 0 || args.score_offset % 16 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("score keys of ", args.dim, " numbers, ",
+                                                   args.score_offset,
+                                                   " bytes into a page: no multiples of 16 bytes"));
+  }
+  const ShardGeometry& geometry = args.geometry;
+  if (geometry.stripe_tokens < 1 || geometry.rank < 0 || geometry.rank >= geometry.num_ranks ||
+      args.proximity < 0 || args.proximity > args.halo || args.initial_tokens < 0 ||
+      args.local_tokens < 0 || args.max_tokens < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no selection with stripes of ", geometry.stripe_tokens, ", rank ",
+                     geometry.rank, " of ", geometry.num_ranks, ", proximity ", args.proximity,
+                     ", a halo of ", args.halo, ", ", args.initial_tokens, " initial and ",
+                     args.local_tokens, " local of ", args.max_tokens, " tokens"));
+  }
+  return absl::OkStatus();
+}
+
 // Lanes that share a score key: one 16-byte load each, as far as a warp goes.
 template <typename T>
 absl::Status LaunchScored(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
                           Stream stream) {
   const int64_t loads = args.dim * static_cast<int64_t>(sizeof(T)) / 16;
-  if (loads == 0 || args.dim * static_cast<int64_t>(sizeof(T)) % 16 != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("score keys of ", args.dim, " numbers are no multiple of 16 bytes"));
-  }
-  const int64_t scratch = args.dim + 2 * (kPiece + 2 * args.proximity);
+  const int64_t scratch = args.dim + 2 * (kPiece + 2 * int64_t{args.proximity});
   const auto launch = [&]<int kLanes>() {
     return Launch(ScoredKeys<T, kLanes>{args}, scratch,
                   MaxKeys(args.max_tokens, args.geometry, args.halo), args.rows, args.top_k,
@@ -117,13 +142,14 @@ int64_t MaxKeys(int64_t max_tokens, const ShardGeometry& geometry, int32_t halo)
   return (max_tokens + stripe - 1) / stripe * (stripe + 2 * halo);
 }
 
-// Bits that do not fit the blocks' own memory: for any number of rows up to `rows`.
+// Bits that do not fit the blocks' own memory: for any number of rows up to `rows`, and for fewer
+// keys, whose smaller teams round up more.
 int64_t SelectWorkspace::Bytes(int rows, int64_t max_keys, int max_blocks) {
   const int blocks = DeviceBlocks(max_blocks);
   int64_t bits = 0;
   for (int r = 1; r <= rows; ++r) {
     const Teams teams = TeamsFor(r, max_keys, blocks);
-    bits = std::max(bits, teams.count * teams.size * SliceOf(max_keys, teams.size));
+    bits = std::max(bits, teams.count * (max_keys + teams.size));
   }
   return StateBytes(rows, blocks) + CountBytes(blocks) + bits * 4;
 }
@@ -150,6 +176,7 @@ absl::Status TopK(const TopKArgs& args, const SelectWorkspace& workspace, Stream
 
 absl::Status DecodeSelect(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
                           Stream stream) {
+  LONGSPAN_RETURN_IF_ERROR(CheckArgs(args));
   return WithCacheType(args.dtype,
                        [&]<typename T>() { return LaunchScored<T>(args, workspace, stream); });
 }

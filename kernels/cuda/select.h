@@ -61,14 +61,15 @@ absl::Status TopK(const TopKArgs& args, const SelectWorkspace& workspace, Stream
 // 2502.14477, section 3), spreads them over `proximity` and takes the top-k.
 struct DecodeSelectArgs {
   const DecodeRow* sequences = nullptr;  // device [rows]
-  int64_t max_tokens = 0;                // that this rank has of any of them
+  int64_t max_tokens = 0;  // that this rank may have of any of them, in replays of a graph too
   int rows = 0;
   const float* queries = nullptr;  // device [rows, dim] float32, compressed or group-summed
   int64_t dim = 0;                 // of a score key; a row of them is a multiple of 16 bytes
   DType dtype = DType::kBFloat16;  // of the score keys, float32 or bfloat16
   ShardGeometry geometry;
-  int32_t halo = 0;          // score keys that a page has beside its stripe, either side
-  int64_t score_offset = 0;  // bytes from a page's begin to the layer's first score key, a halo's
+  int32_t halo = 0;  // score keys that a page has beside its stripe, either side
+  // Bytes from a page's begin to the layer's first score key, a halo's: a multiple of 16.
+  int64_t score_offset = 0;
   int64_t initial_tokens = 0, local_tokens = 0;
   int32_t proximity = 0;  // at most `halo`
   int64_t top_k = 0;
@@ -76,7 +77,7 @@ struct DecodeSelectArgs {
 };
 // Keys of one sequence that a workspace for it must allow: those of all of its pages.
 int64_t MaxKeys(int64_t max_tokens, const ShardGeometry& geometry, int32_t halo);
-// InvalidArgument: the rows of keys are not multiples of 16 bytes.
+// InvalidArgument: sizes that fit no cache, or rows of keys that are no multiples of 16 bytes.
 absl::Status DecodeSelect(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
                           Stream stream);
 

@@ -172,6 +172,7 @@ struct Case {
   int32_t halo = 0, proximity = 0;
   int64_t initial = 16, local = 100, k = 50;
   std::vector<int64_t> positions = {1000};
+  int max_blocks = 0;
 };
 
 // Small whole numbers, whose products add up exactly in any order: ties abound.
@@ -272,7 +273,7 @@ class DecodeSelectCudaTest : public SelectCudaTest {
       args.top_k = c.k;
       args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
       const SelectWorkspace workspace =
-          Workspace(rows, MaxKeys(args.max_tokens, args.geometry, args.halo));
+          Workspace(rows, MaxKeys(args.max_tokens, args.geometry, args.halo), c.max_blocks);
       const absl::Status status = DecodeSelect(args, workspace, nullptr);
       ASSERT_TRUE(status.ok()) << status;
       const auto actual = Rows(candidates, counts, rows, c.k);
@@ -338,6 +339,42 @@ TEST_F(DecodeSelectCudaTest, LongRows) {
          .k = 2048,
          .positions = {200'000, 100'000}},
         2);
+}
+
+// Blocks with several rows, slices of several pieces, and bits that do not fit a block's memory.
+TEST_F(DecodeSelectCudaTest, FewBlocks) {
+  uint64_t seed = 50;
+  for (const int max_blocks : {1, 2, 3}) {
+    SCOPED_TRACE(testing::Message() << max_blocks << " blocks");
+    Check({.dim = 16,
+           .ranks = 2,
+           .halo = 3,
+           .proximity = 3,
+           .positions = {3000, 5, 117, 118, 777},
+           .max_blocks = max_blocks},
+          ++seed);
+    Check({.dim = 16,
+           .stripe = 512,
+           .halo = 40,
+           .proximity = 40,
+           .initial = 128,
+           .local = 4096,
+           .k = 2048,
+           .positions = {60'000, 45'000},
+           .max_blocks = max_blocks},
+          ++seed);
+    Check({.dim = 16,
+           .stripe = 512,
+           .halo = 1,
+           .proximity = 1,
+           .initial = 128,
+           .local = 4096,
+           .k = 2048,
+           .positions = {200'000},
+           .max_blocks = max_blocks},
+          ++seed);
+    if (HasFatalFailure()) return;
+  }
 }
 
 TEST_F(DecodeSelectCudaTest, RefusesRowsThatAreNoMultipleOf16Bytes) {
