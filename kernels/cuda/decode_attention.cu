@@ -8,8 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/sum_across.cuh"
 
 // The grid is KV heads x splits x rows. The warps of a block form teams, and each team attends to
 // an equal, consecutive part of the row's keys on its own: it lists the addresses of its next
@@ -245,25 +247,6 @@ __device__ __forceinline__ void ListTokens(const DecodeAttentionArgs& args, cons
 
 // ---- Copies to shared memory -------------------------------------------------------------------
 
-// 16 bytes, or zeros without a look at `from`.
-__device__ __forceinline__ void CopyAsync(std::byte* to, const std::byte* from, bool present) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  const int bytes = present ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from),
-               "r"(bytes)
-               : "memory");
-}
-
-__device__ __forceinline__ void CommitCopies() {
-  asm volatile("cp.async.commit_group;\n" ::: "memory");
-}
-
-// All of the thread's copies but those of the last kPending commits are done.
-template <int kPending>
-__device__ __forceinline__ void AwaitCopies() {
-  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
-}
-
 template <typename P>
 __device__ __forceinline__ void SynchronizeTeam(int team) {
   if constexpr (P::kSlices == 1) {
@@ -394,26 +377,6 @@ __device__ __forceinline__ void Initialize(const DecodeAttentionArgs& args, int 
   state->distance = 0;
   state->rotation = RotationAt(args.rope, 0, state->lane * kPairs);
   state->one = RotationAt(args.rope, 1, state->lane * kPairs);
-}
-
-// Sums over the lanes of a subgroup, 2 * kOffset of them, and spreads the sums: a lane's first
-// kKept values are those from FirstScoreOf(lane) on. Others are left in disorder.
-template <int kCount, int kOffset, int kValues>
-__device__ __forceinline__ void SumAndSpread(int lane, float (&values)[kValues]) {
-  if constexpr (kOffset > 0 && kCount > 1) {
-    constexpr int kHalf = kCount / 2;
-    const bool upper = (lane & kOffset) != 0;
-#pragma unroll
-    for (int i = 0; i < kHalf; ++i) {
-      const float given = upper ? values[i] : values[i + kHalf];
-      const float kept = upper ? values[i + kHalf] : values[i];
-      values[i] = kept + __shfl_xor_sync(kAllLanes, given, kOffset);
-    }
-    SumAndSpread<kHalf, kOffset / 2>(lane, values);
-  } else if constexpr (kOffset > 0) {
-    values[0] += __shfl_xor_sync(kAllLanes, values[0], kOffset);
-    SumAndSpread<1, kOffset / 2>(lane, values);
-  }
 }
 
 // Distances of a subgroup's tokens of one step.
@@ -792,7 +755,7 @@ __device__ __forceinline__ void AttendToShare(const DecodeAttentionArgs& args, f
     const auto* keys = reinterpret_cast<const typename P::Number*>(stage);
     float scores[P::kScores];
     Score<P>(args.rope, distances, keys, state, scores);
-    SumAndSpread<P::kScores, P::kLanes / 2>(state->lane, scores);
+    SumAcross<P::kScores, P::kLanes>(scores);
     UpdateSoftmax<P>(first, filled, state, scores);
     AddValues<P>(keys + P::kStepTokens * P::kDim, scores, state);
     const uint32_t ahead = first + P::kStages * P::kStepTokens;

@@ -19,11 +19,7 @@ __global__ void __launch_bounds__(kThreads) EmbedKernel(EmbedArgs args) {
        i += int64_t{gridDim.y} * kThreads * kCount) {
     float values[kCount];
     LoadFloats(from + i, values);
-    if constexpr (kCount == kVector) {
-      *reinterpret_cast<float4*>(to + i) = {values[0], values[1], values[2], values[3]};
-    } else {
-      to[i] = values[0];
-    }
+    StoreFloats(values, to + i);
   }
 }
 

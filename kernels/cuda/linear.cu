@@ -1,5 +1,4 @@
 #include <cublasLt.h>
-#include <cuda_pipeline.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/numbers.cuh"
 
@@ -22,10 +22,6 @@ constexpr int kWarp = 32;
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kFewRows = static_cast<int>(kMaxFewRows);
-
-unsigned BlocksOf(int64_t count, int64_t per_block) {
-  return static_cast<unsigned>((count + per_block - 1) / per_block);
-}
 
 template <typename T>
 __device__ void PutAs(void* data, int64_t at, bool accumulate, float value) {
@@ -102,19 +98,11 @@ struct Lane {
   __device__ void CopyWeights(int step) const {
     const int k = step * kBlockInputs;
     if (step < steps) {
-      __pipeline_memcpy_async(Slot(step), weight + k, sizeof(uint4), k < left ? 0 : sizeof(uint4));
+      CopyAsync(Slot(step), weight + k, k < left);
     }
-    __pipeline_commit();
+    CommitCopies();
   }
 };
-
-// Until all but the last kCount groups of copies have arrived. Reads stay behind it, which CUDA's
-// own
-// __pipeline_wait_prior does not promise without a barrier.
-template <int kCount>
-__device__ void AwaitCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kCount) : "memory");
-}
 
 // even and odd: the fragments of the sums over the lane's even and odd halves of pieces.
 template <typename T>

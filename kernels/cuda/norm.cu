@@ -14,10 +14,6 @@ constexpr int kWarp = 32;
 constexpr int64_t kMaxWarpRow = 256;
 constexpr int kLongRowThreads = 512;
 
-unsigned BlocksOf(int64_t count, int64_t per_block) {
-  return static_cast<unsigned>((count + per_block - 1) / per_block);
-}
-
 // ---- RMSNorm ----
 
 __device__ float SumOfWarp(float value) {

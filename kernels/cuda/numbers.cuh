@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "kernels/base/dtype.h"
 
-// Numbers in device code.
+// Numbers in device code, and what their launches ask.
 namespace longspan::cuda {
 
 __device__ inline float ToFloat(float value) { return value; }
@@ -75,6 +75,11 @@ __device__ void StoreFloats(const float (&values)[kCount], T* to) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) vector.values[i] = FromFloat<T>(values[i]);
   *reinterpret_cast<Vector*>(to) = vector;
+}
+
+// Of a grid.
+inline unsigned BlocksOf(int64_t count, int64_t per_block) {
+  return static_cast<unsigned>((count + per_block - 1) / per_block);
 }
 
 inline bool IsAligned(const void* pointer, int64_t bytes) {

@@ -9,6 +9,7 @@
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/select.h"
 #include "kernels/cuda/select_entries.cuh"
+#include "kernels/cuda/sum_across.cuh"
 
 // Where a selection's scores come from.
 namespace longspan::cuda::selection {
@@ -53,31 +54,6 @@ struct GivenScores {
   };
   __device__ Row At(int row) const { return {scores + row * row_stride, 0, count}; }
 };
-
-// A warp's lanes in groups of kLanes: v[0] of a group's lanes is afterwards the sum over its lanes
-// of one of v, if kLanes is kCount; with fewer lanes each has several sums, with more some have the
-// same. Lane l has those from l * kCount / kLanes on. Each sum is the same tree.
-template <int kCount, int kLanes>
-__device__ void SumAcross(float (&v)[kCount]) {
-  const int lane = threadIdx.x % 32;
-  int count = kCount;
-#pragma unroll
-  for (int width = kLanes / 2; width >= 1; width /= 2) {
-    if (count > 1) {
-      count /= 2;
-      const bool upper = (lane & width) != 0;
-#pragma unroll
-      for (int i = 0; i < kCount / 2; ++i) {
-        if (i >= count) break;
-        const float send = upper ? v[i] : v[i + count];
-        const float keep = upper ? v[i + count] : v[i];
-        v[i] = keep + __shfl_xor_sync(0xffffffffu, send, width);
-      }
-    } else {
-      v[0] += __shfl_xor_sync(0xffffffffu, v[0], width);
-    }
-  }
-}
 
 // Entries of a row are its pages' score keys, halos included, through the pages that hold any of
 // the middle; those of the stripes are scores.

@@ -234,6 +234,24 @@ std::vector<Candidate> ExpectedSelection(const Case& c, int rank, int64_t positi
   return InOrder(std::move(candidates));
 }
 
+DecodeSelectArgs ArgsOf(const Case& c, int rank, const Buffer& sequences, const Buffer& queries,
+                        const Buffer& candidates, const Buffer& counts) {
+  DecodeSelectArgs args;
+  args.sequences = sequences.as<DecodeRow>();
+  args.queries = queries.as<float>();
+  args.dim = c.dim;
+  args.dtype = c.dtype;
+  args.geometry = {c.stripe, c.ranks, rank};
+  args.halo = c.halo;
+  args.score_offset = Pages::kOffset;
+  args.initial_tokens = c.initial;
+  args.local_tokens = c.local;
+  args.proximity = c.proximity;
+  args.top_k = c.k;
+  args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
+  return args;
+}
+
 class DecodeSelectCudaTest : public SelectCudaTest {
  protected:
   void Check(const Case& c, uint64_t seed) {
@@ -257,21 +275,9 @@ class DecodeSelectCudaTest : public SelectCudaTest {
       const Buffer device_sequences = Upload(sequences);
       const Buffer candidates = Poisoned(rows * c.k * 8);
       const Buffer counts = Poisoned(rows * 4);
-      DecodeSelectArgs args;
-      args.sequences = device_sequences.as<DecodeRow>();
-      args.max_tokens = SequenceLayout{c.stripe, c.ranks}.NumPages(rank, tokens) * c.stripe;
+      DecodeSelectArgs args = ArgsOf(c, rank, device_sequences, device_queries, candidates, counts);
       args.rows = rows;
-      args.queries = device_queries.as<float>();
-      args.dim = c.dim;
-      args.dtype = c.dtype;
-      args.geometry = {c.stripe, c.ranks, rank};
-      args.halo = c.halo;
-      args.score_offset = Pages::kOffset;
-      args.initial_tokens = c.initial;
-      args.local_tokens = c.local;
-      args.proximity = c.proximity;
-      args.top_k = c.k;
-      args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
+      args.max_tokens = SequenceLayout{c.stripe, c.ranks}.NumPages(rank, tokens) * c.stripe;
       const SelectWorkspace workspace =
           Workspace(rows, MaxKeys(args.max_tokens, args.geometry, args.halo), c.max_blocks);
       const absl::Status status = DecodeSelect(args, workspace, nullptr);
@@ -397,20 +403,9 @@ TEST_F(DecodeSelectCudaTest, ReplaysWithOtherPositions) {
   const Buffer device_query = Upload(query);
   const Buffer candidates = Poisoned(c.k * 8);
   const Buffer counts = Poisoned(4);
-  DecodeSelectArgs args;
-  args.sequences = sequence.as<DecodeRow>();
-  args.max_tokens = 2048;
+  DecodeSelectArgs args = ArgsOf(c, /*rank=*/0, sequence, device_query, candidates, counts);
   args.rows = 1;
-  args.queries = device_query.as<float>();
-  args.dim = c.dim;
-  args.geometry = {c.stripe, 1, 0};
-  args.halo = c.halo;
-  args.score_offset = Pages::kOffset;
-  args.initial_tokens = c.initial;
-  args.local_tokens = c.local;
-  args.proximity = c.proximity;
-  args.top_k = c.k;
-  args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
+  args.max_tokens = 2048;
   const SelectWorkspace workspace = Workspace(1, 4096);
 
   cudaStream_t stream;
