@@ -171,7 +171,7 @@ struct CalibrateJob {
 
   // What can be told before anything is loaded.
   absl::StatusOr<bool> Prepare(const Config& config) {
-    if (config.load_format == "dummy") {
+    if (IsDummy(config)) {
       return absl::InvalidArgumentError(
           "`load_format: dummy`: random weights have nothing to calibrate; a run makes up a "
           "compressor for them");

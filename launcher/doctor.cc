@@ -26,7 +26,6 @@
 #include "runtime/chat_prompt.h"
 #include "runtime/compressor.h"
 #include "runtime/config.h"
-#include "runtime/dummy_model.h"
 #include "runtime/memory_plan.h"
 #include "runtime/model.h"
 #include "runtime/tokenizer.h"
@@ -160,6 +159,9 @@ void CheckCompressor(const Config& config, const ModelConfig& model, const Model
   if (config.attention != Attention::kEsa || config.esa.compression != Compression::kLowRank) {
     return;
   }
+  if (IsDummy(config) && config.esa.compressor.empty()) {
+    return report->Good("compressor", "made up, as the weights are");
+  }
   const auto compressor = LoadCompressor(
       CompressorPath(config), model, ModelFingerprint(model, weights), config.esa.compressed_dim);
   if (!compressor.ok()) return report->Bad("compressor", compressor.status());
@@ -195,21 +197,15 @@ void CheckFit(Config config, const ModelConfig& model, int64_t weight_bytes, con
 void CheckModel(const Config& config, const World& world, bool config_is_good, Report* report) {
   const auto model = LoadModelConfig(config.model);
   if (!model.ok()) return report->Bad("model", model.status());
-  const bool is_dummy = config.load_format == "dummy";
-  const auto weights =
-      is_dummy ? MakeDummyWeights(*model, /*fill=*/false) : LoadWeights(config.model, *model);
+  const auto weights = MapWeights(config, *model);
   const WeightCounts counts = weights.ok() ? CountWeights(*weights) : WeightCounts();
   weights.ok() ? report->Good("model", Describe(*model, counts))
                : report->Bad("model", weights.status());
   CheckTokenizer(config, *model, report);
   CheckChatTemplate(config.model, report);
   if (!weights.ok()) return;
-  if (!is_dummy || !config.esa.compressor.empty()) {
-    CheckCompressor(config, *model, *weights, report);
-  }
-  // Ranks of a host share the pages of files, but not what each makes up.
-  const int64_t bytes = is_dummy ? counts.bytes * world.ranks_on_host : counts.bytes;
-  if (config_is_good) CheckFit(config, *model, bytes, world, report);
+  CheckCompressor(config, *model, *weights, report);
+  if (config_is_good) CheckFit(config, *model, counts.bytes, world, report);
 }
 
 // The configuration, and the model if it names one.
@@ -228,8 +224,9 @@ void CheckConfig(World world, Report* report) {
     defaults.model = model;
     std::error_code ignored;
     // An absent one has been said.
-    if (std::filesystem::is_directory(model, ignored))
+    if (std::filesystem::is_directory(model, ignored)) {
       CheckModel(defaults, world, /*config_is_good=*/false, report);
+    }
     return;
   }
   if (!LaunchedByMpirun() && config->parallel.ranks > 0) {

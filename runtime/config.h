@@ -87,6 +87,8 @@ absl::Status ResolveConfig(int num_ranks, Config* config);
 std::string ConfigToYaml(const Config& config);
 absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml);
 
+inline bool IsDummy(const Config& config) { return config.load_format == "dummy"; }
+
 // Where the compressor is.
 std::string CompressorPath(const Config& config);
 

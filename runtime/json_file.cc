@@ -26,6 +26,8 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text) {
     value = json::parse(text, limit_depth);
   } catch (const json::parse_error& error) {
     error_byte = error.byte;
+  } catch (const json::out_of_range&) {
+    return absl::InvalidArgumentError("not valid JSON: it has a number that is out of range");
   }
   if (too_deep) {
     return absl::InvalidArgumentError(

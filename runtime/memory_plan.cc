@@ -131,7 +131,8 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
   const int64_t query_dim = model.num_heads * model.head_dim;
   const int64_t blocks = chunk / config.esa.selection_block;
   MemoryPlan plan;
-  plan.weights = weight_bytes / ranks_on_host;
+  // Ranks of a host share the pages of files, but not what each makes up.
+  plan.weights = IsDummy(config) ? weight_bytes : weight_bytes / ranks_on_host;
   // Residual, normalised, queries (plain and rotated twice), attention output twice, MLP twice.
   plan.activations = 4 * rows *
                      (2 * model.hidden_size + 6 * query_dim + 2 * kv.kv_dim + kv.score_dim +

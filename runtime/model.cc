@@ -45,8 +45,6 @@ std::vector<float> Transposed(const Tensor& factor) {
   return out;
 }
 
-bool IsDummy(const Config& config) { return config.load_format == "dummy"; }
-
 absl::Status LoadFactors(const Config& config, Model* model) {
   if (IsDummy(config) && config.esa.compressor.empty()) {
     model->attention.factors =
@@ -63,9 +61,7 @@ absl::Status LoadFactors(const Config& config, Model* model) {
 
 absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* model) {
   LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(config.model));
-  LONGSPAN_ASSIGN_OR_RETURN(model->weights, IsDummy(config)
-                                                ? MakeDummyWeights(model->config, /*fill=*/false)
-                                                : LoadWeights(config.model, model->config));
+  LONGSPAN_ASSIGN_OR_RETURN(model->weights, MapWeights(config, model->config));
   model->rope =
       std::make_unique<Rope>(InverseFrequencies(model->config.rope, model->config.head_dim));
   model->attention =
@@ -77,6 +73,11 @@ absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* 
 }
 
 }  // namespace
+
+absl::StatusOr<ModelWeights> MapWeights(const Config& config, const ModelConfig& model) {
+  return IsDummy(config) ? MakeDummyWeights(model, /*fill=*/false)
+                         : LoadWeights(config.model, model);
+}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const Config& config) {
   std::error_code ignored;
@@ -141,7 +142,6 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(*communicator));
   int64_t weight_bytes = CountWeights(model->weights).bytes;
   if (at_once == WeightsAtOnce::kOneLayer) weight_bytes /= model->config.num_layers;
-  if (IsDummy(*config)) weight_bytes *= on_host;  // ranks share files, but not these
   model->memory = PlanMemory(*config, model->config, model->attention.kv, communicator->size(),
                              on_host, weight_bytes);
   // Ranks must agree on how much fits, so that none runs out first.

@@ -38,6 +38,9 @@ enum class WeightsAtOnce { kAll, kOneLayer };
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config,
                                                  WeightsAtOnce at_once = WeightsAtOnce::kAll);
 
+// Mapped files, or of a dummy model memory that is not filled yet. No weight is read.
+absl::StatusOr<ModelWeights> MapWeights(const Config& config, const ModelConfig& model);
+
 // The model directory's, or a stand-in for a dummy model that has none.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const Config& config);
 

@@ -345,6 +345,7 @@ TEST_F(ModelConfigTest, RefusesWhatIsNoConfig) {
       {"", "not valid JSON"},
       {"{", "not valid JSON"},
       {"{\"a\": NaN}", "not valid JSON"},
+      {"{\"a\": 1e999}", "out of range"},
       {"{\"\xff\": 1}", "not valid JSON"},
       {"[]", "expected a JSON object"},
       {"null", "expected a JSON object"},
