@@ -13,7 +13,7 @@
 #include "kernels/base/convert.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/model.h"
-#include "runtime/transformer.h"
+#include "runtime/cpu_transformer.h"
 #include "tests/reference/random_model.h"
 
 namespace longspan {
@@ -58,7 +58,7 @@ class LayerRank {
         cache_(&pool_, context_.layout, communicator->rank()) {
     if (context_.selects) context_.factors = MakeScoreFactors(NeedleLayer().compressor);
     transformer_ =
-        std::make_unique<Transformer>(NeedleLayer().config, NeedleLayer().weights, context_);
+        std::make_unique<CpuTransformer>(NeedleLayer().config, NeedleLayer().weights, context_);
   }
 
   absl::Status Fill(int64_t context) {

@@ -231,23 +231,23 @@ absl::Status RunWindows(Model* model, Collector* collector, std::vector<Window>*
                         const std::function<void(double share)>& progress) {
   Transformer& transformer = *model->transformer;
   for (Window& window : *windows) {
-    LONGSPAN_RETURN_IF_ERROR(AsChunk(model, window, [&](const PrefillChunk& chunk) {
-      transformer.EmbedChunk(chunk, window.tokens);
-      transformer.SwapHidden(&window.hidden);
-      return absl::OkStatus();
-    }));
+    const absl::Status embedded = AsChunk(model, window, [&](const PrefillChunk& chunk) {
+      LONGSPAN_RETURN_IF_ERROR(transformer.EmbedChunk(chunk, window.tokens));
+      return transformer.SwapHidden(&window.hidden);
+    });
+    LONGSPAN_RETURN_IF_ERROR(embedded);
   }
   for (int64_t layer = 0; layer < model->config.num_layers; ++layer) {
     for (size_t w = 0; w < windows->size(); ++w) {
       Window& window = (*windows)[w];
       collector->set_holding_out(window.is_held_out);
-      LONGSPAN_RETURN_IF_ERROR(AsChunk(model, window, [&](const PrefillChunk& chunk) {
-        transformer.SwapHidden(&window.hidden);
-        const absl::Status status =
-            transformer.PrefillLayer(layer, chunk, Transformer::Outputs::kAll);
-        transformer.SwapHidden(&window.hidden);
-        return status;
-      }));
+      const absl::Status passed = AsChunk(model, window, [&](const PrefillChunk& chunk) {
+        LONGSPAN_RETURN_IF_ERROR(transformer.SwapHidden(&window.hidden));
+        LONGSPAN_RETURN_IF_ERROR(
+            transformer.PrefillLayer(layer, chunk, Transformer::Outputs::kAll));
+        return transformer.SwapHidden(&window.hidden);
+      });
+      LONGSPAN_RETURN_IF_ERROR(passed);
       progress((static_cast<double>(layer) +
                 static_cast<double>(w + 1) / static_cast<double>(windows->size())) /
                static_cast<double>(model->config.num_layers));

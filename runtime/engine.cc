@@ -89,7 +89,8 @@ class StepRunner {
     const auto bytes = static_cast<int64_t>(logits.size() * sizeof(float));
     if (block.rank == communicator_->rank()) {
       const int64_t first = outputs == Transformer::Outputs::kAll ? block.row : 0;
-      logits = model_->transformer->Logits(first + block.tokens.size() - 1, 1);
+      LONGSPAN_ASSIGN_OR_RETURN(logits,
+                                model_->transformer->Logits(first + block.tokens.size() - 1, 1));
       if (!IsDriver()) sends.push_back({0, logits.data(), bytes});
     } else if (IsDriver()) {
       receives.push_back({block.rank, logits.data(), bytes});
@@ -121,8 +122,9 @@ class StepRunner {
         while (!has_next(p + rows - 1)) --rows;
         bytes[block.rank] += rows * width * static_cast<int64_t>(sizeof(double));
         if (block.rank != communicator_->rank()) continue;
-        const std::vector<float> logits =
-            model_->transformer->Logits(block.row + p - block.tokens.begin, rows);
+        LONGSPAN_ASSIGN_OR_RETURN(
+            const std::vector<float> logits,
+            model_->transformer->Logits(block.row + p - block.tokens.begin, rows));
         for (int64_t r = 0; r < rows; ++r) {
           const TokenLogprobs logprobs =
               ComputeLogprobs(absl::MakeConstSpan(logits).subspan(r * vocab, vocab),
@@ -168,7 +170,9 @@ class StepRunner {
     }
     LONGSPAN_RETURN_IF_ERROR(model_->transformer->Decode(tokens, ids));
     if (IsDriver()) {
-      result->decode_logits = model_->transformer->Logits(0, static_cast<int64_t>(decodes.size()));
+      LONGSPAN_ASSIGN_OR_RETURN(
+          result->decode_logits,
+          model_->transformer->Logits(0, static_cast<int64_t>(decodes.size())));
     }
     return absl::OkStatus();
   }

@@ -10,8 +10,6 @@
 namespace longspan {
 namespace {
 
-// A layer of a page is keys [stripe], values [stripe], score keys [halo + stripe + halo]; exact
-// scores read the keys, which then have the halo.
 int64_t KeyRows(const KvShape& shape) {
   return shape.stripe_tokens + (shape.score_is_key ? 2 * shape.halo : 0);
 }
@@ -27,9 +25,31 @@ int64_t LayerBytes(const KvShape& shape) {
 
 int64_t KvShape::page_bytes() const { return layers * LayerBytes(*this); }
 
-absl::StatusOr<std::unique_ptr<std::byte[]>> PagePool::Allocate() {
+int64_t KvShape::key_offset(int64_t layer) const {
+  return layer * LayerBytes(*this) + (score_is_key ? halo : 0) * row_bytes();
+}
+
+int64_t KvShape::value_offset(int64_t layer) const {
+  return layer * LayerBytes(*this) + KeyRows(*this) * row_bytes();
+}
+
+int64_t KvShape::score_offset(int64_t layer) const {
+  return score_is_key ? layer * LayerBytes(*this)
+                      : value_offset(layer) + stripe_tokens * row_bytes();
+}
+
+absl::StatusOr<Page> AllocateHostPage(int64_t bytes) {
+  auto* memory = static_cast<std::byte*>(::operator new(bytes, std::nothrow));
+  if (memory == nullptr) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for a cache page of ", bytes, " bytes"));
+  }
+  return Page(memory, [](std::byte* page) { ::operator delete(page); });
+}
+
+absl::StatusOr<Page> PagePool::Allocate() {
   if (!free_.empty()) {
-    auto page = std::move(free_.back());
+    Page page = std::move(free_.back());
     free_.pop_back();
     return page;
   }
@@ -37,17 +57,12 @@ absl::StatusOr<std::unique_ptr<std::byte[]>> PagePool::Allocate() {
     return absl::ResourceExhaustedError(
         absl::StrCat("all ", max_pages_, " cache pages are in use"));
   }
-  // Not zeroed: pages of memory are touched, and so committed, as tokens are written.
-  std::unique_ptr<std::byte[]> page(new (std::nothrow) std::byte[shape_.page_bytes()]);
-  if (page == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for a cache page of ", shape_.page_bytes(), " bytes"));
-  }
+  LONGSPAN_ASSIGN_OR_RETURN(Page page, allocate_(shape_.page_bytes()));
   ++allocated_;
   return page;
 }
 
-void PagePool::Free(std::unique_ptr<std::byte[]> page) { free_.push_back(std::move(page)); }
+void PagePool::Free(Page page) { free_.push_back(std::move(page)); }
 
 KvShard::~KvShard() {
   for (auto& page : pages_) pool_->Free(std::move(page));
@@ -62,33 +77,30 @@ absl::Status KvShard::Reserve(int64_t tokens) {
   return absl::OkStatus();
 }
 
-std::byte* KvShard::LayerOfPage(int64_t layer, int64_t page) {
+std::byte* KvShard::PageAt(int64_t page) {
   LONGSPAN_CHECK(page < static_cast<int64_t>(pages_.size()));
-  return pages_[page].get() + layer * LayerBytes(pool_->shape());
+  return pages_[page].get();
 }
 
 std::byte* KvShard::Key(int64_t layer, int64_t position) {
   const KvShape& shape = pool_->shape();
   LONGSPAN_CHECK(layout_.owner(position) == rank_);
-  const int64_t row = position % shape.stripe_tokens + (shape.score_is_key ? shape.halo : 0);
-  return LayerOfPage(layer, layout_.page(position)) + row * shape.row_bytes();
+  return PageAt(layout_.page(position)) + shape.key_offset(layer) +
+         position % shape.stripe_tokens * shape.row_bytes();
 }
 
 std::byte* KvShard::Value(int64_t layer, int64_t position) {
   const KvShape& shape = pool_->shape();
   LONGSPAN_CHECK(layout_.owner(position) == rank_);
-  const int64_t row = KeyRows(shape) + position % shape.stripe_tokens;
-  return LayerOfPage(layer, layout_.page(position)) + row * shape.row_bytes();
+  return PageAt(layout_.page(position)) + shape.value_offset(layer) +
+         position % shape.stripe_tokens * shape.row_bytes();
 }
 
 std::byte* KvShard::ScoreKey(int64_t layer, int64_t page, int64_t position) {
   const KvShape& shape = pool_->shape();
   const int64_t row = position - layout_.StripeOfPage(rank_, page).begin + shape.halo;
   LONGSPAN_CHECK(row >= 0 && row < shape.stripe_tokens + 2 * shape.halo);
-  std::byte* base = LayerOfPage(layer, page);
-  if (shape.score_is_key) return base + row * shape.row_bytes();
-  return base + (KeyRows(shape) + shape.stripe_tokens) * shape.row_bytes() +
-         row * shape.score_row_bytes();
+  return PageAt(page) + shape.score_offset(layer) + row * shape.score_row_bytes();
 }
 
 std::vector<int64_t> KvShard::PagesNear(int64_t position) const {

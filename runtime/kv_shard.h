@@ -3,11 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/base/dtype.h"
 #include "sharding/sequence_layout.h"
 
@@ -26,23 +29,38 @@ struct KvShape {
   int64_t row_bytes() const { return kv_dim * SizeOf(dtype); }
   int64_t score_row_bytes() const { return score_dim * SizeOf(dtype); }
   int64_t page_bytes() const;
+
+  // A layer of a page is keys [stripe], values [stripe], score keys [halo + stripe + halo]; exact
+  // scores read the keys, which then have the halo. Bytes from a page's begin to the first key,
+  // value, or score key (of the halo in front).
+  int64_t key_offset(int64_t layer) const;
+  int64_t value_offset(int64_t layer) const;
+  int64_t score_offset(int64_t layer) const;
 };
+
+// Memory of one page, of the host or of a GPU.
+using Page = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
+using AllocatePage = std::function<absl::StatusOr<Page>(int64_t bytes)>;
+// Not zeroed: pages of memory are touched, and so committed, as tokens are written.
+absl::StatusOr<Page> AllocateHostPage(int64_t bytes);
 
 // Pages of a rank, up to a limit. Freed pages are kept for the next sequence.
 class PagePool {
  public:
-  PagePool(const KvShape& shape, int64_t max_pages) : shape_(shape), max_pages_(max_pages) {}
+  PagePool(const KvShape& shape, int64_t max_pages, AllocatePage allocate = AllocateHostPage)
+      : shape_(shape), max_pages_(max_pages), allocate_(std::move(allocate)) {}
 
   const KvShape& shape() const { return shape_; }
   int64_t max_pages() const { return max_pages_; }
-  absl::StatusOr<std::unique_ptr<std::byte[]>> Allocate();
-  void Free(std::unique_ptr<std::byte[]> page);
+  absl::StatusOr<Page> Allocate();
+  void Free(Page page);
 
  private:
   KvShape shape_;
   int64_t max_pages_;
+  AllocatePage allocate_;
   int64_t allocated_ = 0;
-  std::vector<std::unique_ptr<std::byte[]>> free_;
+  std::vector<Page> free_;
 };
 
 // What one rank keeps of one sequence: of its stripes, for each layer, keys before RoPE, values,
@@ -67,16 +85,17 @@ class KvShard {
   // Score key [score_dim] of `position` as kept beside the stripe of page `page`, to which it
   // belongs or is at most `halo` away from.
   std::byte* ScoreKey(int64_t layer, int64_t page, int64_t position);
+  absl::Span<const Page> pages() const { return pages_; }
   // Pages (of this rank) whose stripe or halo holds `position`, for positions below Reserve's.
   std::vector<int64_t> PagesNear(int64_t position) const;
 
  private:
-  std::byte* LayerOfPage(int64_t layer, int64_t page);
+  std::byte* PageAt(int64_t page);
 
   PagePool* pool_;
   SequenceLayout layout_;
   int rank_;
-  std::vector<std::unique_ptr<std::byte[]>> pages_;
+  std::vector<Page> pages_;
 };
 
 }  // namespace longspan

@@ -12,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/linear.h"
 #include "runtime/compressor.h"
+#include "runtime/cpu_transformer.h"
 #include "runtime/dummy_model.h"
 
 namespace longspan {
@@ -125,7 +126,7 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
   context.esa = config.esa;
   context.selects = config.attention == Attention::kEsa && config.esa.top_k > 0;
   context.deterministic = config.deterministic;
-  context.panel_rows = config.deterministic ? kPanelRows : 0;
+  context.panel_rows = config.deterministic ? CpuTransformer::kPanelRows : 0;
   context.rope = rope;
   context.counts = counts;
   return context;
@@ -157,7 +158,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
     LONGSPAN_ASSIGN_OR_RETURN(model->weights, MakeDummyWeights(model->config, /*fill=*/true));
   }
   model->transformer =
-      std::make_unique<Transformer>(model->config, model->weights, model->attention);
+      std::make_unique<CpuTransformer>(model->config, model->weights, model->attention);
   return model;
 }
 

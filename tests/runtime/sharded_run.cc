@@ -6,6 +6,7 @@
 #include "collectives/thread_communicator.h"
 #include "gtest/gtest.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/cpu_transformer.h"
 #include "runtime/model.h"
 #include "runtime/transformer.h"
 
@@ -44,7 +45,7 @@ class RankRun {
         running->result->selections[{layer, block.begin}] = {chosen.begin(), chosen.end()};
       }
     };
-    transformer_ = std::make_unique<Transformer>(model.config, model.weights, context_);
+    transformer_ = std::make_unique<CpuTransformer>(model.config, model.weights, context_);
   }
 
   absl::Status Run(const std::vector<TestSequence>& sequences,
@@ -93,7 +94,7 @@ class RankRun {
     LONGSPAN_RETURN_IF_ERROR(transformer_->Prefill(
         chunk, absl::MakeConstSpan(running->sequence->prompt).subspan(tokens.begin, tokens.size()),
         Transformer::Outputs::kAll));
-    const std::vector<float> logits = transformer_->Logits(0, chunk.rows);
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<float> logits, transformer_->Logits(0, chunk.rows));
     for (const PrefillBlock& block : chunk.blocks) {
       if (block.rank != communicator_.rank()) continue;
       for (int64_t i = 0; i < block.tokens.size(); ++i) {
@@ -113,8 +114,8 @@ class RankRun {
     }
     current_ = decoding;
     LONGSPAN_RETURN_IF_ERROR(transformer_->Decode(tokens, ids));
-    const std::vector<float> logits =
-        transformer_->Logits(0, static_cast<int64_t>(decoding.size()));
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<float> logits,
+                              transformer_->Logits(0, static_cast<int64_t>(decoding.size())));
     for (size_t i = 0; i < decoding.size(); ++i) {
       if (communicator_.rank() == 0) {
         Store(logits, static_cast<int64_t>(i), decoding[i]->done, decoding[i]);
