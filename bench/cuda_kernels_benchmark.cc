@@ -227,6 +227,7 @@ class Layer {
     args.selected_counts = counts_.as<int32_t>() + variant;
     args.rope = rope_.table();
     args.workspace = attention_workspace_.data();
+    args.workspace_bytes = attention_workspace_.bytes();
     args.max_rows = 1;
     args.multiprocessors = multiprocessors_;
     args.output = output_.as<float>();

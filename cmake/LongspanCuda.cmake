@@ -29,3 +29,8 @@ foreach(architecture IN LISTS LONGSPAN_CUDA_ARCHITECTURES)
 endforeach()
 target_compile_options(longspan_cuda_options INTERFACE
   "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:--expt-relaxed-constexpr --extended-lambda -Werror all-warnings>")
+
+option(LONGSPAN_NCCL "Ranks with a GPU each can talk over NCCL" ON)
+if(LONGSPAN_NCCL)
+  include(LongspanNccl)
+endif()

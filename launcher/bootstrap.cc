@@ -100,6 +100,10 @@ absl::StatusOr<bool> PrepareMpi(const RankJob& job, int ranks, Config* config) {
         "leave the key out, or mpirun");
   }
   LONGSPAN_RETURN_IF_ERROR(ResolveConfig(ranks, config));
+  if (config->parallel.communicator == CommunicatorKind::kAuto) {
+    config->parallel.communicator =
+        config->device == "cuda" ? CommunicatorKind::kNccl : CommunicatorKind::kMpi;
+  }
   return Prepare(job, *config);
 }
 
@@ -194,7 +198,10 @@ int RunOnRanks(const RankJob& job) {
   if (LaunchedByMpirun()) return RunMpi(job);
   absl::StatusOr<Config> config = LoadConfigFromFlags();
   if (!config.ok()) return ReportError(config.status(), 0);
-  if (config->parallel.communicator == CommunicatorKind::kMpi) return RunMpi(job);
+  if (config->parallel.communicator == CommunicatorKind::kMpi ||
+      config->parallel.communicator == CommunicatorKind::kNccl) {
+    return RunMpi(job);
+  }
   return RunThreads(job, *std::move(config));
 }
 

@@ -205,7 +205,7 @@ Config AloneWithDenseAttention(Config config, int64_t window) {
   config.prefill_chunk_tokens = window;
   config.parallel.stripe_tokens = window;
   config.max_model_len = window;
-  config.kv_cache_dtype = "float32";
+  config.kv_cache_dtype = "auto";
   return config;
 }
 

@@ -60,7 +60,7 @@ const std::vector<Key>& Keys() {
       Plain("model", FIELD(model)),
       Choice("device", FIELD(device), {"cpu", "cuda"}),
       Choice("load_format", FIELD(load_format), {"auto", "dummy"}),
-      Choice("dtype", FIELD(dtype), {"auto", "float32"}),
+      Choice("dtype", FIELD(dtype), {"auto", "float32", "bfloat16"}),
       Integer("max_model_len", FIELD(max_model_len), 1, kMaxTokens),
       Choice("attention", FIELD(attention), {"esa", "streaming", "dense"}),
       Integer("esa.initial_tokens", FIELD(esa.initial_tokens), 0, kMaxTokens),
@@ -361,13 +361,23 @@ absl::Status CheckBuild(const Config& config) {
 #ifndef LONGSPAN_CUDA
   if (config.device == "cuda") {
     return absl::InvalidArgumentError(
-        "`device: cuda`: this version runs on the CPU only; use "
-        "`device: cpu`");
+        "`device: cuda`: this build has no CUDA; build the preset `cuda`, or use `device: cpu`");
   }
 #endif
+#ifndef LONGSPAN_NCCL
   if (config.parallel.communicator == CommunicatorKind::kNccl) {
     return absl::InvalidArgumentError(
         "`parallel.communicator: nccl`: this build has no NCCL; use mpi or threads");
+  }
+#endif
+  if (config.device == "cpu" && config.parallel.communicator == CommunicatorKind::kNccl) {
+    return absl::InvalidArgumentError(
+        "`parallel.communicator: nccl` is between GPUs: use mpi, or `device: cuda`");
+  }
+  if (config.device == "cpu" && config.dtype == "bfloat16") {
+    return absl::InvalidArgumentError(
+        "`dtype: bfloat16` needs `device: cuda`: the CPU computes in float32 (a bfloat16 "
+        "checkpoint is read as it is)");
   }
   return absl::OkStatus();
 }
@@ -473,7 +483,8 @@ std::string CompressorPath(const Config& config) {
 }
 
 DType KvCacheDType(const Config& config) {
-  return config.kv_cache_dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+  const std::string& dtype = config.kv_cache_dtype == "auto" ? config.dtype : config.kv_cache_dtype;
+  return dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
 }
 
 }  // namespace longspan

@@ -48,10 +48,10 @@ struct AskConfig {
 // One run. Keys of the YAML file are the members' names, nested as here: `esa.top_k` is
 // `esa: {top_k: 256}` in the file and `--set esa.top_k=256` on the command line.
 struct Config {
-  std::string model;  // directory
-  std::string device = "cpu";
+  std::string model;                 // directory
+  std::string device = "cpu";        // cpu | cuda
   std::string load_format = "auto";  // auto | dummy (a config.json alone, random weights)
-  std::string dtype = "auto";        // auto | float32 (CPU ranks compute in float32)
+  std::string dtype = "auto";        // auto | float32 | bfloat16 (GPUs only)
   int64_t max_model_len = 0;  // prompt + generated tokens of one request; 0: what the cache holds
   Attention attention = Attention::kEsa;
   EsaConfig esa;
@@ -92,7 +92,8 @@ inline bool IsDummy(const Config& config) { return config.load_format == "dummy"
 // Where the compressor is.
 std::string CompressorPath(const Config& config);
 
-// Dtype of the cached keys, values and compressed keys.
+// Dtype of the cached keys, values and compressed keys; `auto` is that of the computation, which
+// loading the model has settled.
 DType KvCacheDType(const Config& config);
 
 }  // namespace longspan

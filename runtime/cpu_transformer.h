@@ -17,9 +17,6 @@ namespace longspan {
 // In float32.
 class CpuTransformer final : public Transformer {
  public:
-  // Rows of a linear layer's panel in deterministic mode.
-  static constexpr int64_t kPanelRows = 64;
-
   // All referenced objects must outlive the transformer.
   CpuTransformer(const ModelConfig& config, const ModelWeights& weights,
                  const AttentionContext& attention);

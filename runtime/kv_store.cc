@@ -13,24 +13,6 @@ namespace {
 
 bool KeepsScoreKeys(const AttentionContext& context) { return context.kv.score_dim > 0; }
 
-// Calls f(stripe of the reader, range) for the tokens of `chunk` that lie in the halo of a stripe
-// next to their own, in an order that all ranks share.
-template <typename F>
-void ForEachHalo(const AttentionContext& context, const PrefillChunk& chunk, F&& f) {
-  const int64_t stripe = context.layout.stripe_tokens;
-  const int64_t halo = context.kv.halo;
-  const int64_t last = (chunk.capacity - 1) / stripe;
-  for (int64_t s = chunk.tokens.begin / stripe; s * stripe < chunk.tokens.end; ++s) {
-    const Range own = {s * stripe, (s + 1) * stripe};
-    if (s > 0) {
-      f(s, s - 1, Intersect({own.begin, own.begin + halo}, chunk.tokens));
-    }
-    if (s < last) {
-      f(s, s + 1, Intersect({own.end - halo, own.end}, chunk.tokens));
-    }
-  }
-}
-
 absl::Status ExchangeHalos(const AttentionContext& context, int64_t layer,
                            const PrefillChunk& chunk) {
   const int rank = context.communicator->rank();
@@ -38,8 +20,8 @@ absl::Status ExchangeHalos(const AttentionContext& context, int64_t layer,
   std::vector<std::vector<std::byte>> sends(context.layout.num_ranks);
   std::vector<std::vector<std::byte>> receives(context.layout.num_ranks);
   const auto owner = [&](int64_t s) { return static_cast<int>(s % context.layout.num_ranks); };
-  ForEachHalo(context, chunk, [&](int64_t from, int64_t to, Range range) {
-    if (range.empty()) return;
+  const std::vector<HaloMove> moves = HaloMoves(context, chunk);
+  for (const auto& [from, to, range] : moves) {
     if (owner(from) == rank) {
       const std::byte* rows =
           chunk.cache->ScoreKey(layer, from / context.layout.num_ranks, range.begin);
@@ -49,7 +31,7 @@ absl::Status ExchangeHalos(const AttentionContext& context, int64_t layer,
       auto& receive = receives[owner(from)];
       receive.resize(receive.size() + range.size() * bytes);
     }
-  });
+  }
   std::vector<Transfer> out, in;
   for (int r = 0; r < context.layout.num_ranks; ++r) {
     out.push_back({r, sends[r].data(), static_cast<int64_t>(sends[r].size())});
@@ -60,16 +42,32 @@ absl::Status ExchangeHalos(const AttentionContext& context, int64_t layer,
   LONGSPAN_RETURN_IF_ERROR(context.communicator->WaitExchange(exchange));
   std::vector<const std::byte*> next(context.layout.num_ranks);
   for (int r = 0; r < context.layout.num_ranks; ++r) next[r] = receives[r].data();
-  ForEachHalo(context, chunk, [&](int64_t from, int64_t to, Range range) {
-    if (range.empty() || owner(to) != rank) return;
+  for (const auto& [from, to, range] : moves) {
+    if (owner(to) != rank) continue;
     std::byte* rows = chunk.cache->ScoreKey(layer, to / context.layout.num_ranks, range.begin);
     std::memcpy(rows, next[owner(from)], range.size() * bytes);
     next[owner(from)] += range.size() * bytes;
-  });
+  }
   return absl::OkStatus();
 }
 
 }  // namespace
+
+std::vector<HaloMove> HaloMoves(const AttentionContext& context, const PrefillChunk& chunk) {
+  const int64_t stripe = context.layout.stripe_tokens;
+  const int64_t halo = context.kv.halo;
+  const int64_t last = (chunk.capacity - 1) / stripe;
+  std::vector<HaloMove> moves;
+  const auto add = [&](int64_t from, int64_t to, Range edge) {
+    const Range positions = Intersect(edge, chunk.tokens);
+    if (!positions.empty()) moves.push_back({from, to, positions});
+  };
+  for (int64_t s = chunk.tokens.begin / stripe; s * stripe < chunk.tokens.end; ++s) {
+    if (s > 0) add(s, s - 1, {s * stripe, s * stripe + halo});
+    if (s < last) add(s, s + 1, {(s + 1) * stripe - halo, (s + 1) * stripe});
+  }
+  return moves;
+}
 
 absl::Status StoreChunk(const AttentionContext& context, int64_t layer, const PrefillChunk& chunk,
                         const float* keys, const float* values) {

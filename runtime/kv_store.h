@@ -2,11 +2,21 @@
 #define LONGSPAN_RUNTIME_KV_STORE_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "runtime/attention_context.h"
 
 namespace longspan {
+
+// Score keys that a stripe keeps of its neighbour's edge.
+struct HaloMove {
+  int64_t from = 0;  // stripe that the positions belong to
+  int64_t to = 0;    // stripe whose halo takes them
+  Range positions;
+};
+// Those of a chunk's tokens, in an order that all ranks share.
+std::vector<HaloMove> HaloMoves(const AttentionContext& context, const PrefillChunk& chunk);
 
 // Stores one layer's keys and values [rows, kv_dim] float32 of this rank's blocks of the chunk, and
 // what the score reads of them; sends the latter to the neighbours of each stripe's edges, so that

@@ -14,6 +14,7 @@
 #include "runtime/compressor.h"
 #include "runtime/cpu_transformer.h"
 #include "runtime/dummy_model.h"
+#include "runtime/gpu_model.h"
 
 namespace longspan {
 namespace {
@@ -60,8 +61,17 @@ absl::Status LoadFactors(const Config& config, Model* model) {
   return absl::OkStatus();
 }
 
-absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* model) {
-  LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(config.model));
+// What a GPU computes in follows the checkpoint; ranks on the CPU compute in float32.
+void ResolveDType(const ModelConfig& model, Config* config) {
+  if (config->dtype != "auto") return;
+  const bool wide = config->device == "cpu" || model.dtype == DType::kFloat32;
+  config->dtype = wide ? "float32" : "bfloat16";
+}
+
+absl::Status LoadFiles(Communicator* communicator, Config* resolved, Model* model) {
+  LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(resolved->model));
+  ResolveDType(model->config, resolved);
+  const Config& config = *resolved;
   LONGSPAN_ASSIGN_OR_RETURN(model->weights, MapWeights(config, model->config));
   model->rope =
       std::make_unique<Rope>(InverseFrequencies(model->config.rope, model->config.head_dim));
@@ -70,6 +80,21 @@ absl::Status LoadFiles(const Config& config, Communicator* communicator, Model* 
   if (model->attention.selects && config.esa.compression == Compression::kLowRank) {
     return LoadFactors(config, model);
   }
+  return absl::OkStatus();
+}
+
+absl::Status PlanOnHost(const Config& config, Communicator* communicator, WeightsAtOnce at_once,
+                        Model* model) {
+  LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(*communicator));
+  int64_t weight_bytes = CountWeights(model->weights).bytes;
+  if (at_once == WeightsAtOnce::kOneLayer) weight_bytes /= model->config.num_layers;
+  model->memory = PlanMemory(config, model->config, model->attention.kv, communicator->size(),
+                             on_host, weight_bytes);
+  return absl::OkStatus();
+}
+
+absl::Status PlanOnGpu(const Config& config, Model* model) {
+  LONGSPAN_ASSIGN_OR_RETURN(model->memory, PlanGpuMemory(config, *model));
   return absl::OkStatus();
 }
 
@@ -126,7 +151,9 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
   context.esa = config.esa;
   context.selects = config.attention == Attention::kEsa && config.esa.top_k > 0;
   context.deterministic = config.deterministic;
-  context.panel_rows = config.deterministic ? CpuTransformer::kPanelRows : 0;
+  context.panel_rows = !config.deterministic     ? 0
+                       : config.device == "cuda" ? kGpuPanelRows
+                                                 : kCpuPanelRows;
   context.rope = rope;
   context.counts = counts;
   return context;
@@ -136,15 +163,17 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
                                                  WeightsAtOnce at_once) {
   auto model = std::make_unique<Model>();
   LONGSPAN_RETURN_IF_ERROR(
-      AgreeOnStatus(communicator, LoadFiles(*config, communicator, model.get())));
-  if (config->deterministic) {
+      AgreeOnStatus(communicator, LoadFiles(communicator, config, model.get())));
+  const bool on_gpu = config->device == "cuda";
+  if (on_gpu) {
+    LONGSPAN_RETURN_IF_ERROR(
+        AgreeOnStatus(communicator, OpenModelGpu(*config, communicator, model.get())));
+  } else if (config->deterministic) {
     LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, CheckSameKernels(communicator)));
   }
-  LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(*communicator));
-  int64_t weight_bytes = CountWeights(model->weights).bytes;
-  if (at_once == WeightsAtOnce::kOneLayer) weight_bytes /= model->config.num_layers;
-  model->memory = PlanMemory(*config, model->config, model->attention.kv, communicator->size(),
-                             on_host, weight_bytes);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
+      communicator, on_gpu ? PlanOnGpu(*config, model.get())
+                           : PlanOnHost(*config, communicator, at_once, model.get())));
   // Ranks must agree on how much fits, so that none runs out first.
   int64_t pages = model->memory.MaxPages(config->kv_cache_memory_fraction);
   std::vector<int64_t> all(communicator->size());
@@ -153,12 +182,19 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   pages = *std::min_element(all.begin(), all.end());
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, FitCache(model->memory, pages, config, model->attention.layout)));
-  model->pool = std::make_unique<PagePool>(model->attention.kv, pages);
+  model->pool = std::make_unique<PagePool>(model->attention.kv, pages,
+                                           on_gpu ? GpuPages() : AllocateHostPage);
   if (IsDummy(*config)) {  // only now, for nothing may be taken before it is known to fit
     LONGSPAN_ASSIGN_OR_RETURN(model->weights, MakeDummyWeights(model->config, /*fill=*/true));
   }
-  model->transformer =
-      std::make_unique<CpuTransformer>(model->config, model->weights, model->attention);
+  if (!on_gpu) {
+    model->transformer =
+        std::make_unique<CpuTransformer>(model->config, model->weights, model->attention);
+    return model;
+  }
+  absl::StatusOr<std::unique_ptr<Transformer>> transformer = MakeGpuTransformer(*config, *model);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, transformer.status()));
+  model->transformer = *std::move(transformer);
   return model;
 }
 

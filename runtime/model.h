@@ -17,10 +17,13 @@
 
 namespace longspan {
 
+struct Gpu;  // cuda/gpu.h
+
 // A model loaded on one rank, with everything that its forward pass refers to.
 struct Model {
   ModelConfig config;
   ModelWeights weights;
+  std::shared_ptr<Gpu> gpu;  // `device: cuda`
   std::unique_ptr<Rope> rope;
   AttentionCounts counts;
   AttentionContext attention;

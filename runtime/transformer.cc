@@ -33,7 +33,7 @@ absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const in
     const bool last = layer + 1 == num_layers_;
     LONGSPAN_RETURN_IF_ERROR(PrefillLayer(layer, chunk, last ? outputs : Outputs::kAll));
   }
-  return absl::OkStatus();
+  return Finish();
 }
 
 }  // namespace longspan

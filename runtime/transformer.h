@@ -13,6 +13,10 @@
 
 namespace longspan {
 
+// Rows of a linear layer's panel in deterministic mode.
+inline constexpr int64_t kCpuPanelRows = 64;
+inline constexpr int64_t kGpuPanelRows = 128;
+
 // The blocks of a chunk and this rank's rows of it.
 PrefillChunk PlanChunk(const AttentionContext& context, int64_t selection_block, KvShard* cache,
                        Range tokens, int64_t capacity);
@@ -54,6 +58,8 @@ class Transformer {
 
  protected:
   explicit Transformer(int64_t num_layers) : num_layers_(num_layers) {}
+  // Waits until what was begun is done.
+  virtual absl::Status Finish() { return absl::OkStatus(); }
   const QueryKeyObserver& observer() const { return observer_; }
 
  private:

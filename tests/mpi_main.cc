@@ -16,6 +16,11 @@ namespace {
 
 MpiSession* session = nullptr;
 
+std::string& CommunicatorKind() {
+  static auto* kind = new std::string;
+  return *kind;
+}
+
 // Rank 0 prints as always; the others only what failed. GoogleTest holds its lock while it reports
 // a failure: asking it for the current test there would deadlock.
 class FailurePrinter : public testing::EmptyTestEventListener {
@@ -40,7 +45,8 @@ class Meeting : public testing::EmptyTestEventListener {
   }
 };
 
-// --ranks=N is required; --max_message_bytes=N makes splits happen in small tests.
+// --ranks=N is required; --max_message_bytes=N makes splits happen in small tests; --communicator
+// is for the tests themselves.
 bool ParseFlags(int argc, char** argv, MpiOptions& options) {
   options.communicator.timeout = absl::Seconds(60);
   options.communicator.check_agreement = true;
@@ -52,7 +58,9 @@ bool ParseFlags(int argc, char** argv, MpiOptions& options) {
                         absl::SimpleAtoi(flag, &options.communicator.max_message_bytes)) ||
                        (absl::ConsumePrefix(&flag, "--check_agreement=") &&
                         absl::SimpleAtob(flag, &options.communicator.check_agreement));
-    if (!known) return false;
+    if (known) continue;
+    if (!absl::ConsumePrefix(&flag, "--communicator=")) return false;
+    CommunicatorKind() = std::string(flag);
   }
   return options.expected_ranks > 0;
 }
@@ -73,6 +81,7 @@ int RunTests() {
 }  // namespace
 
 Communicator& TestWorld() { return session->world(); }
+const std::string& TestCommunicatorKind() { return CommunicatorKind(); }
 
 }  // namespace longspan
 
@@ -84,7 +93,7 @@ int main(int argc, char** argv) {
   if (!longspan::ParseFlags(argc, argv, options)) {
     std::fprintf(stderr,
                  "usage: mpirun -n N %s --ranks=N [--max_message_bytes=BYTES] "
-                 "[--check_agreement=BOOL]\n",
+                 "[--check_agreement=BOOL] [--communicator=KIND]\n",
                  argv[0]);
     return EXIT_FAILURE;
   }

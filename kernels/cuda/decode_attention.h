@@ -46,13 +46,15 @@ struct DecodeAttentionArgs {
   int64_t selected_stride = 0;
   const int32_t* selected_counts = nullptr;
 
-  // Keys are turned by their distance from the query: up to far_position and initial_tokens +
-  // local_tokens, or up to the row's position if `dense` or not far_is_apart.
+  // Keys are turned by their distance from the query: up to far_position (if far_is_apart) and
+  // initial_tokens + local_tokens, which is checked, or up to the row's position if `dense` or not
+  // far_is_apart, which is not.
   RopeTable rope;
 
   // DecodeAttentionWorkspaceBytes for max_rows, zeroed before the first call; every call leaves it
   // fit for the next one of the same shape, whatever its num_rows. Not for two calls at once.
   void* workspace = nullptr;
+  int64_t workspace_bytes = 0;  // what there is
   int max_rows = 0;
   int multiprocessors = 0;  // of the device (DeviceInfo)
 
@@ -68,7 +70,8 @@ int64_t DecodeAttentionWorkspaceBytes(const AttentionShape& shape, int max_rows,
 // depends on the rows from the host: a graph with it may be replayed after rows, counts and page
 // tables have changed in place. A row's bits depend on the row alone, and are the same every time.
 // Unimplemented: a head_dim other than 16, 32, 64, 128 and 256, or more than 16 heads a KV head.
-// InvalidArgument: sizes that fit no cache.
+// InvalidArgument: sizes that fit no cache, a RoPE table without a position that all rows may need,
+// a workspace that is too small for max_rows and multiprocessors.
 absl::Status DecodeAttention(const DecodeAttentionArgs& args, Stream stream);
 
 }  // namespace longspan::cuda

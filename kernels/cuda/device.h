@@ -3,16 +3,20 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+struct CUevent_st;
+struct CUgraphExec_st;
 struct CUstream_st;
 
-// Devices, their memory and streams. Everything works on the calling thread's current device, and
-// no header of this folder needs CUDA's own.
+// Devices, their memory, streams, events and graphs. Everything works on the calling thread's
+// current device, and no header of this folder needs CUDA's own.
 namespace longspan::cuda {
 
 using Stream = CUstream_st*;  // cudaStream_t
@@ -26,11 +30,18 @@ struct DeviceInfo {
   int64_t l2_bytes = 0;
 };
 
-// 0 where there is no GPU or no driver.
-int CountDevices();
-// Unavailable: no GPU, no driver or one that is too old. Unimplemented: an architecture before
-// sm_80.
+// 0 where there is no GPU or no driver at all. A driver that is there and does not work is an
+// error, so that nothing passes for want of a GPU where there is one.
+absl::StatusOr<int> CountDevices();
+// Makes it the calling thread's device. Unavailable: no such GPU, or no driver that works with it;
+// the error says what to do. Unimplemented: an architecture before sm_80.
 absl::StatusOr<DeviceInfo> UseDevice(int device);
+
+struct MemoryInfo {
+  int64_t free = 0;  // bytes
+  int64_t total = 0;
+};
+absl::StatusOr<MemoryInfo> FreeMemory();
 
 // Bytes of device memory. ResourceExhausted: there is no room, and it says how much was free.
 class Buffer {
@@ -58,10 +69,87 @@ class Buffer {
   int64_t bytes_ = 0;
 };
 
+// Page-locked host memory, which copies to and from any device use without another copy.
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  static absl::StatusOr<PinnedBuffer> Allocate(int64_t bytes);
+  PinnedBuffer(PinnedBuffer&& other) noexcept
+      : data_(std::move(other.data_)), bytes_(std::exchange(other.bytes_, 0)) {}
+  PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
+    data_ = std::move(other.data_);
+    bytes_ = std::exchange(other.bytes_, 0);
+    return *this;
+  }
+
+  std::byte* data() const { return data_.get(); }
+  int64_t bytes() const { return bytes_; }
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* data) const;
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  int64_t bytes_ = 0;
+};
+
+// A stream that does not wait for the default stream, nor that for it.
+class StreamHandle {
+ public:
+  StreamHandle() = default;
+  static absl::StatusOr<StreamHandle> Create();
+  Stream get() const { return stream_.get(); }
+
+ private:
+  struct Destroy {
+    void operator()(Stream stream) const;
+  };
+  std::unique_ptr<CUstream_st, Destroy> stream_;
+};
+
+// A point in a stream that another stream can wait for.
+class Event {
+ public:
+  Event() = default;
+  static absl::StatusOr<Event> Create();
+  absl::Status Record(Stream stream);
+
+ private:
+  struct Destroy {
+    void operator()(CUevent_st* event) const;
+  };
+  friend absl::Status WaitFor(Stream stream, const Event& event);
+  std::unique_ptr<CUevent_st, Destroy> event_;
+};
+// Work behind it in `stream` starts after what was in the other stream at the last Record.
+absl::Status WaitFor(Stream stream, const Event& event);
+
+// Work that is recorded once and launched as a whole, often.
+class Graph {
+ public:
+  Graph() = default;
+  // Records what `enqueue` puts in the stream, without running it; an error of `enqueue` is the
+  // error. The stream must not be the default one, and all calls of `enqueue` must only enqueue.
+  static absl::StatusOr<Graph> Capture(Stream stream, absl::FunctionRef<absl::Status()> enqueue);
+  absl::Status Launch(Stream stream) const;
+
+ private:
+  struct Destroy {
+    void operator()(CUgraphExec_st* graph) const;
+  };
+  std::unique_ptr<CUgraphExec_st, Destroy> graph_;
+};
+
 // Copies in the order of the stream; from and to pageable host memory they wait for its turn.
 absl::Status Copy(void* to, const void* from, int64_t bytes, Stream stream);
 absl::Status Fill(void* data, int byte_value, int64_t bytes, Stream stream);
 absl::Status Synchronize(Stream stream);
+// Whether all work in the stream has ended; its error, if it failed.
+absl::StatusOr<bool> IsDone(Stream stream);
 
 // Turns the error of a call or a launch into a status: `what` failed.
 absl::Status ToStatus(int cuda_error, const char* what);

@@ -89,13 +89,14 @@ __device__ float Silu(float x) {
   return y / (1.0f + expf(-y));
 }
 
-// A thread has kVector numbers; the last one has those that are left, one by one.
+// A thread has kVector numbers of a row; the last one has those that are left, one by one.
 template <typename T, typename Out, int kVector>
-__global__ void __launch_bounds__(kThreads) SwiGluKernel(SwiGluArgs args) {
-  const T* gate = static_cast<const T*>(args.gate);
-  const T* up = static_cast<const T*>(args.up);
-  Out* out = static_cast<Out*>(args.out);
-  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
+__global__ void __launch_bounds__(kThreads) SwiGluKernel(SwiGluArgs args, unsigned row_blocks) {
+  const int64_t row = blockIdx.x / row_blocks;
+  const T* gate = static_cast<const T*>(args.gate) + row * args.stride;
+  const T* up = static_cast<const T*>(args.up) + row * args.stride;
+  Out* out = static_cast<Out*>(args.out) + row * args.count;
+  const int64_t i = (int64_t{blockIdx.x % row_blocks} * kThreads + threadIdx.x) * kVector;
   if (i + kVector <= args.count) {
     float gates[kVector], ups[kVector];
     LoadFloats(gate + i, gates);
@@ -113,12 +114,18 @@ __global__ void __launch_bounds__(kThreads) SwiGluKernel(SwiGluArgs args) {
 template <typename T, typename Out>
 void LaunchSwiGlu(const SwiGluArgs& args, Stream stream) {
   constexpr int kVector = 16 / std::max(sizeof(T), sizeof(Out));
-  if (IsAligned(args.gate, kVector * sizeof(T)) && IsAligned(args.up, kVector * sizeof(T)) &&
-      IsAligned(args.out, kVector * sizeof(Out))) {
-    SwiGluKernel<T, Out, kVector>
-        <<<BlocksOf(args.count, kThreads * kVector), kThreads, 0, stream>>>(args);
+  const bool rows_are_aligned =
+      args.rows == 1 || (args.stride % kVector == 0 && args.count % kVector == 0);
+  const auto launch = [&]<int kWidth>() {
+    const unsigned row_blocks = BlocksOf(args.count, kThreads * kWidth);
+    SwiGluKernel<T, Out, kWidth>
+        <<<BlocksOf(args.rows * row_blocks, 1), kThreads, 0, stream>>>(args, row_blocks);
+  };
+  if (rows_are_aligned && IsAligned(args.gate, kVector * sizeof(T)) &&
+      IsAligned(args.up, kVector * sizeof(T)) && IsAligned(args.out, kVector * sizeof(Out))) {
+    launch.template operator()<kVector>();
   } else {
-    SwiGluKernel<T, Out, 1><<<BlocksOf(args.count, kThreads), kThreads, 0, stream>>>(args);
+    launch.template operator()<1>();
   }
 }
 
@@ -154,7 +161,7 @@ absl::Status RmsNorm(const RmsNormArgs& args, Stream stream) {
 }
 
 absl::Status SwiGlu(const SwiGluArgs& args, Stream stream) {
-  if (args.count == 0) return absl::OkStatus();
+  if (args.count == 0 || args.rows == 0) return absl::OkStatus();
   return WithType(args.dtype, [&]<typename T>() {
     return WithType(args.out_dtype, [&]<typename Out>() {
       LaunchSwiGlu<T, Out>(args, stream);

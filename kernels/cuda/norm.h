@@ -24,14 +24,17 @@ struct RmsNormArgs {
 };
 absl::Status RmsNorm(const RmsNormArgs& args, Stream stream);
 
-// out = silu(gate) * up, elementwise. out may be gate or up if the dtypes are the same.
+// out = silu(gate) * up, elementwise. out may be gate or up if the dtypes are the same and there is
+// one row.
 struct SwiGluArgs {
-  const void* gate = nullptr;  // [count], of `dtype`
-  const void* up = nullptr;    // [count], of `dtype`
+  const void* gate = nullptr;  // [rows, count], of `dtype`, rows `stride` numbers apart
+  const void* up = nullptr;    // the same
   DType dtype = DType::kFloat32;
   int64_t count = 0;
-  void* out = nullptr;  // [count], of `out_dtype`
+  void* out = nullptr;  // [rows, count], of `out_dtype`
   DType out_dtype = DType::kFloat32;
+  int64_t rows = 1;
+  int64_t stride = 0;
 };
 absl::Status SwiGlu(const SwiGluArgs& args, Stream stream);
 

@@ -404,8 +404,13 @@ __global__ void __launch_bounds__(kThreads)
                                reinterpret_cast<unsigned long long*>(dynamic), memory);
     const uint32_t written =
         Write(row, bits, slice, taken, memory, problem.selected.candidates + r * problem.top_k);
-    if (member == teams.size - 1 && threadIdx.x == 0) {
-      problem.selected.counts[r] = static_cast<int32_t>(taken.offset + written);
+    if (member == teams.size - 1) {
+      const int64_t count = taken.offset + written;
+      if (threadIdx.x == 0) problem.selected.counts[r] = static_cast<int32_t>(count);
+      // No candidates: what ranks gather has no counts.
+      for (int64_t i = count + threadIdx.x; i < problem.top_k; i += kThreads) {
+        problem.selected.candidates[r * problem.top_k + i] = 0;
+      }
     }
     __syncthreads();
   }

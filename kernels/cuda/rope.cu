@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/rope.cuh"
@@ -89,11 +90,23 @@ absl::StatusOr<RopeAngles> RopeAngles::Create(absl::Span<const double> inverse_f
 
 RopeTable RopeAngles::table() const {
   const float2* fine = buffer_.as<float2>();
-  return {fine, fine + kRopeFine * half_, half_};
+  return {fine, fine + kRopeFine * half_, half_, coarse_count_};
+}
+
+absl::Status CheckPosition(const RopeTable& table, int64_t position, const char* kernel) {
+  if (position >= 0 && position < table.max_positions()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(kernel, ": position ", position,
+                                                 " is not in a RoPE table of ",
+                                                 table.max_positions(), " positions"));
 }
 
 absl::Status RotateRows(const RotateRowsArgs& args, Stream stream) {
   if (args.rows == 0 || args.heads == 0 || args.table.half == 0) return absl::OkStatus();
+  if (args.positions == nullptr) {
+    LONGSPAN_RETURN_IF_ERROR(CheckPosition(args.table, args.first_position, "RotateRows"));
+    LONGSPAN_RETURN_IF_ERROR(
+        CheckPosition(args.table, args.first_position + args.rows - 1, "RotateRows"));
+  }
   return WithType(args.dtype, [&]<typename T>() {
     return WithType(args.out_dtype, [&]<typename Out>() {
       LaunchRotateRows<T, Out>(args, stream);

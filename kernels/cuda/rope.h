@@ -24,7 +24,14 @@ struct RopeTable {
   const float2* fine = nullptr;    // [kRopeFine, half] of positions 0, 1, ...
   const float2* coarse = nullptr;  // [coarse_count, half] of positions 0, kRopeFine, ...
   int32_t half = 0;                // head_dim / 2
+  int64_t coarse_count = 0;
+
+  // The table has positions [0, max_positions()).
+  int64_t max_positions() const { return coarse_count * kRopeFine; }
 };
+
+// InvalidArgument: the table does not have the position that `kernel` needs.
+absl::Status CheckPosition(const RopeTable& table, int64_t position, const char* kernel);
 
 // Owns a table. Angles are products in double precision.
 class RopeAngles {
@@ -38,7 +45,7 @@ class RopeAngles {
                                            int64_t coarse_count = kCoarseCount);
 
   RopeTable table() const;
-  int64_t max_positions() const { return coarse_count_ * kRopeFine; }
+  int64_t max_positions() const { return table().max_positions(); }
 
  private:
   Buffer buffer_;  // fine, then coarse
@@ -60,6 +67,8 @@ struct RotateRowsArgs {
   void* out = nullptr;  // [rows, heads, 2 * half], of `out_dtype`
   DType out_dtype = DType::kFloat32;
 };
+// InvalidArgument: positions from first_position on that the table does not have. Those on the
+// device are not looked at.
 absl::Status RotateRows(const RotateRowsArgs& args, Stream stream);
 
 }  // namespace longspan::cuda

@@ -17,7 +17,7 @@
 namespace longspan::cuda {
 
 // What a selection leaves behind for one row: candidates [top_k] ascending by position, of which
-// the first counts[row] are valid.
+// the first counts[row] are valid; the others are zero, which is no candidate.
 struct Selected {
   Candidate* candidates = nullptr;  // device [rows, top_k]
   int32_t* counts = nullptr;        // device [rows]

@@ -11,11 +11,13 @@
 
 namespace longspan::cuda {
 
-// Skips its tests where there is no GPU.
+// Skips its tests where there is no GPU; a driver that does not work fails them.
 class CudaTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (CountDevices() == 0) GTEST_SKIP() << "no GPU";
+    const absl::StatusOr<int> devices = CountDevices();
+    ASSERT_TRUE(devices.ok()) << devices.status();
+    if (*devices == 0) GTEST_SKIP() << "no GPU";
     const absl::StatusOr<DeviceInfo> device = UseDevice(0);
     ASSERT_TRUE(device.ok()) << device.status();
   }

@@ -4,10 +4,13 @@
 #include <cmath>
 #include <cstring>
 #include <iterator>
+#include <limits>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "gtest/gtest.h"
 #include "kernels/base/convert.h"
 #include "kernels/cuda/decode_attention.h"
@@ -267,6 +270,12 @@ int64_t MaxDistance(const Problem& problem) {
   return distance;
 }
 
+// What the RoPE table must have: distances, and what is asked of it whatever the rows.
+int64_t MaxRopePosition(const Problem& problem) {
+  const AttentionSizes& sizes = problem.sizes;
+  return std::max(MaxDistance(problem), sizes.initial_tokens + sizes.local_tokens);
+}
+
 // A problem of one rank in device memory, ready to be launched.
 struct Device {
   Cache cache;
@@ -280,9 +289,10 @@ int64_t SelectedStride(const Problem& problem) {
   return static_cast<int64_t>(stride);
 }
 
-void UploadSelected(const Problem& problem, int64_t stride, Device* device) {
+// `unused` stands behind each row's candidates.
+void UploadSelected(const Problem& problem, int64_t stride, Candidate unused, Device* device) {
   Random random(99);
-  std::vector<uint64_t> selected(problem.rows.size() * stride, 0);
+  std::vector<uint64_t> selected(problem.rows.size() * stride, unused);
   std::vector<int32_t> counts;
   for (size_t row = 0; row < problem.rows.size(); ++row) {
     const std::vector<int64_t>& positions = problem.rows[row].selected;
@@ -325,18 +335,20 @@ Device MakeDevice(const Problem& problem, const Data& data, int rank) {
   args.far_is_apart = problem.far_is_apart;
   args.far_position = problem.far_position;
   args.selected_stride = SelectedStride(problem);
-  UploadSelected(problem, args.selected_stride, &device);
+  UploadSelected(problem, args.selected_stride, 0, &device);
   args.selected = device.selected.as<uint64_t>();
   args.selected_counts = device.counts.as<int32_t>();
   device.fine = UploadRotations(shape.head_dim, kRopeFine, 1);
-  device.coarse = UploadRotations(shape.head_dim, MaxDistance(problem) / kRopeFine + 1, kRopeFine);
+  const int64_t coarse_count = MaxRopePosition(problem) / kRopeFine + 1;
+  device.coarse = UploadRotations(shape.head_dim, coarse_count, kRopeFine);
   args.rope = {device.fine.as<const float2>(), device.coarse.as<const float2>(),
-               static_cast<int32_t>(shape.head_dim / 2)};
+               static_cast<int32_t>(shape.head_dim / 2), coarse_count};
   args.multiprocessors = Multiprocessors();
   const int64_t bytes = DecodeAttentionWorkspaceBytes(shape, kMaxRows, args.multiprocessors);
   device.workspace = Poisoned(bytes);
   EXPECT_TRUE(Fill(device.workspace.data(), 0, bytes, nullptr).ok());
   args.workspace = device.workspace.data();
+  args.workspace_bytes = bytes;
   device.output = Poisoned(num_rows * shape.query_dim() * 4);
   device.lse = Poisoned(num_rows * shape.heads * 4);
   args.output = device.output.as<float>();
@@ -391,19 +403,24 @@ void ExpectMergesTo(const Problem& problem, const std::vector<Actual>& ranks, co
   ExpectClose(output, whole.output, kTolerance);
 }
 
+Actual ExpectRankAsReference(const Problem& problem, const Data& data, int rank) {
+  SCOPED_TRACE(testing::Message() << "rank " << rank << " of " << problem.layout.num_ranks);
+  const Device device = MakeDevice(problem, data, rank);
+  Actual actual = RunOn(device);
+  const Result expected = Reference(problem, data, rank);
+  ExpectClose(actual.lse, expected.lse, kTolerance);
+  ExpectClose(actual.output, expected.output, kTolerance);
+  // The same once more: nothing of the first run is left in the workspace.
+  const Actual again = RunOn(device);
+  ExpectSameBits(again.output, actual.output);
+  ExpectSameBits(again.lse, actual.lse);
+  return actual;
+}
+
 void ExpectAsReference(const Problem& problem, const Data& data) {
   std::vector<Actual> ranks;
   for (int rank = 0; rank < problem.layout.num_ranks; ++rank) {
-    SCOPED_TRACE(testing::Message() << "rank " << rank << " of " << problem.layout.num_ranks);
-    const Device device = MakeDevice(problem, data, rank);
-    ranks.push_back(RunOn(device));
-    const Result expected = Reference(problem, data, rank);
-    ExpectClose(ranks.back().lse, expected.lse, kTolerance);
-    ExpectClose(ranks.back().output, expected.output, kTolerance);
-    // The same once more: nothing of the first run is left in the workspace.
-    const Actual again = RunOn(device);
-    ExpectSameBits(again.output, ranks.back().output);
-    ExpectSameBits(again.lse, ranks.back().lse);
+    ranks.push_back(ExpectRankAsReference(problem, data, rank));
     if (testing::Test::HasFailure()) return;
   }
   ExpectMergesTo(problem, ranks, Reference(problem, data, -1));
@@ -614,6 +631,99 @@ TEST_F(DecodeAttentionCudaTest, PositionsBeyondTwoToThe31) {
   ExpectAsReference(problem, RandomData(&random, problem));
 }
 
+// Of so many ranks that what two neighbouring stripes of a rank lie apart takes 25 bits.
+TEST_F(DecodeAttentionCudaTest, PositionsNearTwoToThe32OfManyRanks) {
+  Random random(16);
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    Problem problem;
+    problem.shape = {4, 1, 64};
+    problem.dtype = dtype;
+    problem.layout = {512, 60'000};
+    problem.sizes = {1100, 1200};
+    problem.far_position = 200;
+    const int newest = problem.layout.owner(kMaxPosition);
+    for (const int64_t position : {kMaxPosition, kMaxPosition - 700}) {
+      Row row = RandomRow(&random, problem, position, 300);
+      for (const int64_t page : {0, 1, 70, 138}) {
+        const int64_t begin = problem.layout.StripeOfPage(newest, page).begin;
+        for (const int64_t slot : {0, 5, 511}) row.selected.push_back(begin + slot);
+      }
+      std::sort(row.selected.begin(), row.selected.end());
+      row.selected.erase(std::unique(row.selected.begin(), row.selected.end()), row.selected.end());
+      problem.rows.push_back(row);
+    }
+    const Data data = RandomData(&random, problem);
+    for (const int rank : {0, 1, 2, 59'999, newest, newest - 1, newest - 2, newest - 3,
+                           problem.layout.owner(problem.rows[0].selected[100])}) {
+      ExpectRankAsReference(problem, data, rank);
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// Behind a row's candidates, up to the next row's, stand some whose keys are NaN.
+TEST_F(DecodeAttentionCudaTest, WhatLiesBetweenRowsOfTheSelectionIsNotRead) {
+  Random random(17);
+  for (const int64_t head_dim : {32, 64}) {
+    Problem problem;
+    problem.shape = {8, 2, head_dim};
+    problem.sizes = {16, 64};
+    problem.far_position = 100;
+    problem.rows = {{1000, {100, 102, 300, 500}}, {700, {96}}, {900, {}}, {800, {100, 102, 350}}};
+    const Data data = RandomData(&random, problem);
+    const Result expected = Reference(problem, data, 0);
+    for (const int64_t stride : {4, 5, 37, 1000}) {
+      Device device = MakeDevice(problem, data, 0);
+      UploadSelected(problem, stride, PackCandidate(9, 101), &device);
+      device.args.selected = device.selected.as<uint64_t>();
+      device.args.selected_counts = device.counts.as<int32_t>();
+      device.args.selected_stride = stride;
+      const Actual actual = RunOn(device);
+      SCOPED_TRACE(testing::Message() << "head_dim " << head_dim << ", stride " << stride);
+      ExpectClose(actual.lse, expected.lse, kTolerance);
+      ExpectClose(actual.output, expected.output, kTolerance);
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// It makes all of its KV head's group NaN, of its row alone.
+TEST_F(DecodeAttentionCudaTest, ANanInAKeyGivesNan) {
+  Random random(18);
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const int64_t head_dim : {16, 64, 128}) {
+      for (const int64_t group : {1, 4, 7, 16}) {
+        Problem problem;
+        problem.shape = {2 * group, 2, head_dim};
+        problem.dtype = dtype;
+        problem.layout = {64, random.OneOf<int>({1, 3})};
+        problem.sizes = {16, 100};
+        problem.far_is_apart = random.OneOf({false, true});
+        problem.far_position = 300;
+        // Initial, selected, near and newest; and the only key there is.
+        const int64_t bad[] = {3, 400, 950, 1000, 0};
+        for (const int64_t position : {1000, 1000, 1000, 1000, 0, 1000}) {
+          problem.rows.push_back({position, {200, 201, 400, 877}});
+        }
+        Data data = RandomData(&random, problem);
+        for (size_t row = 0; row < std::size(bad); ++row) {
+          Token& token = data.tokens[row].at(bad[row]);
+          token.key[head_dim + random.Integer(0, head_dim - 1)] = kNan;
+          token.key_bytes = Store(&token.key, dtype);
+        }
+        SCOPED_TRACE(testing::Message()
+                     << DTypeName(dtype) << ", head_dim " << head_dim << ", group " << group);
+        const Result whole = Reference(problem, data, -1);
+        const auto nans = std::count_if(whole.lse.begin(), whole.lse.end(),
+                                        [](double lse) { return std::isnan(lse); });
+        ASSERT_EQ(nans, static_cast<int64_t>(std::size(bad)) * group);
+        ExpectAsReference(problem, data);
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_F(DecodeAttentionCudaTest, NothingSelectedMayBeNull) {
   Random random(10);
   Problem problem;
@@ -693,7 +803,7 @@ TEST_F(DecodeAttentionCudaTest, GraphReplayReadsRowsAnew) {
   const Data later_data = RandomData(&random, later);
   Device device = MakeDevice(problem, data, 0);
   const int64_t stride = std::max(SelectedStride(problem), SelectedStride(later));
-  UploadSelected(problem, stride, &device);
+  UploadSelected(problem, stride, 0, &device);
   device.args.selected = device.selected.as<uint64_t>();
   device.args.selected_counts = device.counts.as<int32_t>();
   device.args.selected_stride = stride;
@@ -712,7 +822,7 @@ TEST_F(DecodeAttentionCudaTest, GraphReplayReadsRowsAnew) {
   ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
 
   Device other = MakeDevice(later, later_data, 0);
-  UploadSelected(later, stride, &other);
+  UploadSelected(later, stride, 0, &other);
   const auto replay = [&](const Problem& which, const Data& with) {
     ASSERT_EQ(cudaGraphLaunch(executable, stream), cudaSuccess);
     ASSERT_TRUE(Synchronize(stream).ok());
@@ -753,6 +863,7 @@ TEST_F(DecodeAttentionCudaTest, RefusesWhatItCannotDo) {
   EXPECT_EQ(code([](Args args) {
               args->shape.head_dim = 48;
               args->rope.half = 24;
+              args->workspace_bytes *= 2;
             }),
             absl::StatusCode::kUnimplemented);
   EXPECT_EQ(code([](Args args) { args->shape.heads = 34; }), absl::StatusCode::kUnimplemented);
@@ -762,6 +873,75 @@ TEST_F(DecodeAttentionCudaTest, RefusesWhatItCannotDo) {
   EXPECT_EQ(code([](Args args) { args->geometry.rank = 1; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Args args) { args->num_rows = -1; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Args args) { args->max_rows = 0; }), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(Synchronize(nullptr).ok());
+}
+
+TEST_F(DecodeAttentionCudaTest, RefusesPositionsThatTheRopeTableLacks) {
+  Random random(19);
+  Problem problem;
+  problem.rows = {{10, {}}};
+  const Device device = MakeDevice(problem, RandomData(&random, problem), 0);
+  const int64_t end = device.args.rope.max_positions();
+  ASSERT_EQ(end, kRopeFine);
+  struct Sizes {
+    int64_t initial, local, far;
+    bool apart = true;
+    bool dense = false;
+  };
+  const auto run = [&](const Sizes& sizes) {
+    DecodeAttentionArgs args = device.args;
+    args.initial_tokens = sizes.initial;
+    args.local_tokens = sizes.local;
+    args.far_position = sizes.far;
+    args.far_is_apart = sizes.apart;
+    args.dense = sizes.dense;
+    return DecodeAttention(args, nullptr);
+  };
+  for (const Sizes& sizes : {Sizes{0, 20, end - 1}, Sizes{0, 20, end, false},
+                             Sizes{end, end, end, true, true}, Sizes{24, end - 25, 0}}) {
+    const absl::Status status = run(sizes);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  const std::pair<Sizes, std::string> refused[] = {
+      {{0, 20, end}, "position 1024 "},
+      {{0, 20, kMost}, "position 9223372036854775807 "},
+      {{0, end, 0}, "position 1024 "},
+      {{end + 1, 0, 0}, "position 1025 "},
+      {{24, end - 24, 0}, "position 1024 "},
+      {{24, end - 23, 0, false}, "position 1025 "},
+      {{kMost, kMost, 0}, "position 9223372036854775807 "}};
+  for (const auto& [sizes, position] : refused) {
+    const absl::Status status = run(sizes);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_TRUE(absl::StrContains(status.message(), position)) << status;
+  }
+  DecodeAttentionArgs args = device.args;
+  args.dense = true;
+  args.rope.coarse_count = 0;
+  EXPECT_EQ(DecodeAttention(args, nullptr).code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(Synchronize(nullptr).ok());
+}
+
+TEST_F(DecodeAttentionCudaTest, RefusesAWorkspaceForLess) {
+  Random random(20);
+  Problem problem;
+  problem.rows = {{10, {}}};
+  const Device device = MakeDevice(problem, RandomData(&random, problem), 0);
+  const auto code = [&](int max_rows, int multiprocessors, int64_t bytes) {
+    DecodeAttentionArgs args = device.args;
+    args.max_rows = max_rows;
+    args.multiprocessors = multiprocessors;
+    args.workspace_bytes = bytes;
+    return DecodeAttention(args, nullptr).code();
+  };
+  const int64_t bytes = DecodeAttentionWorkspaceBytes(problem.shape, kMaxRows, 3);
+  EXPECT_EQ(code(kMaxRows, 3, bytes), absl::StatusCode::kOk);
+  EXPECT_EQ(code(kMaxRows - 1, 3, bytes), absl::StatusCode::kOk);
+  EXPECT_EQ(code(kMaxRows, 2, bytes), absl::StatusCode::kOk);
+  EXPECT_EQ(code(kMaxRows, 3, bytes - 1), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(kMaxRows + 1, 3, bytes), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(kMaxRows, 4, bytes), absl::StatusCode::kInvalidArgument);
   ASSERT_TRUE(Synchronize(nullptr).ok());
 }
 

@@ -40,8 +40,11 @@ std::vector<std::vector<Candidate>> Rows(const Buffer& candidates, const Buffer&
   for (int row = 0; row < rows; ++row) {
     EXPECT_GE(sizes[row], 0);
     EXPECT_LE(sizes[row], k);
-    out.emplace_back(all.begin() + row * k,
-                     all.begin() + row * k + std::min<int64_t>(sizes[row], k));
+    const auto valid = all.begin() + row * k + std::min<int64_t>(sizes[row], k);
+    out.emplace_back(all.begin() + row * k, valid);
+    EXPECT_EQ(std::count(valid, all.begin() + (row + 1) * k, Candidate{0}),
+              all.begin() + (row + 1) * k - valid)
+        << "row " << row;
   }
   return out;
 }

@@ -292,7 +292,7 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
       {[](Config& c) { c.esa.proximity = 2049; }, "`esa.proximity` (2049) must be at most"},
       {[](Config& c) { c.parallel.communicator = CommunicatorKind::kNccl; }, "NCCL"},
 #ifndef LONGSPAN_CUDA
-      {[](Config& c) { c.device = "cuda"; }, "runs on the CPU only"},
+      {[](Config& c) { c.device = "cuda"; }, "has no CUDA"},
 #endif
   };
   for (const auto& refused : cases) {

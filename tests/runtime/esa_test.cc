@@ -10,122 +10,11 @@
 #include "runtime/config.h"
 #include "tests/reference/random_model.h"
 #include "tests/reference/reference_model.h"
+#include "tests/runtime/esa_checks.h"
 #include "tests/runtime/sharded_run.h"
 
 namespace longspan {
 namespace {
-
-RandomModelOptions SmallModel() {
-  RandomModelOptions options;
-  options.num_layers = 3;
-  options.compressed_dim = 8;
-  return options;
-}
-
-// Small sizes, so that short prompts already select.
-Config SmallConfig() {
-  Config config;
-  config.esa.initial_tokens = 4;
-  config.esa.local_tokens = 24;
-  config.esa.top_k = 12;
-  config.esa.selection_block = 16;
-  config.esa.compressed_dim = 8;
-  config.prefill_chunk_tokens = 64;
-  return config;
-}
-
-TestSequence MakeSequence(uint64_t seed, int64_t prompt, int64_t decoded, int64_t vocab) {
-  return {RandomTokens(seed, prompt, vocab), RandomTokens(seed + 1000, decoded, vocab)};
-}
-
-ReferenceOptions OptionsOf(const Config& config, const RandomModel& model) {
-  ReferenceOptions options;
-  using Kind = ReferenceOptions::Attention;
-  options.attention = config.attention == Attention::kDense       ? Kind::kDense
-                      : config.attention == Attention::kStreaming ? Kind::kStreaming
-                                                                  : Kind::kEsa;
-  options.initial_tokens = config.esa.initial_tokens;
-  options.local_tokens = config.esa.local_tokens;
-  options.top_k = config.esa.top_k;
-  options.selection_block = config.esa.selection_block;
-  options.far_position =
-      config.esa.far_position > 0 ? config.esa.far_position : config.esa.local_tokens;
-  options.proximity = config.esa.proximity;
-  options.native_positions = config.esa.positions == Positions::kNative;
-  if (config.esa.compression == Compression::kLowRank) options.compressor = &model.compressor;
-  return options;
-}
-
-// Relative to the largest logit of the position.
-void ExpectLogitsNear(const std::vector<double>& expected, const float* actual, int64_t vocab,
-                      double tolerance, const std::string& where) {
-  double scale = 0;
-  for (int64_t v = 0; v < vocab; ++v) scale = std::max(scale, std::fabs(expected[v]));
-  for (int64_t v = 0; v < vocab; ++v) {
-    ASSERT_NEAR(expected[v], actual[v], tolerance * scale) << where << ", token " << v;
-  }
-}
-
-// Logits given the run's own selections, and those selections, both against the reference.
-void ExpectMatchesReference(const RandomModel& model, const Config& config,
-                            const TestSequence& sequence, const SequenceResult& result,
-                            double tolerance) {
-  ReferenceOptions options = OptionsOf(config, model);
-  options.forced_selection = [&](int64_t layer,
-                                 int64_t block) -> std::optional<std::vector<int64_t>> {
-    const auto found = result.selections.find({layer, block});
-    EXPECT_NE(found, result.selections.end()) << "layer " << layer << ", block " << block;
-    return found == result.selections.end() ? std::vector<int64_t>() : found->second;
-  };
-  ReferenceModel reference(model.config, model.weights, options);
-  const int64_t vocab = model.config.vocab_size;
-  const auto check = [&](const ReferenceStep& step, int64_t first_position) {
-    for (size_t layer = 0; layer < step.selections.size(); ++layer) {
-      for (const BlockSelection& block : step.selections[layer]) {
-        const auto& actual = result.selections.at({static_cast<int64_t>(layer), block.begin});
-        EXPECT_EQ(SelectionMismatch(block, actual, 10 * tolerance), "")
-            << "layer " << layer << ", block at " << block.begin;
-      }
-    }
-    for (size_t i = 0; i < step.logits.size() / vocab; ++i) {
-      const std::vector<double> row(step.logits.begin() + i * vocab,
-                                    step.logits.begin() + (i + 1) * vocab);
-      const int64_t position = first_position + static_cast<int64_t>(i);
-      ExpectLogitsNear(row, result.logits.data() + position * vocab, vocab, tolerance,
-                       "position " + std::to_string(position));
-    }
-  };
-  check(reference.Prompt(sequence.prompt), 0);
-  for (size_t i = 0; i < sequence.decoded.size(); ++i) {
-    check(reference.Decode(sequence.decoded[i]), static_cast<int64_t>(sequence.prompt.size() + i));
-  }
-}
-
-struct Variant {
-  const char* name;
-  void (*apply)(Config*);
-};
-
-const Variant kVariants[] = {
-    {"LowRank", [](Config*) {}},
-    {"Exact", [](Config* c) { c->esa.compression = Compression::kExact; }},
-    {"Native", [](Config* c) { c->esa.positions = Positions::kNative; }},
-    {"Streaming", [](Config* c) { c->attention = Attention::kStreaming; }},
-    {"Dense", [](Config* c) { c->attention = Attention::kDense; }},
-    {"WideProximity", [](Config* c) { c->esa.proximity = 13; }},
-    {"NoProximity", [](Config* c) { c->esa.proximity = 0; }},
-    {"NoInitial", [](Config* c) { c->esa.initial_tokens = 0; }},
-    {"FarPosition", [](Config* c) { c->esa.far_position = 100; }},
-    {"OddSizes",
-     [](Config* c) {
-       c->esa.initial_tokens = 3;
-       c->esa.local_tokens = 21;
-       c->esa.selection_block = 7;
-       c->esa.top_k = 5;
-       c->prefill_chunk_tokens = 35;
-       c->parallel.stripe_tokens = 14;
-     }},
-};
 
 class ReferenceTest : public testing::TestWithParam<std::tuple<Variant, int, bool>> {};
 
@@ -141,7 +30,7 @@ TEST_P(ReferenceTest, LogitsAndSelections) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, ReferenceTest,
-                         testing::Combine(testing::ValuesIn(kVariants),
+                         testing::Combine(testing::ValuesIn(Variants()),
                                           testing::Values(1, 2, 3, 4, 8), testing::Bool()),
                          [](const auto& variant) {
                            return std::string(std::get<0>(variant.param).name) +
@@ -166,7 +55,7 @@ TEST_P(MovingTest, LogitsAndSelections) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, MovingTest,
-                         testing::Combine(testing::ValuesIn(kVariants), testing::Values(2, 3, 8),
+                         testing::Combine(testing::ValuesIn(Variants()), testing::Values(2, 3, 8),
                                           testing::Values(Moving::kKeys, Moving::kQueries)),
                          [](const auto& variant) {
                            return std::string(std::get<0>(variant.param).name) +
@@ -219,34 +108,6 @@ TEST(EsaTest, Bfloat16CacheMatchesReferenceWithinItsRounding) {
   ExpectMatchesReference(model, config, sequence, results[0], 2e-2);
 }
 
-// Ways to run that must not change a bit.
-struct Way {
-  int ranks;
-  int64_t chunk, stripe;
-};
-
-const Way kWays[] = {{1, 64, 64}, {1, 16, 16},  {1, 128, 48}, {2, 64, 32},
-                     {2, 96, 16}, {3, 48, 16},  {3, 64, 32},  {4, 64, 16},
-                     {4, 16, 16}, {4, 256, 64}, {8, 64, 16},  {8, 128, 16}};
-
-// What other families add to Llama, under every kind of attention.
-struct Family {
-  const char* name;
-  void (*apply)(RandomModelOptions*);
-};
-
-const Family kFamilies[] = {
-    {"Bias", [](RandomModelOptions* o) { o->attention_bias = true; }},
-    {"QkNorm", [](RandomModelOptions* o) { o->qk_norm = true; }},
-    {"Linear", [](RandomModelOptions* o) { o->rope_scaling = RopeScaling::kLinear; }},
-    {"Llama3", [](RandomModelOptions* o) { o->rope_scaling = RopeScaling::kLlama3; }},
-    {"Yarn",
-     [](RandomModelOptions* o) {
-       o->rope_scaling = RopeScaling::kYarn;
-       o->head_dim = 32;
-     }},
-};
-
 class FamilyTest : public testing::TestWithParam<std::tuple<Family, Variant, bool>> {};
 
 TEST_P(FamilyTest, LogitsAndSelections) {
@@ -266,8 +127,8 @@ TEST_P(FamilyTest, LogitsAndSelections) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyTest,
-                         testing::Combine(testing::ValuesIn(kFamilies),
-                                          testing::ValuesIn(kVariants, kVariants + 5),
+                         testing::Combine(testing::ValuesIn(Families()),
+                                          testing::ValuesIn(Variants().subspan(0, 5)),
                                           testing::Bool()),
                          [](const auto& test) {
                            return std::string(std::get<0>(test.param).name) +
@@ -294,7 +155,7 @@ TEST_P(BitEqualityTest, AcrossRanksChunksStripesAndBatches) {
   for (const TestSequence& sequence : sequences) {
     alone.push_back(RunSharded(model, config, 1, {sequence})[0]);
   }
-  for (const Way& way : kWays) {
+  for (const Way& way : Ways()) {
     config.prefill_chunk_tokens = way.chunk;
     config.parallel.stripe_tokens = way.stripe;
     if (config.esa.proximity > way.stripe) continue;
@@ -308,7 +169,7 @@ TEST_P(BitEqualityTest, AcrossRanksChunksStripesAndBatches) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, BitEqualityTest, testing::ValuesIn(kVariants),
+INSTANTIATE_TEST_SUITE_P(Variants, BitEqualityTest, testing::ValuesIn(Variants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 TEST(EsaTest, BufferLimitsChangeNothing) {

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/cpu_transformer.h"
+#include "runtime/gpu_model.h"
 #include "runtime/model.h"
 #include "runtime/transformer.h"
 
@@ -31,30 +32,35 @@ class RankRun {
       : model_(model),
         config_(config),
         communicator_(communicator),
-        rope_(InverseFrequencies(model.config.rope, model.config.head_dim)),
-        context_(MakeAttentionContext(config, model.config, &communicator, &rope_, &counts_)),
-        pool_(context_.kv, 1 << 20) {
+        rope_(InverseFrequencies(model.config.rope, model.config.head_dim)) {
+    loaded_.config = model.config;
+    loaded_.weights = model.weights;
+    loaded_.attention =
+        MakeAttentionContext(config_, model.config, &communicator, &rope_, &loaded_.counts);
     context_.limits = overrides.limits;
     context_.moving = overrides.moving;
     if (context_.selects && config.esa.compression == Compression::kLowRank) {
       context_.factors = MakeScoreFactors(model.compressor);
     }
-    context_.on_selection = [this](int64_t layer, Range block, absl::Span<const int64_t> chosen) {
-      for (Running* running : current_) {
-        if (running->done != block.begin && current_.size() > 1) continue;
-        running->result->selections[{layer, block.begin}] = {chosen.begin(), chosen.end()};
-      }
-    };
-    transformer_ = std::make_unique<CpuTransformer>(model.config, model.weights, context_);
+    if (overrides.observe) {
+      context_.on_selection = [this](int64_t layer, Range block, absl::Span<const int64_t> chosen) {
+        for (Running* running : current_) {
+          if (running->done != block.begin && current_.size() > 1) continue;
+          running->result->selections[{layer, block.begin}] = {chosen.begin(), chosen.end()};
+        }
+      };
+    }
   }
 
   absl::Status Run(const std::vector<TestSequence>& sequences,
                    std::vector<SequenceResult>* results) {
+    LONGSPAN_RETURN_IF_ERROR(MakeTransformer(sequences));
     std::vector<Running> all(sequences.size());
     for (size_t i = 0; i < sequences.size(); ++i) {
       all[i].sequence = &sequences[i];
       all[i].result = &(*results)[i];
-      all[i].cache = std::make_unique<KvShard>(&pool_, context_.layout, communicator_.rank());
+      all[i].cache =
+          std::make_unique<KvShard>(loaded_.pool.get(), context_.layout, communicator_.rank());
       LONGSPAN_RETURN_IF_ERROR(all[i].cache->Reserve(all[i].total()));
     }
     bool busy = true;
@@ -79,6 +85,24 @@ class RankRun {
   }
 
  private:
+  absl::Status MakeTransformer(const std::vector<TestSequence>& sequences) {
+    const bool on_gpu = config_.device == "cuda";
+    loaded_.pool =
+        std::make_unique<PagePool>(context_.kv, 1 << 20, on_gpu ? GpuPages() : AllocateHostPage);
+    if (!on_gpu) {
+      transformer_ = std::make_unique<CpuTransformer>(model_.config, model_.weights, context_);
+      return absl::OkStatus();
+    }
+    for (const TestSequence& sequence : sequences) {
+      const auto tokens = static_cast<int64_t>(sequence.prompt.size() + sequence.decoded.size());
+      config_.max_model_len = std::max(config_.max_model_len, tokens);
+    }
+    config_.max_num_seqs = std::max(config_.max_num_seqs, static_cast<int64_t>(sequences.size()));
+    LONGSPAN_RETURN_IF_ERROR(OpenModelGpu(config_, &communicator_, &loaded_));
+    LONGSPAN_ASSIGN_OR_RETURN(transformer_, MakeGpuTransformer(config_, loaded_));
+    return absl::OkStatus();
+  }
+
   void Store(const std::vector<float>& logits, int64_t row, int64_t position, Running* running) {
     const int64_t vocab = model_.config.vocab_size;
     std::copy_n(logits.data() + row * vocab, vocab,
@@ -126,12 +150,11 @@ class RankRun {
   }
 
   const RandomModel& model_;
-  const Config& config_;
+  Config config_;
   Communicator& communicator_;
   Rope rope_;
-  AttentionCounts counts_;
-  AttentionContext context_;
-  PagePool pool_;
+  Model loaded_;  // its transformer is ours
+  AttentionContext& context_ = loaded_.attention;
   std::unique_ptr<Transformer> transformer_;
   std::vector<Running*> current_;  // whose blocks are under way
 };

@@ -31,6 +31,7 @@ struct SequenceResult {
 struct RunOverrides {
   BufferLimits limits;
   std::optional<Moving> moving;
+  bool observe = true;  // what is selected
 };
 
 // Runs the sequences on `ranks` ranks as threads: prompts chunk by chunk in turn, with a decode

@@ -1,0 +1,499 @@
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/cache_store.h"
+#include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/sum_across.cuh"
+
+namespace longspan::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+constexpr int64_t kMaxGridY = 65535;
+
+// As LoadFloats, of any number that is a power of two: 16 bytes at a time.
+template <int kCount>
+__device__ void LoadManyFloats(const float* from, float (&out)[kCount]) {
+  constexpr int kPart = kCount < 4 ? kCount : 4;
+#pragma unroll
+  for (int i = 0; i < kCount; i += kPart) {
+    float part[kPart];
+    LoadFloats(from + i, part);
+#pragma unroll
+    for (int j = 0; j < kPart; ++j) out[i + j] = part[j];
+  }
+}
+
+// ---- Storing ----
+
+// One kind of rows on its way into the pages.
+struct StoredKind {
+  const float* from;  // [rows, dim]
+  int64_t dim;
+  int64_t offset;  // bytes from a page's begin to its stripe's first row
+  int32_t halo;    // rows beside the stripe
+};
+constexpr int kMaxKinds = 3;
+struct StoredKinds {
+  StoredKind kinds[kMaxKinds] = {};
+  int count = 0;
+  int64_t max_dim = 0;
+
+  void Add(const StoredKind& kind) {
+    kinds[count++] = kind;
+    max_dim = std::max(max_dim, kind.dim);
+  }
+};
+
+absl::Status CheckLayer(const CacheLayer& layer) {
+  if (layer.geometry.stripe_tokens < 1 || layer.geometry.num_ranks < 1 || layer.geometry.rank < 0 ||
+      layer.geometry.rank >= layer.geometry.num_ranks || layer.halo < 0 ||
+      layer.halo > layer.geometry.stripe_tokens || layer.kv_dim < 1 || layer.score_dim < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "no cache has stripes of ", layer.geometry.stripe_tokens, ", rank ", layer.geometry.rank,
+        " of ", layer.geometry.num_ranks, ", a halo of ", layer.halo, ", ", layer.kv_dim,
+        " numbers of a key and ", layer.score_dim, " of a score key"));
+  }
+  return absl::OkStatus();
+}
+
+// What is to be stored where. Exact scores read the keys, which then have the halo.
+absl::StatusOr<StoredKinds> KindsOf(const CacheLayer& layer, const float* keys, const float* values,
+                                    const float* score_keys) {
+  LONGSPAN_RETURN_IF_ERROR(CheckLayer(layer));
+  const int64_t halo_bytes = layer.halo * layer.score_dim * SizeOf(layer.dtype);
+  const int64_t score_offset = layer.score_offset + halo_bytes;  // of the stripe
+  const bool scores_keys = layer.score_dim > 0 && score_keys == nullptr;
+  if (scores_keys && (layer.score_dim != layer.kv_dim || score_offset != layer.key_offset)) {
+    return absl::InvalidArgumentError("no score keys to store, though they are not the keys");
+  }
+  StoredKinds kinds;
+  kinds.Add({keys, layer.kv_dim, layer.key_offset, scores_keys ? layer.halo : 0});
+  kinds.Add({values, layer.kv_dim, layer.value_offset, 0});
+  if (layer.score_dim > 0 && score_keys != nullptr) {
+    kinds.Add({score_keys, layer.score_dim, score_offset, layer.halo});
+  }
+  return kinds;
+}
+
+template <typename T>
+bool AreVectors(const StoredKinds& kinds) {
+  constexpr int64_t kVector = 16 / sizeof(T);
+  return std::all_of(kinds.kinds, kinds.kinds + kinds.count, [](const StoredKind& kind) {
+    return kind.dim % kVector == 0 && kind.offset % 16 == 0 && IsAligned(kind.from, 16);
+  });
+}
+
+// f<T, numbers that a thread stores at a time>().
+template <typename F>
+absl::Status WithVectors(DType dtype, const StoredKinds& kinds, F&& f) {
+  return WithCacheType(dtype, [&]<typename T>() {
+    if (AreVectors<T>(kinds)) {
+      f.template operator()<T, 16 / sizeof(T)>();
+    } else {
+      f.template operator()<T, 1>();
+    }
+    return absl::OkStatus();
+  });
+}
+
+// Where number `i` of rows is that begin with the stripe's.
+template <typename T>
+__device__ T* NumberAt(std::byte* page, const StoredKind& kind, int64_t i) {
+  return reinterpret_cast<T*>(page + kind.offset) + i;
+}
+
+// Block (x, run, kind). A run's rows follow one another in its page as they do in the source.
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    StoreRunsKernel(const StoreRunsArgs args, const __grid_constant__ StoredKinds kinds) {
+  const StoredKind kind = kinds.kinds[blockIdx.z];
+  const ShardGeometry& geometry = args.layer.geometry;
+  const int64_t stripe = geometry.stripe_tokens;
+  // A stripe's neighbours are on the same rank only if there is no other.
+  const int64_t halo = geometry.num_ranks == 1 ? kind.halo : 0;
+  for (int r = blockIdx.y; r < args.num_runs; r += gridDim.y) {
+    const StoredRun run = args.runs[r];
+    const int64_t page = run.first_position / stripe / geometry.num_ranks;
+    const int64_t first = run.first_position % stripe;
+    const float* const from = kind.from + run.first_row * kind.dim;
+    std::byte* const own = args.pages[page];
+    for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
+         i < run.count * kind.dim; i += int64_t{gridDim.x} * kThreads * kVector) {
+      float numbers[kVector];
+      LoadManyFloats(from + i, numbers);
+      const int64_t at = first * kind.dim + i;
+      StoreFloats(numbers, NumberAt<T>(own, kind, at));
+      if (halo == 0) continue;
+      const int64_t shift = stripe * kind.dim;  // to the same row of the next page
+      if (at < halo * kind.dim && page > 0) {
+        StoreFloats(numbers, NumberAt<T>(args.pages[page - 1], kind, at + shift));
+      }
+      if (at >= (stripe - halo) * kind.dim && page + 1 < args.num_pages) {
+        StoreFloats(numbers, NumberAt<T>(args.pages[page + 1], kind, at - shift));
+      }
+    }
+  }
+}
+
+// Block (row, kind).
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    StoreTokensKernel(const StoreTokensArgs args, const __grid_constant__ StoredKinds kinds) {
+  const StoredKind kind = kinds.kinds[blockIdx.y];
+  const ShardGeometry& geometry = args.layer.geometry;
+  const DecodeRow row = args.rows[blockIdx.x];
+  if (row.position < 0) return;
+  const int64_t stripe = geometry.stripe_tokens;
+  const int64_t own = row.position / stripe;
+  const float* const from = kind.from + blockIdx.x * kind.dim;
+  // The halo is at most a stripe, so only the neighbouring stripes can be near.
+  for (int64_t s = max(int64_t{0}, own - 1); s <= own + 1; ++s) {
+    if (s % geometry.num_ranks != geometry.rank) continue;
+    const int64_t to = row.position - s * stripe;  // row of the page, from its stripe's first
+    if (to < -kind.halo || to >= stripe + kind.halo) continue;
+    const int64_t page = s / geometry.num_ranks;
+    if (page >= args.pages_of[blockIdx.x]) {
+      if (s == own) __trap();
+      continue;
+    }
+    // The table is the cache's: kernels that only read it see it as constant.
+    std::byte* const begin = const_cast<std::byte*>(row.pages[page]);
+    for (int64_t i = threadIdx.x * kVector; i < kind.dim; i += kThreads * kVector) {
+      float numbers[kVector];
+      LoadManyFloats(from + i, numbers);
+      StoreFloats(numbers, NumberAt<T>(begin, kind, to * kind.dim + i));
+    }
+  }
+}
+
+// ---- Moving rows as they are ----
+
+// Block (x, run). Unit: what a thread copies at a time.
+template <typename Unit>
+__global__ void __launch_bounds__(kThreads)
+    CopyScoreRowsKernel(const CopyScoreRowsArgs args, const int64_t row_units) {
+  for (int r = blockIdx.y; r < args.num_runs; r += gridDim.y) {
+    const ScoreRun run = args.runs[r];
+    Unit* const rows = reinterpret_cast<Unit*>(args.pages[run.page] + args.layer.score_offset) +
+                       run.first_row * row_units;
+    Unit* const message = reinterpret_cast<Unit*>(args.message) + run.message_row * row_units;
+    const Unit* const from = args.to_pages ? message : rows;
+    Unit* const to = args.to_pages ? rows : message;
+    for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < run.count * row_units;
+         i += int64_t{gridDim.x} * kThreads) {
+      to[i] = from[i];
+    }
+  }
+}
+
+// A block has a row at a time.
+template <typename Unit>
+__global__ void __launch_bounds__(kThreads)
+    GatherRowsKernel(const GatherRowsArgs args, const int64_t row_units) {
+  const int64_t count = args.count != nullptr ? min(*args.count, args.max_count) : args.max_count;
+  const auto stripe = static_cast<uint32_t>(args.layer.geometry.stripe_tokens);
+  for (int64_t row = blockIdx.x; row < count; row += gridDim.x) {
+    const uint32_t local = args.local_indices[row];
+    const std::byte* const page = args.pages[local / stripe];
+    const int64_t first = local % stripe * row_units;
+    const Unit* const key = reinterpret_cast<const Unit*>(page + args.layer.key_offset) + first;
+    const Unit* const value = reinterpret_cast<const Unit*>(page + args.layer.value_offset) + first;
+    Unit* const to = reinterpret_cast<Unit*>(args.message) + row * 2 * row_units;
+    for (int64_t i = threadIdx.x; i < 2 * row_units; i += kThreads) {
+      to[i] = i < row_units ? key[i] : value[i - row_units];
+    }
+  }
+}
+
+// ---- Queries and keys for the score ----
+
+// A thread has kVector numbers of a row's sums.
+template <typename Out, int kVector>
+__global__ void __launch_bounds__(kThreads) SumGroupsKernel(const SumGroupsArgs args) {
+  const int64_t dim = args.shape.head_dim, kv_dim = args.shape.kv_heads * dim;
+  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
+  if (i >= args.rows * kv_dim) return;
+  const int64_t group = args.shape.heads / args.shape.kv_heads;
+  const int64_t d = i % dim;
+  const float* const queries = args.queries + i / dim * group * dim + d;
+  float sums[kVector] = {};
+#pragma unroll 4
+  for (int64_t h = 0; h < group; ++h) {
+    float query[kVector];
+    LoadFloats(queries + h * dim, query);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) sums[v] += query[v];
+  }
+  StoreFloats(sums, static_cast<Out*>(args.sums) + i);
+}
+
+// A thread has kVector numbers; the last one has those that are left, one by one.
+template <typename T, typename Out, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    ConvertKernel(const T* from, Out* to, const int64_t count) {
+  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
+  if (i + kVector <= count) {
+    float numbers[kVector];
+    LoadFloats(from + i, numbers);
+    StoreFloats(numbers, to + i);
+  } else {
+    for (int64_t j = i; j < count; ++j) to[j] = FromFloat<Out>(ToFloat(from[j]));
+  }
+}
+
+template <typename T, typename Out>
+void LaunchConvert(const void* from, void* to, int64_t count, Stream stream) {
+  constexpr int kVector = 16 / std::max(sizeof(T), sizeof(Out));
+  const T* const source = static_cast<const T*>(from);
+  Out* const target = static_cast<Out*>(to);
+  if (IsAligned(from, kVector * sizeof(T)) && IsAligned(to, kVector * sizeof(Out))) {
+    ConvertKernel<T, Out, kVector>
+        <<<BlocksOf(count, kThreads * kVector), kThreads, 0, stream>>>(source, target, count);
+  } else {
+    ConvertKernel<T, Out, 1>
+        <<<BlocksOf(count, kThreads), kThreads, 0, stream>>>(source, target, count);
+  }
+}
+
+// ---- Compression ----
+
+constexpr int kCompressWarps = kThreads / kWarp;
+constexpr int kColumns = 1024;  // that a block has of its rows at a time: 4 a thread
+constexpr int kMaxCompressRows = 8;
+static_assert(kColumns == 4 * kThreads);
+
+// Four numbers from column `column` on of what a factor multiplies: a key, or a query's group sums.
+template <bool kIsQuery>
+__device__ float4 FourColumns(const CompressTokensArgs& args, int64_t row, int64_t column) {
+  if constexpr (!kIsQuery) {
+    return __ldg(reinterpret_cast<const float4*>(
+        args.keys + row * args.shape.kv_heads * args.shape.head_dim + column));
+  } else {
+    const auto dim = static_cast<uint32_t>(args.shape.head_dim);
+    const auto group = static_cast<uint32_t>(args.shape.heads / args.shape.kv_heads);
+    const uint32_t kv_head = static_cast<uint32_t>(column) / dim;
+    const uint32_t d = static_cast<uint32_t>(column) % dim;
+    const float* const queries =
+        args.queries + row * args.shape.heads * dim + kv_head * group * dim + d;
+    float4 sum = {0, 0, 0, 0};
+#pragma unroll 4
+    for (uint32_t h = 0; h < group; ++h) {
+      const float4 query = __ldg(reinterpret_cast<const float4*>(queries + h * dim));
+      sum.x += query.x;
+      sum.y += query.y;
+      sum.z += query.z;
+      sum.w += query.w;
+    }
+    return sum;
+  }
+}
+
+// What a block multiplies with its rows of a factor: of each of their vectors of 16 bytes the first
+// four columns, then of each the next four, so that lanes read neighbours.
+template <typename T, int kRows>
+struct SharedColumns {
+  static constexpr int kVector = 16 / sizeof(T);
+  static constexpr int kQuads = kVector / 4;
+  static constexpr int kVectors = kColumns / kVector;
+
+  float4 numbers[kRows][kQuads][kVectors];
+};
+
+// A warp has a row of the factor, and multiplies kRows rows with it.
+template <bool kIsQuery, typename T, int kRows>
+__device__ void Compress(const CompressTokensArgs& args, SharedColumns<T, kRows>& columns) {
+  constexpr int kVector = SharedColumns<T, kRows>::kVector;
+  constexpr int kQuads = SharedColumns<T, kRows>::kQuads;
+  constexpr int kLaneVectors = SharedColumns<T, kRows>::kVectors / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  const int64_t kv_dim = args.shape.kv_heads * args.shape.head_dim;
+  const int64_t first_row = int64_t{blockIdx.z} * kRows;
+  const int rows = static_cast<int>(min(int64_t{kRows}, args.rows - first_row));
+  const int64_t output = int64_t{blockIdx.x} * kCompressWarps + threadIdx.x / kWarp;
+  const T* const factor = static_cast<const T*>(kIsQuery ? args.query_factor : args.key_factor) +
+                          min(output, args.dim - 1) * kv_dim;
+  float sums[kRows] = {};
+  for (int64_t begin = 0; begin < kv_dim; begin += kColumns) {
+    const int count = static_cast<int>(min(int64_t{kColumns}, kv_dim - begin));
+    uint4 raw[kLaneVectors];
+#pragma unroll
+    for (int v = 0; v < kLaneVectors; ++v) {
+      const int i = (v * kWarp + lane) * kVector;
+      raw[v] =
+          i < count ? __ldg(reinterpret_cast<const uint4*>(factor + begin + i)) : uint4{0, 0, 0, 0};
+    }
+    if (begin > 0) __syncthreads();
+    if (const int i = threadIdx.x * 4; i < count) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (r < rows) {
+          columns.numbers[r][i % kVector / 4][i / kVector] =
+              FourColumns<kIsQuery>(args, first_row + r, begin + i);
+        }
+      }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int v = 0; v < kLaneVectors; ++v) {
+      const int i = v * kWarp + lane;
+      if (i * kVector >= count) break;
+      float numbers[kVector];
+      LoadFloats(reinterpret_cast<const T*>(&raw[v]), numbers);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (r >= rows) break;
+#pragma unroll
+        for (int q = 0; q < kQuads; ++q) {
+          const float4 x = columns.numbers[r][q][i];
+          sums[r] = fmaf(numbers[4 * q], x.x, sums[r]);
+          sums[r] = fmaf(numbers[4 * q + 1], x.y, sums[r]);
+          sums[r] = fmaf(numbers[4 * q + 2], x.z, sums[r]);
+          sums[r] = fmaf(numbers[4 * q + 3], x.w, sums[r]);
+        }
+      }
+    }
+  }
+  SumAcross<kRows, kWarp>(sums);
+  const int row = lane * kRows / kWarp;
+  if (lane % (kWarp / kRows) != 0 || row >= rows || output >= args.dim) return;
+  float* const out = kIsQuery ? args.compressed_queries : args.compressed_keys;
+  out[(first_row + row) * args.dim + output] = sums[0];
+}
+
+// Block (outputs, matrix, rows).
+template <typename T, int kRows>
+__global__ void __launch_bounds__(kThreads) CompressTokensKernel(const CompressTokensArgs args) {
+  __shared__ SharedColumns<T, kRows> columns;
+  if (blockIdx.y == 0) {
+    Compress<true>(args, columns);
+  } else {
+    Compress<false>(args, columns);
+  }
+}
+
+template <typename T, int kRows>
+void LaunchCompress(const CompressTokensArgs& args, Stream stream) {
+  const dim3 grid(BlocksOf(args.dim, kCompressWarps), 2, BlocksOf(args.rows, kRows));
+  CompressTokensKernel<T, kRows><<<grid, kThreads, 0, stream>>>(args);
+}
+
+}  // namespace
+
+absl::Status StoreRuns(const StoreRunsArgs& args, Stream stream) {
+  if (args.num_runs == 0 || args.max_count == 0) return absl::OkStatus();
+  LONGSPAN_ASSIGN_OR_RETURN(const StoredKinds kinds,
+                            KindsOf(args.layer, args.keys, args.values, args.score_keys));
+  LONGSPAN_RETURN_IF_ERROR(WithVectors(args.layer.dtype, kinds, [&]<typename T, int kVector>() {
+    const dim3 grid(BlocksOf(args.max_count * kinds.max_dim, kThreads * kVector),
+                    static_cast<unsigned>(std::min<int64_t>(args.num_runs, kMaxGridY)),
+                    kinds.count);
+    StoreRunsKernel<T, kVector><<<grid, kThreads, 0, stream>>>(args, kinds);
+  }));
+  return CheckLaunch("StoreRuns");
+}
+
+absl::Status StoreTokens(const StoreTokensArgs& args, Stream stream) {
+  if (args.num_rows == 0) return absl::OkStatus();
+  LONGSPAN_ASSIGN_OR_RETURN(const StoredKinds kinds,
+                            KindsOf(args.layer, args.keys, args.values, args.score_keys));
+  LONGSPAN_RETURN_IF_ERROR(WithVectors(args.layer.dtype, kinds, [&]<typename T, int kVector>() {
+    const dim3 grid(args.num_rows, kinds.count);
+    StoreTokensKernel<T, kVector><<<grid, kThreads, 0, stream>>>(args, kinds);
+  }));
+  return CheckLaunch("StoreTokens");
+}
+
+absl::Status CopyScoreRows(const CopyScoreRowsArgs& args, Stream stream) {
+  LONGSPAN_RETURN_IF_ERROR(CheckLayer(args.layer));
+  const int64_t bytes = args.layer.score_dim * SizeOf(args.layer.dtype);
+  if (args.num_runs == 0 || args.max_count == 0 || bytes == 0) return absl::OkStatus();
+  const auto launch = [&]<typename Unit>() {
+    const int64_t row_units = bytes / static_cast<int64_t>(sizeof(Unit));
+    const dim3 grid(BlocksOf(args.max_count * row_units, kThreads),
+                    static_cast<unsigned>(std::min<int64_t>(args.num_runs, kMaxGridY)));
+    CopyScoreRowsKernel<Unit><<<grid, kThreads, 0, stream>>>(args, row_units);
+  };
+  if (bytes % 16 == 0 && args.layer.score_offset % 16 == 0 && IsAligned(args.message, 16)) {
+    launch.template operator()<uint4>();
+  } else {
+    launch.template operator()<uint16_t>();
+  }
+  return CheckLaunch("CopyScoreRows");
+}
+
+absl::Status GatherRows(const GatherRowsArgs& args, Stream stream) {
+  LONGSPAN_RETURN_IF_ERROR(CheckLayer(args.layer));
+  if (args.max_count == 0) return absl::OkStatus();
+  const int64_t bytes = args.layer.kv_dim * SizeOf(args.layer.dtype);
+  const auto launch = [&]<typename Unit>() {
+    const auto blocks = static_cast<unsigned>(std::min<int64_t>(args.max_count, kMaxGridY));
+    GatherRowsKernel<Unit>
+        <<<blocks, kThreads, 0, stream>>>(args, bytes / static_cast<int64_t>(sizeof(Unit)));
+  };
+  if (bytes % 16 == 0 && args.layer.key_offset % 16 == 0 && args.layer.value_offset % 16 == 0 &&
+      IsAligned(args.message, 16)) {
+    launch.template operator()<uint4>();
+  } else {
+    launch.template operator()<uint16_t>();
+  }
+  return CheckLaunch("GatherRows");
+}
+
+absl::Status SumGroups(const SumGroupsArgs& args, Stream stream) {
+  const int64_t count = args.rows * args.shape.kv_dim();
+  if (count == 0) return absl::OkStatus();
+  return WithType(args.dtype, [&]<typename Out>() {
+    constexpr int kVector = 4;
+    if (args.shape.head_dim % kVector == 0 && IsAligned(args.queries, kVector * sizeof(float)) &&
+        IsAligned(args.sums, kVector * sizeof(Out))) {
+      SumGroupsKernel<Out, kVector>
+          <<<BlocksOf(count, kThreads * kVector), kThreads, 0, stream>>>(args);
+    } else {
+      SumGroupsKernel<Out, 1><<<BlocksOf(count, kThreads), kThreads, 0, stream>>>(args);
+    }
+    return CheckLaunch("SumGroups");
+  });
+}
+
+absl::Status Convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t count,
+                     Stream stream) {
+  if (count == 0) return absl::OkStatus();
+  if (from_dtype == to_dtype) return Copy(to, from, count * SizeOf(to_dtype), stream);
+  return WithType(from_dtype, [&]<typename T>() {
+    return WithType(to_dtype, [&]<typename Out>() {
+      LaunchConvert<T, Out>(from, to, count, stream);
+      return CheckLaunch("Convert");
+    });
+  });
+}
+
+absl::Status CompressTokens(const CompressTokensArgs& args, Stream stream) {
+  if (args.rows == 0 || args.dim == 0) return absl::OkStatus();
+  const int64_t bytes = args.shape.kv_dim() * SizeOf(args.dtype);
+  if (bytes == 0 || bytes % 16 != 0 || args.shape.head_dim % 4 != 0 ||
+      !IsAligned(args.queries, 16) || !IsAligned(args.keys, 16) ||
+      !IsAligned(args.query_factor, 16) || !IsAligned(args.key_factor, 16)) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot compress ", args.shape.kv_heads,
+                                                   " heads of ", args.shape.head_dim,
+                                                   " numbers: no multiples of 16 bytes"));
+  }
+  return WithCacheType(args.dtype, [&]<typename T>() {
+    if (args.rows == 1) {
+      LaunchCompress<T, 1>(args, stream);
+    } else if (args.rows == 2) {
+      LaunchCompress<T, 2>(args, stream);
+    } else if (args.rows <= 4) {
+      LaunchCompress<T, 4>(args, stream);
+    } else {
+      LaunchCompress<T, kMaxCompressRows>(args, stream);
+    }
+    return CheckLaunch("CompressTokens");
+  });
+}
+
+}  // namespace longspan::cuda

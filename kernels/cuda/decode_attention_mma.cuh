@@ -1,0 +1,487 @@
+#ifndef LONGSPAN_KERNELS_CUDA_DECODE_ATTENTION_MMA_CUH_
+#define LONGSPAN_KERNELS_CUDA_DECODE_ATTENTION_MMA_CUH_
+
+#include <cuda_runtime.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/decode_attention_merge.cuh"
+#include "kernels/cuda/decode_attention_share.cuh"
+#include "kernels/cuda/rope.cuh"
+
+// Decode attention on tensor cores, of bfloat16 keys and values. A team is one warp, and a step 16
+// tokens: scores^T [16, 8] = keys [16, head_dim] x queries^T, then output^T [head_dim, 8] +=
+// values^T [head_dim, 16] x weights^T. Columns 0-3 are four heads' numbers cut to what tensor cores
+// multiply, 4-7 the rests, so that sums of the two have almost a float's precision.
+//
+// A query at position p meets keys at p - d + t as R(d) q . R(t) k. So the queries are turned to
+// the distance d of the step's first token and key t of a step of consecutive tokens by t; where
+// all distances are the same, keys stay as they are.
+namespace longspan::cuda::decode {
+
+constexpr int kMmaStepTokens = 16;
+constexpr int kMmaHeads = 4;              // of a tile of columns
+constexpr int kMmaStagesBytes = 1 << 14;  // of a warp: enough to be under way at once
+
+template <typename P>
+__device__ __forceinline__ void AttendMma(const Job& job, std::byte* memory);
+
+template <int kHeadDim, int kHeadTiles>
+struct MmaTiling {
+  static constexpr int kDim = kHeadDim;
+  static constexpr int kHalf = kDim / 2;
+  static constexpr int kTiles = kHeadTiles;
+  static constexpr int kGroup = kMmaHeads * kTiles;
+  static constexpr int kTeams = 4;
+  static constexpr int kTeamLanes = kWarp;
+  static constexpr int kThreads = kTeams * kWarp;
+  static constexpr int kMergeStride = kDim + 8;  // so that StoreWarp's lanes meet no bank twice
+
+  static constexpr int kStepTokens = kMmaStepTokens;
+  static constexpr int kRowBytes = kDim * 2;
+  // Eight tokens' pieces of one place lie in different banks, as ldmatrix wants it.
+  static __device__ int Piece(int token, int piece) { return piece ^ (token & 7); }
+
+  static constexpr int kHalfStageBytes = kStepTokens * kRowBytes;
+  static constexpr int kStageBytes = 2 * kHalfStageBytes;  // keys, then values
+  static constexpr int kStages = kMmaStagesBytes / kStageBytes;
+  // Tokens under way, of the next step, and those that one more round of listing may add.
+  static constexpr int kRing = std::bit_ceil(unsigned{(kStages + 1) * kStepTokens + kWarp});
+  static constexpr int kStagesBytes = kTeams * kMmaStagesBytes;
+  static constexpr int kTurnStride = kHalf + 8;  // as kMergeStride
+  static constexpr int kTurnsBytes = kStepTokens * kTurnStride * static_cast<int>(sizeof(float2));
+  static constexpr int kSharedBytes = kStagesBytes + kTurnsBytes + kTeams * kRing * (8 + 4);
+
+  static_assert(kTeams * kGroup * (kMergeStride + 2) * 4 <= kStagesBytes);
+  static_assert(kMaxSplits * kGroup * 4 <= kStagesBytes);
+
+  static __device__ void Attend(const Job& job, std::byte* memory) {
+    AttendMma<MmaTiling>(job, memory);
+  }
+};
+
+// ---- Fragments ---------------------------------------------------------------------------------
+
+// Of a fragment with 8 rows (or columns) a thread has those of Row(), and in each the columns
+// (rows) 2 * Pair() and 2 * Pair() + 1.
+__device__ __forceinline__ int Row() { return threadIdx.x % kWarp / 4; }
+__device__ __forceinline__ int Pair() { return threadIdx.x % 4; }
+__device__ __forceinline__ bool HasRests() { return Pair() >= 2; }
+
+// The address in shared memory of a row's piece. Rows are aligned to their size, a power of 2, so
+// that of piece + i, with no bit in both, is found by xor with i * 16.
+template <typename P>
+__device__ __forceinline__ unsigned PieceAddress(const std::byte* rows, int token, int piece) {
+  const auto row = static_cast<unsigned>(__cvta_generic_to_shared(rows));
+  return row + token * P::kRowBytes + P::Piece(token, piece) * 16;
+}
+
+// Four 8x8 matrices; the lanes give the addresses of their 32 rows.
+__device__ __forceinline__ void LoadMatrices(unsigned address, uint32_t (&out)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void LoadTransposed(unsigned address, uint32_t (&out)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ uint32_t Transpose(uint32_t in) {
+  uint32_t out;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(out) : "r"(in));
+  return out;
+}
+
+// sums [16, 8] += a [16, 8] x b [8, 8] in tf32.
+__device__ __forceinline__ void MultiplyTf32(const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                             float (&sums)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};\n"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// a [16, 16] x b [16, 8] in bfloat16.
+__device__ __forceinline__ void MultiplyBFloat16(const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                                 float (&product)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%10,%10,%10};\n"
+      : "=f"(product[0]), "=f"(product[1]), "=f"(product[2]), "=f"(product[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0f));
+}
+
+__device__ __forceinline__ float Low(uint32_t two) { return __uint_as_float(two << 16); }
+__device__ __forceinline__ float High(uint32_t two) { return __uint_as_float(two & 0xffff0000); }
+
+// The lower half first.
+__device__ __forceinline__ uint32_t PackBFloat16(float low, float high) {
+  uint32_t two;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(high), "f"(low));
+  return two;
+}
+
+__device__ __forceinline__ uint32_t CutToTf32(float x) { return __float_as_uint(x) & 0xffffe000; }
+
+// ---- Rotations ---------------------------------------------------------------------------------
+
+// Of two pairs, dimensions i and i + half.
+__device__ __forceinline__ void Turn(float4 by, float (&low)[2], float (&high)[2]) {
+  const float a = low[0], b = low[1];
+  low[0] = a * by.x - high[0] * by.y;
+  high[0] = high[0] * by.x + a * by.y;
+  low[1] = b * by.z - high[1] * by.w;
+  high[1] = high[1] * by.z + b * by.w;
+}
+
+// Starts the copy of what keys of consecutive tokens are turned by. By the whole block.
+template <typename P>
+__device__ __forceinline__ void CopyTurns(const RopeTable& table, float2* turns) {
+  constexpr int kRowPieces = P::kHalf / 2;
+  for (int at = threadIdx.x; at < P::kStepTokens * kRowPieces; at += P::kThreads) {
+    const int token = at / kRowPieces, part = at % kRowPieces;
+    CopyAsync(turns + token * P::kTurnStride + part * 2, table.fine + at * 2, true);
+  }
+  CommitCopies();
+}
+
+// ---- One step ----------------------------------------------------------------------------------
+
+// What a thread keeps from step to step. Row() is its column of the queries, and the columns
+// 2 * Pair() + {0, 1} are those of its scores and outputs: heads 2 * (Pair() % 2) + {0, 1}.
+template <typename P>
+struct MmaState {
+  // Turned to `distance`: dimensions 8 * step + 2 * Pair() + {0, 1}, and those plus half.
+  uint32_t query_low[P::kTiles][P::kHalf / 8][2], query_high[P::kTiles][P::kHalf / 8][2];
+  uint32_t distance;
+  float output[P::kTiles][P::kDim / 16][4];  // not yet normalised; columns as scores
+  float max[P::kTiles][2];
+  float sum[P::kTiles][2];  // of the lane's own tokens
+};
+
+template <typename P>
+__device__ __forceinline__ void TurnQueries(const Job& job, uint32_t distance, MmaState<P>* state) {
+  const int group = job.group();
+  const float* queries =
+      job.args.queries +
+      (blockIdx.z * job.args.shape.heads + int64_t{blockIdx.x} * group) * P::kDim;
+  const bool rest = Row() >= kMmaHeads;
+  const auto write = [&](float x, uint32_t* to) {
+    const uint32_t cut = CutToTf32(x);
+    *to = rest ? __float_as_uint(x - __uint_as_float(cut)) : cut;
+  };
+  const RotationRow rotations = RotationsFrom(job.args.rope, distance, 2 * Pair());
+#pragma unroll
+  for (int step = 0; step < P::kHalf / 8; ++step) {
+    const float4 by = RotationsAt(rotations, 8 * step);
+#pragma unroll
+    for (int tile = 0; tile < P::kTiles; ++tile) {
+      // Heads past the group repeat its last one: a condition would keep loads from overlapping.
+      const int head = min(tile * kMmaHeads + Row() % kMmaHeads, group - 1);
+      const float* from = queries + head * P::kDim + 2 * Pair() + 8 * step;
+      const float2 a = __ldg(reinterpret_cast<const float2*>(from));
+      const float2 b = __ldg(reinterpret_cast<const float2*>(from + P::kHalf));
+      float low[2] = {a.x, a.y};
+      float high[2] = {b.x, b.y};
+      Turn(by, low, high);
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        write(low[e], &state->query_low[tile][step][e]);
+        write(high[e], &state->query_high[tile][step][e]);
+      }
+    }
+  }
+  state->distance = distance;
+}
+
+enum class StepKind { kOneDistance, kConsecutive, kOther };
+
+struct Step {
+  StepKind kind;
+  uint32_t distance;  // that queries are turned to
+};
+
+template <typename P>
+__device__ __forceinline__ Step StepAt(const TokenList<P>& list, uint32_t first, uint32_t filled) {
+  const uint32_t token = threadIdx.x % P::kStepTokens;
+  const uint32_t distance = list.distances[list.Slot(first) + token];
+  const uint32_t begin = __shfl_sync(kAllLanes, distance, 0);
+  const bool present = first + token < filled;
+  if (__all_sync(kAllLanes, !present || distance == begin)) return {StepKind::kOneDistance, begin};
+  if (__all_sync(kAllLanes, !present || distance == begin - token)) {
+    return {StepKind::kConsecutive, begin};
+  }
+  return {StepKind::kOther, 0};
+}
+
+// Adds products of the thread's tokens, keys[Row() + 8 * i][...], and the queries of one step.
+template <typename P, bool kWithRests>
+__device__ __forceinline__ void AddProducts(const float (&keys)[2][2], const uint32_t (&query)[2],
+                                            float (&sums)[4], float (&rests)[4]) {
+  // The order of the 8 dimensions does not matter: the first four of a fragment are the even ones.
+  uint32_t a[4], rest[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float key = keys[i % 2][i / 2];
+    a[i] = kWithRests ? CutToTf32(key) : __float_as_uint(key);
+    rest[i] = __float_as_uint(key - __uint_as_float(a[i]));
+  }
+  MultiplyTf32(a, query, sums);
+  if constexpr (kWithRests) MultiplyTf32(rest, query, rests);
+}
+
+// scores: of tokens Row(), Row() + 8 by columns. turn_at(i, step) are the RotationsAt that key
+// Row() + 8 * i is turned by, if kTurned.
+template <typename P, bool kTurned, typename TurnAt>
+__device__ __forceinline__ void ScoreKeys(const std::byte* keys, TurnAt&& turn_at,
+                                          const MmaState<P>& state, float (&scores)[P::kTiles][4]) {
+  const int lane = threadIdx.x % kWarp;
+  const unsigned address = PieceAddress<P>(keys, lane % 16, lane / 16);
+  float sums[2][P::kTiles][4] = {}, rests[2][P::kTiles][4] = {};
+#pragma unroll
+  for (int step = 0; step < P::kHalf / 8; step += 2) {
+    uint32_t lows[4], highs[4];
+    LoadMatrices(address ^ (step * 16), lows);
+    LoadMatrices(address ^ ((step + P::kHalf / 8) * 16), highs);
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+      float low[2][2], high[2][2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        low[i][0] = Low(lows[2 * s + i]);
+        low[i][1] = High(lows[2 * s + i]);
+        high[i][0] = Low(highs[2 * s + i]);
+        high[i][1] = High(highs[2 * s + i]);
+        if constexpr (kTurned) Turn(turn_at(i, step + s), low[i], high[i]);
+      }
+#pragma unroll
+      for (int tile = 0; tile < P::kTiles; ++tile) {
+        AddProducts<P, kTurned>(low, state.query_low[tile][step + s], sums[0][tile],
+                                rests[0][tile]);
+        AddProducts<P, kTurned>(high, state.query_high[tile][step + s], sums[1][tile],
+                                rests[1][tile]);
+      }
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < P::kTiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[tile][i] = sums[0][tile][i] + sums[1][tile][i];
+      if constexpr (kTurned) scores[tile][i] += rests[0][tile][i] + rests[1][tile][i];
+    }
+  }
+}
+
+template <typename P>
+__device__ __forceinline__ void Score(const Job& job, const TokenList<P>& list, const Step& step,
+                                      uint32_t first, const std::byte* keys, const float2* turns,
+                                      const MmaState<P>& state, float (&scores)[P::kTiles][4]) {
+  if (step.kind == StepKind::kOneDistance) {
+    ScoreKeys<P, false>(
+        keys, [](int, int) { return float4{}; }, state, scores);
+  } else if (step.kind == StepKind::kConsecutive) {
+    const float2* own = turns + Row() * P::kTurnStride + 2 * Pair();
+    ScoreKeys<P, true>(
+        keys,
+        [&](int i, int s) {
+          return *reinterpret_cast<const float4*>(own + i * 8 * P::kTurnStride + 8 * s);
+        },
+        state, scores);
+  } else {
+    const uint32_t* distances = list.distances + list.Slot(first) + Row();
+    const RotationRow rows[2] = {RotationsFrom(job.args.rope, distances[0], 2 * Pair()),
+                                 RotationsFrom(job.args.rope, distances[8], 2 * Pair())};
+    ScoreKeys<P, true>(
+        keys,
+        [&](int i, int s) {
+          const float4 by = RotationsAt(rows[i], 8 * s);
+          return float4{by.x, -by.y, by.z, -by.w};
+        },
+        state, scores);
+  }
+}
+
+// Turns scores into weights relative to the new maximum. scale: of what came before.
+template <typename P>
+__device__ __forceinline__ void UpdateSoftmax(float score_scale, uint32_t first, uint32_t filled,
+                                              MmaState<P>* state, float (&scores)[P::kTiles][4],
+                                              float (&scale)[P::kTiles][2]) {
+#pragma unroll
+  for (int tile = 0; tile < P::kTiles; ++tile) {
+    float(&own)[4] = scores[tile];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      own[i] += __shfl_xor_sync(kAllLanes, own[i], 2);  // of the queries' other columns
+      own[i] *= score_scale;
+      if (first + Row() + i / 2 * 8 >= filled) own[i] = -kInfinity;
+    }
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float max = fmaxf(state->max[tile][e], fmaxf(own[e], own[2 + e]));
+#pragma unroll
+      for (int offset = 4; offset < kWarp; offset *= 2) {
+        max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, offset));
+      }
+      scale[tile][e] = Exp2(state->max[tile][e] - Shift(max));
+      state->max[tile][e] = max;
+      own[e] = Exp2(own[e] - Shift(max));
+      own[2 + e] = Exp2(own[2 + e] - Shift(max));
+      state->sum[tile][e] = state->sum[tile][e] * scale[tile][e] + (own[e] + own[2 + e]);
+    }
+  }
+}
+
+// The lane's columns of two weights: them, or what bfloat16 leaves of them.
+__device__ __forceinline__ uint32_t PackWeights(float first, float second) {
+  const uint32_t cut = PackBFloat16(first, second);
+  return HasRests() ? PackBFloat16(first - Low(cut), second - High(cut)) : cut;
+}
+
+// Products are added by the CUDA cores, since tensor cores truncate their sums.
+template <typename P>
+__device__ __forceinline__ void AddValues(const std::byte* values,
+                                          const float (&weights)[P::kTiles][4],
+                                          const float (&scale)[P::kTiles][2], MmaState<P>* state) {
+  const int lane = threadIdx.x % kWarp;
+  const unsigned address = PieceAddress<P>(values, lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  uint32_t b[P::kTiles][2];
+#pragma unroll
+  for (int tile = 0; tile < P::kTiles; ++tile) {
+    b[tile][0] = Transpose(PackWeights(weights[tile][0], weights[tile][1]));
+    b[tile][1] = Transpose(PackWeights(weights[tile][2], weights[tile][3]));
+  }
+#pragma unroll
+  for (int m = 0; m < P::kDim / 16; ++m) {
+    uint32_t a[4];
+    LoadTransposed(address ^ (m * 32), a);
+#pragma unroll
+    for (int tile = 0; tile < P::kTiles; ++tile) {
+      float product[4];
+      MultiplyBFloat16(a, b[tile], product);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float& output = state->output[tile][m][i];
+        output = output * scale[tile][i % 2] + product[i];
+      }
+    }
+  }
+}
+
+// ---- The core ----------------------------------------------------------------------------------
+
+template <typename P>
+__device__ __forceinline__ void Clear(MmaState<P>* state) {
+#pragma unroll
+  for (int tile = 0; tile < P::kTiles; ++tile) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      state->max[tile][e] = -kInfinity;
+      state->sum[tile][e] = 0;
+    }
+#pragma unroll
+    for (int m = 0; m < P::kDim / 16; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) state->output[tile][m][i] = 0;
+    }
+  }
+}
+
+// Writes what a warp found to the block's memory.
+template <typename P>
+__device__ __forceinline__ void StoreWarp(int team, MmaState<P>* state,
+                                          const MergeMemory<P>& memory) {
+#pragma unroll
+  for (int tile = 0; tile < P::kTiles; ++tile) {
+    const int at = team * P::kGroup + tile * kMmaHeads + Pair() % 2 * 2;  // of the first head
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float sum = state->sum[tile][e];
+#pragma unroll
+      for (int offset = 4; offset < kWarp; offset *= 2) {
+        sum += __shfl_xor_sync(kAllLanes, sum, offset);
+      }
+      if (Row() == 0 && !HasRests()) memory.statistics[at + e] = {state->max[tile][e], sum};
+    }
+    float* output = memory.outputs + at * P::kMergeStride + Row() + (HasRests() ? 8 : 0);
+#pragma unroll
+    for (int m = 0; m < P::kDim / 16; ++m) {
+      const float(&own)[4] = state->output[tile][m];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        // Of the two lanes with a head's sums and rests each adds up one of two dimensions.
+        const float given = HasRests() ? own[e] : own[2 + e];
+        const float kept = HasRests() ? own[2 + e] : own[e];
+        output[e * P::kMergeStride + m * 16] = kept + __shfl_xor_sync(kAllLanes, given, 2);
+      }
+    }
+  }
+}
+
+// A warp attends to its share of the row's keys.
+template <typename P>
+__device__ __forceinline__ void AttendToShare(const Job& job, const TokenList<P>& list,
+                                              std::byte* stages, const float2* turns,
+                                              MmaState<P>* state) {
+  const int lane = threadIdx.x % kWarp;
+  const int team = threadIdx.x / kWarp;
+  uint32_t next = 0, filled = 0;
+  // Units of one more step than others are of different blocks.
+  const Share share = ShareOf<P::kStepTokens>(job, blockIdx.z, team * gridDim.y + blockIdx.y);
+  ListTokens<P>(job, share, lane, P::kStages * P::kStepTokens, list, &next, &filled);
+  __syncwarp();
+#pragma unroll 1
+  for (int s = 0; s < P::kStages; ++s) {
+    CopyStep<P>(job.args, list, s * P::kStepTokens, filled, lane, stages + s * P::kStageBytes);
+  }
+  Clear<P>(state);
+  AwaitCopies<P::kStages>();  // of the turns
+  __syncthreads();
+
+#pragma unroll 1
+  for (uint32_t first = 0; first < filled; first += P::kStepTokens) {
+    const Step step = StepAt<P>(list, first, filled);
+    if (first == 0 || step.distance != state->distance) TurnQueries<P>(job, step.distance, state);
+    AwaitCopies<P::kStages - 1>();
+    __syncwarp();
+    std::byte* stage = stages + first / P::kStepTokens % P::kStages * P::kStageBytes;
+    float scores[P::kTiles][4], scale[P::kTiles][2];
+    Score<P>(job, list, step, first, stage, turns, *state, scores);
+    UpdateSoftmax<P>(job.scale, first, filled, state, scores, scale);
+    AddValues<P>(stage + P::kHalfStageBytes, scores, scale, state);
+    const uint32_t ahead = first + P::kStages * P::kStepTokens;
+    ListTokens<P>(job, share, lane, ahead + P::kStepTokens, list, &next, &filled);
+    __syncwarp();
+    CopyStep<P>(job.args, list, ahead, filled, lane, stage);
+  }
+}
+
+// Leaves what the block's warps found in its MergeMemory.
+template <typename P>
+__device__ __forceinline__ void AttendMma(const Job& job, std::byte* memory) {
+  __shared__ uint32_t filled[P::kTeams];
+  const int team = threadIdx.x / kWarp;
+  auto* turns = reinterpret_cast<float2*>(memory + P::kStagesBytes);
+  auto* keys = reinterpret_cast<const std::byte**>(memory + P::kStagesBytes + P::kTurnsBytes);
+  auto* distances = reinterpret_cast<uint32_t*>(keys + P::kTeams * P::kRing);
+  const TokenList<P> list = {keys + team * P::kRing, distances + team * P::kRing, filled + team};
+  CopyTurns<P>(job.args.rope, turns);
+  MmaState<P> state;
+  AttendToShare<P>(job, list, memory + team * kMmaStagesBytes, turns, &state);
+  __syncthreads();  // no warp needs its stages any more
+  StoreWarp<P>(team, &state, MergeMemory<P>(memory));
+  __syncthreads();
+}
+
+}  // namespace longspan::cuda::decode
+
+#endif  // LONGSPAN_KERNELS_CUDA_DECODE_ATTENTION_MMA_CUH_

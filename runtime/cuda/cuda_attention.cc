@@ -1,0 +1,369 @@
+#include "runtime/cuda/cuda_attention.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/decode_attention.h"
+#include "kernels/cuda/key_list.h"
+#include "kernels/cuda/merge.h"
+#include "kernels/cuda/prefill_attention.h"
+#include "runtime/cuda/cuda_halo.h"
+#include "runtime/cuda/cuda_ring.h"
+#include "runtime/cuda/cuda_selection.h"
+
+namespace longspan {
+namespace {
+
+// Tokens of the middle that a block of these ranges selects: all of them where they are few.
+int64_t NumSelected(const CudaRun& run, const AttentionRanges& ranges) {
+  return run.context->selects ? std::min(run.sizes.top_k, ranges.middle.size()) : 0;
+}
+
+cuda::PrefillAttentionArgs AttentionArgs(const CudaRun& run) {
+  const CudaBuffers& buffers = run.buffers;
+  cuda::PrefillAttentionArgs args;
+  args.shape = run.sizes.shape;
+  args.dtype = run.sizes.kv.dtype;
+  args.key_rows = buffers.key_rows;
+  args.key_positions = buffers.key_positions;
+  args.queries = buffers.queries;
+  args.far_is_apart = run.context->esa.positions == Positions::kFar;
+  args.far_position = run.context->esa.far_position;
+  args.rope = run.rope.table();
+  args.output = buffers.attended;
+  args.output_dtype = run.sizes.dtype;
+  return args;
+}
+
+// One rank: keys are read where they are, by lists that never see the host.
+absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
+                                 absl::Span<const PrefillBlock> blocks, int64_t first_row,
+                                 int64_t first_selection) {
+  CudaBuffers& buffers = run->buffers;
+  const KvShape& kv = run->sizes.kv;
+  std::vector<const std::byte*> pages;
+  for (const Page& page : cache->pages()) pages.push_back(page.get());
+  std::vector<cuda::AttentionBlock> lists;
+  std::vector<cuda::KeyRanges> ranges;
+  int64_t listed = 0;
+  cuda::PrefillAttentionArgs args = AttentionArgs(*run);
+  for (const PrefillBlock& block : blocks) {
+    cuda::AttentionBlock& list = lists.emplace_back();
+    list.first_row = block.row - first_row;
+    list.queries = block.tokens.size();
+    list.first_position = block.tokens.begin;
+    list.first_key = listed;
+    list.far_keys = block.ranges.initial.size() + NumSelected(*run, block.ranges);
+    list.near_keys = block.ranges.near.size();
+    listed += list.far_keys + list.near_keys;
+    ranges.push_back({block.ranges.initial, block.ranges.near});
+    args.max_queries = std::max(args.max_queries, list.queries);
+  }
+  LONGSPAN_CHECK(listed <= run->sizes.own_blocks * run->sizes.listed_keys);
+  Parameters parameters;
+  const int64_t pages_at = parameters.Add<const std::byte*>(pages);
+  const int64_t lists_at = parameters.Add<cuda::AttentionBlock>(lists);
+  const int64_t ranges_at = parameters.Add<cuda::KeyRanges>(ranges);
+  LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
+
+  cuda::ListKeysArgs list;
+  list.blocks = reinterpret_cast<const cuda::AttentionBlock*>(buffers.parameters + lists_at);
+  list.ranges = reinterpret_cast<const cuda::KeyRanges*>(buffers.parameters + ranges_at);
+  list.num_blocks = static_cast<int>(blocks.size());
+  list.selected =
+      run->sizes.top_k == 0 ? nullptr : buffers.selected + first_selection * run->sizes.top_k;
+  list.selected_stride = run->sizes.top_k;
+  list.key_rows = buffers.key_rows;
+  list.key_positions = buffers.key_positions;
+  LONGSPAN_RETURN_IF_ERROR(cuda::ListKeys(list, run->stream()));
+
+  args.rows.pages = reinterpret_cast<const std::byte* const*>(buffers.parameters + pages_at);
+  args.rows.page_rows = kv.stripe_tokens;
+  args.rows.key_offset = kv.key_offset(layer);
+  args.rows.value_offset = kv.value_offset(layer);
+  args.rows.row_stride = kv.row_bytes();
+  args.blocks = list.blocks;
+  args.num_blocks = list.num_blocks;
+  return cuda::PrefillAttention(args, run->stream());
+}
+
+// Several ranks: what this rank's blocks read is brought here.
+absl::Status AttendWhatArrives(CudaRun* run, int64_t layer, KvShard* cache,
+                               absl::Span<const PrefillBlock> blocks, int64_t first_row,
+                               absl::Span<const std::vector<int64_t>> selections) {
+  std::vector<BlockKeys> reads;
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    BlockKeys& keys = reads.emplace_back();
+    keys.rank = blocks[b].rank;
+    keys.queries = blocks[b].tokens.size();
+    keys.far.resize(blocks[b].ranges.initial.size());
+    std::iota(keys.far.begin(), keys.far.end(), blocks[b].ranges.initial.begin);
+    keys.far.insert(keys.far.end(), selections[b].begin(), selections[b].end());
+    keys.near = blocks[b].ranges.near;
+  }
+  const std::vector<RingRound> rounds =
+      PlanRing(run->context->layout, run->rank(), reads, std::numeric_limits<int64_t>::max());
+  if (rounds.empty()) return absl::OkStatus();
+  LONGSPAN_RETURN_IF_ERROR(BringKeys(run, layer, cache, rounds[0]));
+
+  std::vector<cuda::AttentionBlock> lists;
+  std::vector<uint32_t> rows, positions;
+  cuda::PrefillAttentionArgs args = AttentionArgs(*run);
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    if (blocks[b].rank != run->rank()) continue;
+    cuda::AttentionBlock& list = lists.emplace_back();
+    list.first_row = blocks[b].row - first_row;
+    list.queries = blocks[b].tokens.size();
+    list.first_position = blocks[b].tokens.begin;
+    list.first_key = static_cast<int64_t>(rows.size());
+    list.far_keys = static_cast<int64_t>(reads[b].far.size());
+    list.near_keys = reads[b].near.size();
+    args.max_queries = std::max(args.max_queries, list.queries);
+    ArrivedRows arrived(*run->context, rounds[0]);
+    for (const int64_t position : reads[b].far) rows.push_back(arrived.RowOf(position));
+    for (int64_t p = reads[b].near.begin; p < reads[b].near.end; ++p) {
+      rows.push_back(arrived.RowOf(p));
+    }
+    positions.insert(positions.end(), reads[b].far.begin(), reads[b].far.end());
+    positions.resize(rows.size());
+    std::iota(positions.end() - list.near_keys, positions.end(),
+              static_cast<uint32_t>(reads[b].near.begin));
+  }
+  if (lists.empty()) return absl::OkStatus();
+  LONGSPAN_CHECK(static_cast<int64_t>(rows.size()) <=
+                 run->sizes.own_blocks * run->sizes.listed_keys);
+  CudaBuffers& buffers = run->buffers;
+  const auto bytes = static_cast<int64_t>(rows.size() * sizeof(uint32_t));
+  LONGSPAN_RETURN_IF_ERROR(cuda::Copy(buffers.key_rows, rows.data(), bytes, run->stream()));
+  LONGSPAN_RETURN_IF_ERROR(
+      cuda::Copy(buffers.key_positions, positions.data(), bytes, run->stream()));
+  Parameters parameters;
+  const std::byte* message[] = {buffers.arrived};
+  const int64_t pages_at = parameters.Add<const std::byte*>(message);
+  const int64_t lists_at = parameters.Add<cuda::AttentionBlock>(lists);
+  LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
+  const int64_t row_bytes = run->sizes.kv.row_bytes();
+  args.rows.pages = reinterpret_cast<const std::byte* const*>(buffers.parameters + pages_at);
+  args.rows.page_rows = std::numeric_limits<uint32_t>::max();
+  args.rows.key_offset = 0;
+  args.rows.value_offset = row_bytes;
+  args.rows.row_stride = 2 * row_bytes;
+  args.blocks = reinterpret_cast<const cuda::AttentionBlock*>(buffers.parameters + lists_at);
+  args.num_blocks = static_cast<int>(lists.size());
+  return cuda::PrefillAttention(args, run->stream());
+}
+
+// Each rank attends with its own keys; the partials are gathered and merged.
+absl::Status AttendByPartials(CudaRun* run, int64_t layer, const CudaStep& step) {
+  CudaBuffers& buffers = run->buffers;
+  const AttentionContext& context = *run->context;
+  const bool alone = run->ranks() == 1;
+  const int64_t output_floats = step.rows * run->sizes.shape.query_dim();
+  const int64_t part = output_floats + step.rows * run->sizes.shape.heads;
+  cuda::DecodeAttentionArgs args;
+  args.shape = run->sizes.shape;
+  args.dtype = run->sizes.kv.dtype;
+  args.geometry = run->geometry();
+  args.key_offset = run->sizes.kv.key_offset(layer);
+  args.value_offset = run->sizes.kv.value_offset(layer);
+  args.rows = step.sequences;
+  args.num_rows = step.rows;
+  args.queries = buffers.queries;
+  args.initial_tokens = context.sizes.initial_tokens;
+  args.local_tokens = context.sizes.local_tokens;
+  args.dense = context.sizes.dense;
+  args.far_is_apart = context.esa.positions == Positions::kFar;
+  args.far_position = context.esa.far_position;
+  if (context.selects) {
+    args.selected = buffers.selected;
+    args.selected_stride = run->sizes.top_k;
+    args.selected_counts = buffers.counts;
+  }
+  args.rope = run->rope.table();
+  args.workspace = buffers.decode_workspace;
+  args.workspace_bytes = buffers.decode_workspace_bytes;
+  args.max_rows = static_cast<int>(run->sizes.sequences);
+  args.multiprocessors = run->sizes.multiprocessors;
+  args.output = alone ? buffers.attended_floats : buffers.partial;
+  args.lse = alone ? buffers.decode_lse : buffers.partial + output_floats;
+  LONGSPAN_RETURN_IF_ERROR(cuda::DecodeAttention(args, run->stream()));
+  if (alone) {
+    return cuda::Convert(buffers.attended_floats, DType::kFloat32, buffers.attended,
+                         run->sizes.dtype, output_floats, run->stream());
+  }
+  LONGSPAN_RETURN_IF_ERROR(
+      run->gpu->communicator->AllGather("attend.partials", buffers.partial, buffers.partials,
+                                        part * static_cast<int64_t>(sizeof(float)), run->stream()));
+  cuda::MergePartialsArgs merge;
+  merge.outputs = buffers.partials;
+  merge.lse = buffers.partials + output_floats;
+  merge.part_stride = part;
+  merge.parts = run->ranks();
+  merge.rows = step.rows;
+  merge.heads = run->sizes.shape.heads;
+  merge.head_dim = run->sizes.shape.head_dim;
+  merge.output = buffers.attended;
+  merge.output_dtype = run->sizes.dtype;
+  return cuda::MergePartials(merge, run->stream());
+}
+
+// Bit for bit the same on any number of ranks: a token's owner has all its keys brought to it and
+// attends to them in order of position, as in prefill; the result goes to all.
+absl::Status AttendInOrder(CudaRun* run, int64_t layer, const CudaStep& step,
+                           absl::Span<const PrefillBlock> blocks,
+                           absl::Span<const std::vector<int64_t>> selections) {
+  CudaBuffers& buffers = run->buffers;
+  for (size_t t = 0; t < blocks.size(); ++t) {
+    PrefillBlock block = blocks[t];
+    block.row = static_cast<int64_t>(t);
+    KvShard* cache = step.tokens[t].cache;
+    if (run->ranks() == 1) {
+      LONGSPAN_RETURN_IF_ERROR(
+          AttendWherePagesAre(run, layer, cache, {&block, 1}, 0, static_cast<int64_t>(t)));
+    } else {
+      LONGSPAN_RETURN_IF_ERROR(
+          AttendWhatArrives(run, layer, cache, {&block, 1}, 0, {&selections[t], 1}));
+    }
+  }
+  if (run->ranks() == 1) return absl::OkStatus();
+  const int64_t row_bytes = run->sizes.shape.query_dim() * SizeOf(run->sizes.dtype);
+  LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllGather(
+      "attend.outputs", buffers.attended, buffers.outputs, step.rows * row_bytes, run->stream()));
+  for (size_t t = 0; t < blocks.size(); ++t) {
+    const int64_t row = blocks[t].rank * step.rows + static_cast<int64_t>(t);
+    LONGSPAN_RETURN_IF_ERROR(cuda::Copy(buffers.attended + static_cast<int64_t>(t) * row_bytes,
+                                        buffers.outputs + row * row_bytes, row_bytes,
+                                        run->stream()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StoreTokens(CudaRun* run, int64_t layer, const CudaStep& step) {
+  CudaBuffers& buffers = run->buffers;
+  const KvShape& kv = run->sizes.kv;
+  cuda::StoreTokensArgs store;
+  store.layer = run->cache_layer(layer);
+  store.rows = step.sequences;
+  store.pages_of = step.num_pages;
+  store.num_rows = step.rows;
+  store.keys = buffers.keys;
+  store.values = buffers.values;
+  if (run->sizes.low_rank()) {
+    cuda::CompressTokensArgs compress;
+    compress.shape = run->sizes.shape;
+    compress.queries = buffers.queries;
+    compress.keys = buffers.keys;
+    compress.rows = step.rows;
+    compress.query_factor = run->weights.layers[layer].query_factor;
+    compress.key_factor = run->weights.layers[layer].key_factor;
+    compress.dtype = run->sizes.dtype;
+    compress.dim = kv.score_dim;
+    compress.compressed_queries = buffers.token_queries;
+    compress.compressed_keys = buffers.score_keys;
+    LONGSPAN_RETURN_IF_ERROR(cuda::CompressTokens(compress, run->stream()));
+    store.score_keys = buffers.score_keys;
+  } else if (kv.score_dim > 0) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
+        {run->sizes.shape, buffers.queries, step.rows, buffers.token_queries, DType::kFloat32},
+        run->stream()));
+  }
+  return cuda::StoreTokens(store, run->stream());
+}
+
+}  // namespace
+
+void CountAttended(const CudaRun& run, Range block) {
+  const AttentionRanges ranges = RangesOfBlock(run.context->sizes, block);
+  const int64_t far = ranges.initial.size() + NumSelected(run, ranges);
+  for (int64_t p = block.begin; p < block.end; ++p) {
+    run.context->counts->attended += far + p + 1 - ranges.near.begin;
+    run.context->counts->dense += p + 1;
+  }
+}
+
+absl::Status StoreChunkCuda(CudaRun* run, int64_t layer, const PrefillChunk& chunk) {
+  CudaBuffers& buffers = run->buffers;
+  const KvShape& kv = run->sizes.kv;
+  cuda::StoreRunsArgs store;
+  store.layer = run->cache_layer(layer);
+  std::vector<cuda::StoredRun> runs;
+  for (const PrefillBlock& block : chunk.blocks) {
+    if (block.rank != run->rank()) continue;
+    runs.push_back({block.row, block.tokens.size(), block.tokens.begin});
+    store.max_count = std::max(store.max_count, block.tokens.size());
+  }
+  if (!runs.empty()) {
+    std::vector<std::byte*> pages;
+    for (const Page& page : chunk.cache->pages()) pages.push_back(page.get());
+    Parameters parameters;
+    const int64_t pages_at = parameters.Add<std::byte*>(pages);
+    const int64_t runs_at = parameters.Add<cuda::StoredRun>(runs);
+    LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
+    store.pages = reinterpret_cast<std::byte* const*>(buffers.parameters + pages_at);
+    store.num_pages = static_cast<int64_t>(pages.size());
+    store.runs = reinterpret_cast<const cuda::StoredRun*>(buffers.parameters + runs_at);
+    store.num_runs = static_cast<int>(runs.size());
+    store.keys = buffers.keys;
+    store.values = buffers.values;
+    if (run->sizes.low_rank()) {
+      LONGSPAN_RETURN_IF_ERROR(cuda::Convert(buffers.keys, DType::kFloat32, buffers.score_input,
+                                             run->sizes.dtype, chunk.rows * kv.kv_dim,
+                                             run->stream()));
+      LONGSPAN_RETURN_IF_ERROR(Product(run, CudaStage::kPrefill, buffers.score_input, chunk.rows,
+                                       kv.kv_dim, run->weights.layers[layer].key_factor,
+                                       kv.score_dim, buffers.score_keys, DType::kFloat32));
+      store.score_keys = buffers.score_keys;
+    }
+    LONGSPAN_RETURN_IF_ERROR(cuda::StoreRuns(store, run->stream()));
+  }
+  if (kv.score_dim == 0 || kv.halo == 0 || run->ranks() == 1) return absl::OkStatus();
+  return ExchangeHalosCuda(run, layer, chunk);
+}
+
+absl::Status AttendBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
+                              absl::Span<const PrefillBlock> blocks, int64_t first_row) {
+  if (run->context->selects) {
+    LONGSPAN_RETURN_IF_ERROR(SelectForBlocksCuda(run, layer, cache, blocks, first_row));
+  }
+  std::vector<std::vector<int64_t>> selections(blocks.size());
+  const bool on_host = run->ranks() > 1 || run->context->on_selection;
+  if (on_host) {
+    LONGSPAN_ASSIGN_OR_RETURN(selections,
+                              DownloadSelections(run, static_cast<int64_t>(blocks.size())));
+  }
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    CountAttended(*run, blocks[b].tokens);
+    if (run->context->on_selection) {
+      run->context->on_selection(layer, blocks[b].tokens, selections[b]);
+    }
+  }
+  return run->ranks() == 1
+             ? AttendWherePagesAre(run, layer, cache, blocks, first_row, /*first_selection=*/0)
+             : AttendWhatArrives(run, layer, cache, blocks, first_row, selections);
+}
+
+absl::Status AttendTokensCuda(CudaRun* run, int64_t layer, const CudaStep& step) {
+  LONGSPAN_RETURN_IF_ERROR(StoreTokens(run, layer, step));
+  const AttentionContext& context = *run->context;
+  if (context.selects) LONGSPAN_RETURN_IF_ERROR(SelectForTokensCuda(run, layer, step));
+  if (!context.deterministic && !context.on_selection) return AttendByPartials(run, layer, step);
+  std::vector<std::vector<int64_t>> selections(step.rows);
+  LONGSPAN_ASSIGN_OR_RETURN(selections, DownloadSelections(run, step.rows));
+  std::vector<PrefillBlock> blocks;
+  for (const DecodeToken& token : step.tokens) {
+    PrefillBlock& block = blocks.emplace_back();
+    block.tokens = {token.position, token.position + 1};
+    block.rank = context.layout.owner(token.position);
+    block.ranges = RangesOfBlock(context.sizes, block.tokens);
+    if (context.on_selection) {
+      context.on_selection(layer, block.tokens, selections[blocks.size() - 1]);
+    }
+  }
+  return context.deterministic ? AttendInOrder(run, layer, step, blocks, selections)
+                               : AttendByPartials(run, layer, step);
+}
+
+}  // namespace longspan

@@ -1,0 +1,142 @@
+#include "runtime/cuda/cuda_buffers.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/cache_store.h"
+#include "kernels/cuda/decode_attention.h"
+#include "kernels/cuda/key_list.h"
+#include "kernels/cuda/merge.h"
+#include "kernels/cuda/prefill_attention.h"
+#include "kernels/cuda/prefill_score.h"
+#include "sharding/sequence_layout.h"
+
+namespace longspan {
+
+CudaSizes CudaSizes::Of(const Config& config, const ModelConfig& model,
+                        const AttentionContext& context, int sharers, int multiprocessors) {
+  CudaSizes sizes;
+  sizes.dtype = config.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+  sizes.hidden = model.hidden_size;
+  sizes.intermediate = model.intermediate_size;
+  sizes.vocab = model.vocab_size;
+  sizes.shape = context.shape;
+  sizes.kv = context.kv;
+  sizes.ranks = context.layout.num_ranks;
+  sizes.sharers = sharers;
+  sizes.multiprocessors = multiprocessors;
+  const int64_t chunk = config.prefill_chunk_tokens;
+  const int64_t block = config.esa.selection_block;
+  const int64_t stripe = context.layout.stripe_tokens;
+  // A chunk may begin within a stripe.
+  const int64_t stripes = (chunk + stripe - 1) / stripe + 1;
+  const int64_t own = std::min(chunk, (stripes + sizes.ranks - 1) / sizes.ranks * stripe);
+  const int64_t panel = std::max<int64_t>(1, context.panel_rows);
+  const int64_t padded = (block + panel - 1) / panel * panel;
+  sizes.blocks = (chunk + block - 1) / block;
+  sizes.own_blocks = (own + block - 1) / block;
+  sizes.sequences = config.max_num_seqs;
+  sizes.rows = std::max({sizes.own_blocks * padded, sizes.sequences, kLogitRows});
+  sizes.max_tokens = config.max_model_len;
+  const int64_t pages = context.layout.NumPages(0, sizes.max_tokens);
+  sizes.own_tokens = pages * stripe;
+  sizes.own_keys = pages * (stripe + 2 * context.kv.halo);
+  sizes.top_k = context.selects ? config.esa.top_k : 0;
+  sizes.listed_keys = context.sizes.dense
+                          ? sizes.max_tokens
+                          : std::min(sizes.max_tokens, context.sizes.initial_tokens + sizes.top_k +
+                                                           context.sizes.local_tokens + block);
+  // A block near the begin reads all that is before it.
+  sizes.listed_keys = std::max(sizes.listed_keys,
+                               std::min(sizes.max_tokens, context.sizes.initial_tokens +
+                                                              context.sizes.local_tokens + block));
+  return sizes;
+}
+
+int64_t CudaSizes::arriving_keys() const {
+  return ranks == 1 ? 0 : std::min(max_tokens, own_blocks * listed_keys);
+}
+
+void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
+  const auto bytes = [arena](int64_t count) { return arena->Take<std::byte>(count); };
+  const int64_t number = SizeOf(sizes.dtype);
+  const int64_t cached = SizeOf(sizes.kv.dtype);
+  const int64_t rows = sizes.rows;
+  const int64_t query_dim = sizes.shape.query_dim();
+  const int64_t kv_dim = sizes.shape.kv_dim();
+  const int64_t heads = sizes.shape.heads;
+  const int64_t pages =
+      sizes.max_tokens / sizes.kv.stripe_tokens / sizes.ranks + 2;  // of a sequence
+
+  ids = arena->Take<int32_t>(rows);
+  const int64_t of_block =
+      static_cast<int64_t>(sizeof(cuda::ScoredBlock) + sizeof(cuda::AttentionBlock) +
+                           sizeof(cuda::KeyRanges) + sizeof(cuda::StoredRun));
+  const int64_t halo_runs = 4 * (sizes.blocks + 2);
+  parameter_bytes = pages * 8 + sizes.blocks * of_block +
+                    halo_runs * static_cast<int64_t>(sizeof(cuda::ScoreRun)) + 256;
+  parameters = bytes(parameter_bytes);
+  step_bytes = sizes.sequences * (pages * 8 + 64) + 256;
+  step = bytes(step_bytes);
+  x = arena->Take<float>(rows * sizes.hidden);
+  normed = bytes(rows * sizes.hidden * number);
+  stacked = arena->Take<float>(rows * sizes.qkv());
+  queries = arena->Take<float>(rows * query_dim);
+  keys = arena->Take<float>(rows * kv_dim);
+  values = arena->Take<float>(rows * kv_dim);
+  attended_floats = arena->Take<float>(sizes.sequences * query_dim);
+  attended = bytes(rows * query_dim * number);
+  gate_up = bytes(rows * 2 * sizes.intermediate * number);
+  activated = bytes(rows * sizes.intermediate * number);
+  logits = arena->Take<float>(kLogitRows * sizes.vocab);
+
+  if (sizes.top_k > 0) {
+    const int64_t dim = sizes.kv.score_dim;
+    const int64_t candidates_of_all = sizes.selections() * sizes.top_k;
+    score_input = bytes(rows * kv_dim * std::max(cached, number));
+    if (sizes.low_rank()) score_queries = bytes(rows * dim * cached);
+    if (sizes.ranks > 1) gathered_queries = bytes(sizes.ranks * rows * dim * cached);
+    token_queries = arena->Take<float>(sizes.sequences * dim);
+    if (sizes.low_rank()) score_keys = arena->Take<float>(rows * dim);
+    maxima = arena->Take<float>(sizes.ranks * rows);
+    scores = arena->Take<float>(sizes.blocks * sizes.own_tokens);
+    const cuda::ShardGeometry geometry = {static_cast<int32_t>(sizes.kv.stripe_tokens), sizes.ranks,
+                                          0};
+    spread = reinterpret_cast<float*>(
+        bytes(cuda::PrefillScoresWorkspaceBytes(geometry, static_cast<int32_t>(sizes.kv.halo),
+                                                static_cast<int>(sizes.blocks), sizes.max_tokens)));
+    candidates = arena->Take<Candidate>(candidates_of_all);
+    own_counts = arena->Take<int32_t>(sizes.selections());
+    selected = arena->Take<Candidate>(candidates_of_all);
+    counts = arena->Take<int32_t>(sizes.selections());
+    if (sizes.ranks > 1) {
+      gathered = arena->Take<Candidate>(sizes.ranks * candidates_of_all);
+      merge =
+          bytes(cuda::MergeCandidatesWorkspaceBytes(sizes.ranks, sizes.selections(), sizes.top_k));
+      // Two edges of each stripe of a chunk, out and in.
+      const int64_t edges = 2 * (sizes.blocks + 2);
+      halo_bytes = 2 * edges * sizes.kv.halo * sizes.kv.score_row_bytes();
+      halos = bytes(halo_bytes);
+    }
+  }
+
+  key_rows = arena->Take<uint32_t>(sizes.own_blocks * sizes.listed_keys);
+  key_positions = arena->Take<uint32_t>(sizes.own_blocks * sizes.listed_keys);
+  decode_lse = arena->Take<float>(sizes.sequences * heads);
+  decode_workspace_bytes = cuda::DecodeAttentionWorkspaceBytes(
+      sizes.shape, static_cast<int>(sizes.sequences), sizes.multiprocessors);
+  decode_workspace = bytes(decode_workspace_bytes);
+  if (sizes.ranks > 1) {
+    const int64_t partial_floats = sizes.sequences * (query_dim + heads);
+    partial = arena->Take<float>(partial_floats);
+    partials = arena->Take<float>(sizes.ranks * partial_floats);
+    const int64_t moved = sizes.arriving_keys();
+    // All ranks may want the same.
+    const int64_t sent_rows = sizes.ranks * std::min(moved, sizes.own_tokens);
+    send_rows = arena->Take<uint32_t>(sent_rows);
+    sent = bytes(sent_rows * 2 * sizes.kv.row_bytes());
+    arrived = bytes(moved * 2 * sizes.kv.row_bytes());
+    outputs = bytes(sizes.ranks * sizes.sequences * query_dim * number);
+  }
+}
+
+}  // namespace longspan

@@ -1,0 +1,106 @@
+#ifndef LONGSPAN_RUNTIME_CUDA_CUDA_BUFFERS_H_
+#define LONGSPAN_RUNTIME_CUDA_CUDA_BUFFERS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/attention.h"
+#include "kernels/base/dtype.h"
+#include "runtime/attention_context.h"
+#include "runtime/config.h"
+#include "runtime/cuda/arena.h"
+#include "runtime/kv_shard.h"
+#include "runtime/model_config.h"
+#include "sharding/topk_merge.h"
+
+namespace longspan {
+
+// The largest that one forward pass on one rank may meet; from the run's config alone.
+struct CudaSizes {
+  DType dtype = DType::kFloat32;  // of weights and of what products read
+  int64_t hidden = 0, intermediate = 0, vocab = 0;
+  AttentionShape shape;
+  KvShape kv;
+  int ranks = 1;
+  int sharers = 1;          // ranks on this GPU
+  int multiprocessors = 0;  // that this rank may hold
+
+  int64_t rows = 0;        // of a prefill chunk on one rank, padded to whole panels
+  int64_t blocks = 0;      // of a chunk, all ranks
+  int64_t own_blocks = 0;  // of a chunk, one rank
+  int64_t sequences = 0;   // that decode together
+  int64_t max_tokens = 0;  // positions of a sequence
+  int64_t own_tokens = 0;  // of them, of one rank: whole pages
+  int64_t own_keys = 0;    // the same with halos
+  int64_t top_k = 0;
+  int64_t listed_keys = 0;  // that a block attends to
+
+  static CudaSizes Of(const Config& config, const ModelConfig& model,
+                      const AttentionContext& context, int sharers, int multiprocessors);
+
+  int64_t qkv() const { return shape.query_dim() + 2 * shape.kv_dim(); }
+  int64_t selections() const { return blocks > sequences ? blocks : sequences; }
+  bool low_rank() const { return kv.score_dim > 0 && !kv.score_is_key; }
+  // Tokens that the ring may bring a rank for a chunk.
+  int64_t arriving_keys() const;
+};
+
+// Rows of logits that are computed at a time.
+inline constexpr int64_t kLogitRows = 16;
+
+// Device memory of a forward pass.
+struct CudaBuffers {
+  int32_t* ids = nullptr;           // [rows]
+  std::byte* parameters = nullptr;  // page tables, blocks and ranges of a launch
+  int64_t parameter_bytes = 0;
+  std::byte* step = nullptr;  // what changes from one decode step to the next
+  int64_t step_bytes = 0;
+  float* x = nullptr;                // [rows, hidden] the residual stream
+  std::byte* normed = nullptr;       // [rows, hidden] compute dtype
+  float* stacked = nullptr;          // [rows, qkv]
+  float* queries = nullptr;          // [rows, heads, head_dim]
+  float* keys = nullptr;             // [rows, kv_dim]
+  float* values = nullptr;           // [rows, kv_dim]
+  float* attended_floats = nullptr;  // [sequences, heads, head_dim]
+  std::byte* attended = nullptr;     // [rows, heads, head_dim] compute dtype
+  std::byte* gate_up = nullptr;      // [rows, 2*intermediate] compute dtype
+  std::byte* activated = nullptr;    // [rows, intermediate] compute dtype
+  float* logits = nullptr;           // [kLogitRows, vocab]
+
+  // Selection.
+  std::byte* score_input = nullptr;       // [rows, kv_dim] cache dtype: group sums, or keys
+  std::byte* score_queries = nullptr;     // [rows, score_dim] cache dtype
+  std::byte* gathered_queries = nullptr;  // [ranks, rows, score_dim] cache dtype
+  float* token_queries = nullptr;         // [sequences, score_dim]
+  float* score_keys = nullptr;            // [rows, score_dim]
+  float* maxima = nullptr;                // [ranks*rows]
+  float* scores = nullptr;                // [blocks, own_tokens]
+  float* spread = nullptr;                // workspace of PrefillScores
+  Candidate* candidates = nullptr;        // [selections, top_k] of this rank
+  Candidate* gathered = nullptr;          // [ranks, selections, top_k]
+  Candidate* selected = nullptr;          // [selections, top_k]
+  int32_t* counts = nullptr;              // [selections]
+  int32_t* own_counts = nullptr;          // [selections]
+  std::byte* merge = nullptr;             // workspace of MergeCandidates
+  std::byte* halos = nullptr;             // score rows on their way out, then those coming in
+  int64_t halo_bytes = 0;
+
+  // Attention.
+  uint32_t* key_rows = nullptr;       // [own_blocks, listed_keys]
+  uint32_t* key_positions = nullptr;  // [own_blocks, listed_keys]
+  float* decode_lse = nullptr;        // [sequences, heads]
+  std::byte* decode_workspace = nullptr;
+  int64_t decode_workspace_bytes = 0;
+  float* partial = nullptr;       // of this rank: [sequences, query_dim], then [sequences, heads]
+  float* partials = nullptr;      // of all ranks
+  uint32_t* send_rows = nullptr;  // local indices of what the ring takes away
+  std::byte* sent = nullptr;      // [.., key row, value row]
+  std::byte* arrived = nullptr;   // [arriving_keys, key row, value row]
+  std::byte* outputs = nullptr;   // [ranks, sequences, heads, head_dim] compute dtype
+
+  void Lay(const CudaSizes& sizes, Arena* arena);
+};
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_CUDA_CUDA_BUFFERS_H_

@@ -1,0 +1,232 @@
+#include "runtime/cuda/cuda_selection.h"
+
+#include <algorithm>
+
+#include "kernels/base/status_macros.h"
+#include "kernels/cuda/key_list.h"
+#include "kernels/cuda/merge.h"
+#include "kernels/cuda/prefill_score.h"
+
+namespace longspan {
+namespace {
+
+using cuda::ScoredBlock;
+
+// Where the queries of each rank's blocks lie: every rank's rows are one part of the gathered ones.
+struct QueryRows {
+  std::vector<int64_t> first;  // [blocks] row within the rank's part
+  int64_t per_rank = 0;        // rows of each part
+};
+
+QueryRows PlanQueryRows(const CudaRun& run, absl::Span<const PrefillBlock> blocks) {
+  const int64_t panel = std::max<int64_t>(1, run.context->panel_rows);
+  std::vector<int64_t> next(run.ranks(), 0);
+  QueryRows rows;
+  for (const PrefillBlock& block : blocks) {
+    rows.first.push_back(next[block.rank]);
+    next[block.rank] += (block.tokens.size() + panel - 1) / panel * panel;
+  }
+  rows.per_rank = *std::max_element(next.begin(), next.end());
+  return rows;
+}
+
+Range Hull(absl::Span<const PrefillBlock> blocks) {
+  Range hull;
+  for (const PrefillBlock& block : blocks) {
+    const Range middle = block.ranges.middle;
+    if (middle.empty()) continue;
+    hull = hull.empty() ? middle
+                        : Range{std::min(hull.begin, middle.begin), std::max(hull.end, middle.end)};
+  }
+  return hull;
+}
+
+// What the score reads of this rank's queries, and of all ranks'.
+absl::StatusOr<const void*> ScoreQueries(CudaRun* run, int64_t layer, int64_t rows,
+                                         int64_t per_rank) {
+  CudaBuffers& buffers = run->buffers;
+  const KvShape& kv = run->sizes.kv;
+  const bool low_rank = run->sizes.low_rank();
+  const DType dtype = low_rank ? run->sizes.dtype : kv.dtype;
+  LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
+      {run->sizes.shape, buffers.queries, rows, buffers.score_input, dtype}, run->stream()));
+  std::byte* mine = buffers.score_input;
+  if (low_rank && rows > 0) {
+    // Of float32 first, for the cache's dtype may be another than that of products.
+    LONGSPAN_RETURN_IF_ERROR(Product(run, CudaStage::kPrefill, buffers.score_input, rows, kv.kv_dim,
+                                     run->weights.layers[layer].query_factor, kv.score_dim,
+                                     buffers.score_keys, DType::kFloat32));
+    LONGSPAN_RETURN_IF_ERROR(cuda::Convert(buffers.score_keys, DType::kFloat32,
+                                           buffers.score_queries, kv.dtype, rows * kv.score_dim,
+                                           run->stream()));
+  }
+  if (low_rank) mine = buffers.score_queries;
+  if (run->ranks() == 1) return mine;
+  LONGSPAN_RETURN_IF_ERROR(
+      run->gpu->communicator->AllGather("select.queries", mine, buffers.gathered_queries,
+                                        per_rank * kv.score_row_bytes(), run->stream()));
+  return buffers.gathered_queries;
+}
+
+// This rank's candidates become everybody's selections.
+absl::Status MergeRanks(CudaRun* run, int64_t rows) {
+  CudaBuffers& buffers = run->buffers;
+  const int64_t top_k = run->sizes.top_k;
+  LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllGather(
+      "select.candidates", buffers.candidates, buffers.gathered,
+      rows * top_k * static_cast<int64_t>(sizeof(Candidate)), run->stream()));
+  cuda::MergeCandidatesArgs args;
+  args.candidates = buffers.gathered;
+  args.num_ranks = run->ranks();
+  args.rows = rows;
+  args.top_k = top_k;
+  args.selected = buffers.selected;
+  args.counts = buffers.counts;
+  args.workspace = buffers.merge;
+  return cuda::MergeCandidates(args, run->stream());
+}
+
+// Where this rank's own selection goes: one that is alone has no more to do.
+cuda::Selected Destination(CudaRun* run) {
+  CudaBuffers& buffers = run->buffers;
+  return run->ranks() == 1 ? cuda::Selected{buffers.selected, buffers.counts}
+                           : cuda::Selected{buffers.candidates, buffers.own_counts};
+}
+
+absl::Status SelectOwn(CudaRun* run, const cuda::PrefillScoreArgs& score, int num_blocks,
+                       const cuda::Selected& selected) {
+  CudaBuffers& buffers = run->buffers;
+  const cuda::ShardGeometry geometry = run->geometry();
+  const int64_t count =
+      geometry.OwnedBefore(score.hull.end) - geometry.OwnedBefore(score.hull.begin);
+  if (count == 0) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(
+        selected.candidates, 0,
+        num_blocks * run->sizes.top_k * static_cast<int64_t>(sizeof(Candidate)), run->stream()));
+    return cuda::Fill(selected.counts, 0, num_blocks * static_cast<int64_t>(sizeof(int32_t)),
+                      run->stream());
+  }
+  cuda::PrefillScoresOut out;
+  out.scores = buffers.scores;
+  out.row_stride = count;
+  out.proximity = static_cast<int32_t>(run->context->esa.proximity);
+  out.workspace = buffers.spread;
+  LONGSPAN_RETURN_IF_ERROR(cuda::PrefillScores(score, buffers.maxima, out, run->stream()));
+  cuda::TopKArgs top;
+  top.scores = buffers.scores;
+  top.row_stride = count;
+  top.count = count;
+  top.rows = num_blocks;
+  top.top_k = run->sizes.top_k;
+  top.selected = selected;
+  LONGSPAN_RETURN_IF_ERROR(cuda::TopK(top, run->prefill_select, run->stream()));
+  cuda::LocateCandidatesArgs locate;
+  locate.geometry = geometry;
+  locate.blocks = score.blocks;
+  locate.num_blocks = num_blocks;
+  locate.hull_begin = score.hull.begin;
+  locate.top_k = run->sizes.top_k;
+  locate.candidates = selected.candidates;
+  locate.counts = selected.counts;
+  return cuda::LocateCandidates(locate, run->stream());
+}
+
+}  // namespace
+
+absl::Status SelectForBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
+                                 absl::Span<const PrefillBlock> blocks, int64_t first_row) {
+  CudaBuffers& buffers = run->buffers;
+  const KvShape& kv = run->sizes.kv;
+  const auto num_blocks = static_cast<int>(blocks.size());
+  const Range hull = Hull(blocks);
+  if (hull.empty()) {
+    return cuda::Fill(buffers.counts, 0, num_blocks * static_cast<int64_t>(sizeof(int32_t)),
+                      run->stream());
+  }
+  const QueryRows query_rows = PlanQueryRows(*run, blocks);
+  int64_t own_rows = 0;
+  cuda::PrefillScoreArgs score;
+  Parameters parameters;
+  std::vector<const std::byte*> pages;
+  for (const Page& page : cache->pages()) pages.push_back(page.get());
+  const int64_t pages_at = parameters.Add<const std::byte*>(pages);
+  std::vector<ScoredBlock> scored;
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    ScoredBlock& block = scored.emplace_back();
+    block.first_query = blocks[b].rank * query_rows.per_rank + query_rows.first[b];
+    block.queries = blocks[b].ranges.middle.empty() ? 0 : blocks[b].tokens.size();
+    // An empty middle begins nowhere.
+    block.middle =
+        blocks[b].ranges.middle.empty() ? Range{hull.begin, hull.begin} : blocks[b].ranges.middle;
+    score.max_queries = std::max(score.max_queries, blocks[b].tokens.size());
+    if (blocks[b].rank == run->rank()) {
+      own_rows = std::max(own_rows, blocks[b].row - first_row + blocks[b].tokens.size());
+    }
+  }
+  const int64_t panel = std::max<int64_t>(1, run->context->panel_rows);
+  own_rows = (own_rows + panel - 1) / panel * panel;
+  const int64_t blocks_at = parameters.Add<ScoredBlock>(scored);
+  LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
+
+  LONGSPAN_ASSIGN_OR_RETURN(score.queries, ScoreQueries(run, layer, own_rows, query_rows.per_rank));
+  score.pages = reinterpret_cast<const std::byte* const*>(buffers.parameters + pages_at);
+  score.geometry = run->geometry();
+  score.dtype = kv.dtype;
+  score.dim = kv.score_dim;
+  score.halo = static_cast<int32_t>(kv.halo);
+  score.score_offset = kv.score_offset(layer);
+  score.blocks = reinterpret_cast<const ScoredBlock*>(buffers.parameters + blocks_at);
+  score.num_blocks = num_blocks;
+  score.hull = hull;
+  LONGSPAN_RETURN_IF_ERROR(cuda::PrefillMaxima(score, buffers.maxima, run->stream()));
+  if (run->ranks() > 1) {
+    LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllReduceMax(
+        "select.maxima", buffers.maxima, run->ranks() * query_rows.per_rank, run->stream()));
+  }
+  LONGSPAN_RETURN_IF_ERROR(SelectOwn(run, score, num_blocks, Destination(run)));
+  return run->ranks() == 1 ? absl::OkStatus() : MergeRanks(run, num_blocks);
+}
+
+absl::Status SelectForTokensCuda(CudaRun* run, int64_t layer, const CudaStep& step) {
+  const KvShape& kv = run->sizes.kv;
+  const EsaConfig& esa = run->context->esa;
+  cuda::DecodeSelectArgs args;
+  args.sequences = step.sequences;
+  args.max_tokens = run->sizes.own_tokens;
+  args.rows = step.rows;
+  args.queries = run->buffers.token_queries;
+  args.dim = kv.score_dim;
+  args.dtype = kv.dtype;
+  args.geometry = run->geometry();
+  args.halo = static_cast<int32_t>(kv.halo);
+  args.score_offset = kv.score_offset(layer);
+  args.initial_tokens = esa.initial_tokens;
+  args.local_tokens = esa.local_tokens;
+  args.proximity = static_cast<int32_t>(esa.proximity);
+  args.top_k = esa.top_k;
+  args.selected = Destination(run);
+  LONGSPAN_RETURN_IF_ERROR(cuda::DecodeSelect(args, run->decode_select, run->stream()));
+  return run->ranks() == 1 ? absl::OkStatus() : MergeRanks(run, step.rows);
+}
+
+absl::StatusOr<std::vector<std::vector<int64_t>>> DownloadSelections(CudaRun* run, int64_t rows) {
+  const int64_t top_k = run->sizes.top_k;
+  std::vector<std::vector<int64_t>> selections(rows);
+  if (top_k == 0) return selections;
+  std::vector<Candidate> selected(rows * top_k);
+  std::vector<int32_t> counts(rows);
+  LONGSPAN_RETURN_IF_ERROR(cuda::Copy(selected.data(), run->buffers.selected,
+                                      rows * top_k * static_cast<int64_t>(sizeof(Candidate)),
+                                      run->stream()));
+  LONGSPAN_RETURN_IF_ERROR(cuda::Copy(counts.data(), run->buffers.counts,
+                                      rows * static_cast<int64_t>(sizeof(int32_t)), run->stream()));
+  LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->Synchronize(run->stream()));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int32_t i = 0; i < counts[row]; ++i) {
+      selections[row].push_back(PositionOf(selected[row * top_k + i]));
+    }
+  }
+  return selections;
+}
+
+}  // namespace longspan

@@ -1,0 +1,71 @@
+#include "runtime/cuda/gpu.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "collectives/agree.h"
+#include "collectives/hosts.h"
+#include "collectives/nccl_communicator.h"
+#include "collectives/staged_communicator.h"
+#include "kernels/base/status_macros.h"
+
+namespace longspan {
+namespace {
+
+// Ranks of this rank's host: all of them, and those before this one.
+struct HostRanks {
+  int all = 0;
+  int before = 0;
+};
+
+absl::StatusOr<HostRanks> CountHostRanks(Communicator& communicator) {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<std::string> names, HostNames(communicator));
+  HostRanks count;
+  for (int r = 0; r < communicator.size(); ++r) {
+    if (names[r] != names[communicator.rank()]) continue;
+    ++count.all;
+    if (r < communicator.rank()) ++count.before;
+  }
+  return count;
+}
+
+absl::StatusOr<std::unique_ptr<Gpu>> Open(HostRanks ranks) {
+  LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
+  if (devices == 0) {
+    return absl::UnavailableError(
+        "`device: cuda`: there is no NVIDIA GPU, or no driver for it, on this host; see "
+        "nvidia-smi, or use `device: cpu`");
+  }
+  auto gpu = std::make_unique<Gpu>();
+  gpu->device = ranks.before % devices;
+  gpu->sharers = (ranks.all - gpu->device + devices - 1) / devices;
+  LONGSPAN_ASSIGN_OR_RETURN(gpu->info, cuda::UseDevice(gpu->device));
+  LONGSPAN_ASSIGN_OR_RETURN(gpu->stream, cuda::StreamHandle::Create());
+  return gpu;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* communicator) {
+  LONGSPAN_ASSIGN_OR_RETURN(const HostRanks ranks, CountHostRanks(*communicator));
+  absl::StatusOr<std::unique_ptr<Gpu>> gpu = Open(ranks);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, gpu.status()));
+  absl::StatusOr<std::unique_ptr<DeviceCommunicator>> between =
+      config.parallel.communicator == CommunicatorKind::kNccl
+          ? MakeNcclCommunicator(communicator, (*gpu)->device)
+          : MakeStagedCommunicator(communicator);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, between.status()));
+  (*gpu)->communicator = *std::move(between);
+  return gpu;
+}
+
+absl::StatusOr<Page> AllocateDevicePage(int64_t bytes) {
+  LONGSPAN_ASSIGN_OR_RETURN(cuda::Buffer buffer, cuda::Buffer::Allocate(bytes));
+  auto owner = std::make_shared<cuda::Buffer>(std::move(buffer));
+  return Page(owner->data(), [owner](std::byte*) {});
+}
+
+}  // namespace longspan

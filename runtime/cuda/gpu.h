@@ -1,0 +1,38 @@
+#ifndef LONGSPAN_RUNTIME_CUDA_GPU_H_
+#define LONGSPAN_RUNTIME_CUDA_GPU_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "collectives/communicator.h"
+#include "collectives/device_communicator.h"
+#include "kernels/cuda/device.h"
+#include "runtime/config.h"
+#include "runtime/kv_shard.h"
+
+namespace longspan {
+
+// The GPU of one rank.
+struct Gpu {
+  int device = 0;
+  cuda::DeviceInfo info;
+  int sharers = 1;  // ranks that use it, this one included
+  cuda::StreamHandle stream;
+  std::unique_ptr<DeviceCommunicator> communicator;
+
+  cuda::Stream s() const { return stream.get(); }
+  // Multiprocessors that a kernel of this rank may hold all at once.
+  int multiprocessors() const { return info.multiprocessors / sharers; }
+};
+
+// The rank's GPU by its place among the ranks of its host, and a communicator between the ranks'
+// GPUs: NCCL or, with `parallel.communicator` mpi or threads, pinned host memory. Collective: every
+// rank returns the same error.
+absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* communicator);
+
+// A cache page in device memory.
+absl::StatusOr<Page> AllocateDevicePage(int64_t bytes);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_CUDA_GPU_H_

@@ -1,0 +1,48 @@
+#ifndef LONGSPAN_TESTS_RUNTIME_ESA_CHECKS_H_
+#define LONGSPAN_TESTS_RUNTIME_ESA_CHECKS_H_
+
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "runtime/config.h"
+#include "tests/reference/random_model.h"
+#include "tests/runtime/sharded_run.h"
+
+// What the invariants of docs/ALGORITHM.md are tested with, on any device.
+namespace longspan {
+
+RandomModelOptions SmallModel();
+// Small sizes, so that short prompts already select.
+Config SmallConfig();
+TestSequence MakeSequence(uint64_t seed, int64_t prompt, int64_t decoded, int64_t vocab);
+
+// Logits given the run's own selections, and those selections, both against the reference: scores
+// within `score_tolerance` (0: ten times `tolerance`) of the threshold may go either way.
+void ExpectMatchesReference(const RandomModel& model, const Config& config,
+                            const TestSequence& sequence, const SequenceResult& result,
+                            double tolerance, double score_tolerance = 0);
+
+// Kinds of attention.
+struct Variant {
+  const char* name;
+  void (*apply)(Config*);
+};
+absl::Span<const Variant> Variants();
+
+// Ways to run that must not change a bit.
+struct Way {
+  int ranks;
+  int64_t chunk, stripe;
+};
+absl::Span<const Way> Ways();
+
+// What other families add to Llama.
+struct Family {
+  const char* name;
+  void (*apply)(RandomModelOptions*);
+};
+absl::Span<const Family> Families();
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_TESTS_RUNTIME_ESA_CHECKS_H_

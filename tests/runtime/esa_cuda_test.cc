@@ -1,0 +1,154 @@
+// The invariants of docs/ALGORITHM.md on a GPU, over ranks as threads that share it.
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gtest/gtest.h"
+#include "kernels/cuda/device.h"
+#include "runtime/config.h"
+#include "tests/reference/random_model.h"
+#include "tests/runtime/esa_checks.h"
+#include "tests/runtime/sharded_run.h"
+
+namespace longspan {
+namespace {
+
+bool HasGpu() {
+  const absl::StatusOr<int> devices = cuda::CountDevices();
+  EXPECT_TRUE(devices.ok()) << devices.status();
+  return devices.ok() && *devices > 0;
+}
+
+Config SmallGpuConfig() {
+  Config config = SmallConfig();
+  config.device = "cuda";
+  config.dtype = "float32";
+  return config;
+}
+
+class CudaReferenceTest : public testing::TestWithParam<std::tuple<Variant, int, bool>> {
+  void SetUp() override {
+    if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  }
+};
+
+TEST_P(CudaReferenceTest, LogitsAndSelections) {
+  const auto& [variant, ranks, deterministic] = GetParam();
+  const RandomModel model = MakeRandomModel(SmallModel());
+  Config config = SmallGpuConfig();
+  variant.apply(&config);
+  config.deterministic = deterministic;
+  const TestSequence sequence = MakeSequence(7, 203, 9, model.config.vocab_size);
+  const auto results = RunSharded(model, config, ranks, {sequence});
+  ExpectMatchesReference(model, config, sequence, results[0], 2e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, CudaReferenceTest,
+                         testing::Combine(testing::ValuesIn(Variants()), testing::Values(1, 2, 4),
+                                          testing::Bool()),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) ? "Deterministic" : "");
+                         });
+
+class CudaFamilyTest : public testing::TestWithParam<Family> {
+  void SetUp() override {
+    if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  }
+};
+
+TEST_P(CudaFamilyTest, LogitsAndSelections) {
+  RandomModelOptions options = SmallModel();
+  GetParam().apply(&options);
+  const RandomModel model = MakeRandomModel(options);
+  const Config config = SmallGpuConfig();
+  const TestSequence sequence = MakeSequence(15, 203, 5, model.config.vocab_size);
+  const auto results = RunSharded(model, config, 3, {sequence});
+  ExpectMatchesReference(model, config, sequence, results[0], 2e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, CudaFamilyTest, testing::ValuesIn(Families()),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+class CudaBitEqualityTest : public testing::TestWithParam<Variant> {
+  void SetUp() override {
+    if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  }
+};
+
+TEST_P(CudaBitEqualityTest, AcrossRanksChunksStripesAndBatches) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  Config config = SmallGpuConfig();
+  GetParam().apply(&config);
+  config.esa.selection_block = 16;
+  config.deterministic = true;
+  const int64_t vocab = model.config.vocab_size;
+  const std::vector<TestSequence> sequences = {
+      MakeSequence(1, 203, 12, vocab), MakeSequence(2, 5, 40, vocab), MakeSequence(3, 49, 3, vocab),
+      MakeSequence(4, 16, 0, vocab)};
+  std::vector<SequenceResult> alone;
+  config.prefill_chunk_tokens = 32;
+  config.parallel.stripe_tokens = 32;
+  for (const TestSequence& sequence : sequences) {
+    alone.push_back(RunSharded(model, config, 1, {sequence})[0]);
+  }
+  for (const Way& way : Ways()) {
+    config.prefill_chunk_tokens = way.chunk;
+    config.parallel.stripe_tokens = way.stripe;
+    if (config.esa.proximity > way.stripe) continue;
+    const auto together = RunSharded(model, config, way.ranks, sequences);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      SCOPED_TRACE(testing::Message() << "sequence " << i << ", ranks " << way.ranks << ", chunk "
+                                      << way.chunk << ", stripe " << way.stripe);
+      EXPECT_EQ(together[i].selections, alone[i].selections);
+      EXPECT_EQ(together[i].logits, alone[i].logits);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, CudaBitEqualityTest, testing::ValuesIn(Variants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
+// The graph of a decode step, which runs with an observer do not use, replayed as sequences come
+// and go.
+class CudaEsaTest : public testing::Test {
+  void SetUp() override {
+    if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  }
+};
+
+TEST_F(CudaEsaTest, GraphsOfStepsGiveTheSameLogits) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  const Config config = SmallGpuConfig();
+  const int64_t vocab = model.config.vocab_size;
+  const std::vector<TestSequence> sequences = {MakeSequence(1, 203, 12, vocab),
+                                               MakeSequence(2, 150, 40, vocab),
+                                               MakeSequence(3, 49, 3, vocab)};
+  const auto observed = RunSharded(model, config, 1, sequences);
+  const auto replayed = RunSharded(model, config, 1, sequences, {.observe = false});
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    EXPECT_EQ(replayed[i].logits, observed[i].logits) << "sequence " << i;
+  }
+}
+
+TEST_F(CudaEsaTest, Bfloat16MatchesReferenceWithinItsRounding) {
+  RandomModelOptions options = SmallModel();
+  options.head_dim = 64;
+  options.compressed_dim = 16;
+  const RandomModel model = MakeRandomModel(options);
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    Config config = SmallGpuConfig();
+    config.esa.compressed_dim = 16;
+    config.dtype = dtype;
+    config.kv_cache_dtype = "bfloat16";
+    const TestSequence sequence = MakeSequence(8, 150, 5, model.config.vocab_size);
+    const auto results = RunSharded(model, config, 2, {sequence});
+    // Scores are sums over 4 heads of 64 dimensions, some tens in size.
+    ExpectMatchesReference(model, config, sequence, results[0], 5e-2, 2.0);
+  }
+}
+
+}  // namespace
+}  // namespace longspan
