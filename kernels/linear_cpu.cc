@@ -30,7 +30,8 @@ simd::Float LoadAs(const BFloat16* p) {
   std::memcpy(&v, &word, sizeof(v));
   return v;
 }
-simd::Float LoadAs(const Float16* p) {
+template <typename T>
+simd::Float LoadAs(const T* p) {
   float values[simd::kWidth];
   for (int i = 0; i < simd::kWidth; ++i) values[i] = ToFloat(p[i]);
   return simd::Load(values);

@@ -22,9 +22,15 @@ void ConvertFromFloat(const float* source, int64_t count, DType dtype, void* out
     if (count > 0) std::memcpy(out, source, count * sizeof(float));  // empty arrays may be null
     return;
   }
-  LONGSPAN_CHECK(dtype == DType::kBFloat16);
-  auto* to = static_cast<BFloat16*>(out);
-  for (int64_t i = 0; i < count; ++i) to[i] = ToBFloat16(source[i]);
+  LONGSPAN_CHECK(dtype == DType::kBFloat16 || dtype == DType::kFloat8E4M3);
+  const auto convert = [&]<typename T>(T* to) {
+    for (int64_t i = 0; i < count; ++i) FromFloat(source[i], to + i);
+  };
+  if (dtype == DType::kBFloat16) {
+    convert(static_cast<BFloat16*>(out));
+  } else {
+    convert(static_cast<Float8E4M3*>(out));
+  }
 }
 
 }  // namespace longspan

@@ -15,6 +15,8 @@ decltype(auto) DispatchDType(DType dtype, F&& f) {
       return f(BFloat16{});
     case DType::kFloat16:
       return f(Float16{});
+    case DType::kFloat8E4M3:
+      return f(Float8E4M3{});
     case DType::kFloat32:
       break;
   }

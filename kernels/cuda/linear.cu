@@ -38,6 +38,8 @@ __device__ void Put(const LinearArgs& args, int64_t row, int64_t output, float v
       return PutAs<__nv_bfloat16>(args.y, at, args.accumulate, value);
     case DType::kFloat16:
       return PutAs<__half>(args.y, at, args.accumulate, value);
+    case DType::kFloat8E4M3:
+      return;  // refused by the launch
   }
 }
 
@@ -231,7 +233,10 @@ void LaunchDots(const LinearArgs& args, Stream stream) {
 }
 
 absl::Status CheckTypes(const LinearArgs& args) {
-  if (args.y_dtype == DType::kFloat32 || args.y_dtype == args.dtype) return absl::OkStatus();
+  if (args.dtype != DType::kFloat8E4M3 &&
+      (args.y_dtype == DType::kFloat32 || args.y_dtype == args.dtype)) {
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("a product of ", std::string(DTypeName(args.dtype)), " numbers cannot be ",
                    std::string(DTypeName(args.y_dtype))));
@@ -254,6 +259,7 @@ cudaDataType_t CublasType(DType dtype) {
       return CUDA_R_16BF;
     case DType::kFloat16:
       return CUDA_R_16F;
+    case DType::kFloat8E4M3:  // refused by the launch
     case DType::kFloat32:
       break;
   }

@@ -65,7 +65,7 @@ struct DecodeSelectArgs {
   int rows = 0;
   const float* queries = nullptr;  // device [rows, dim] float32, compressed or group-summed
   int64_t dim = 0;                 // of a score key; a row of them is a multiple of 16 bytes
-  DType dtype = DType::kBFloat16;  // of the score keys, float32 or bfloat16
+  DType dtype = DType::kBFloat16;  // of the score keys, float32, bfloat16 or fp8_e4m3
   ShardGeometry geometry;
   int32_t halo = 0;  // score keys that a page has beside its stripe, either side
   // Bytes from a page's begin to the layer's first score key, a halo's: a multiple of 16.

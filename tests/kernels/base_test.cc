@@ -80,6 +80,87 @@ TEST(ConvertTest, BFloat16KeepsNanWhateverItsBits) {
   }
 }
 
+// The value of an e4m3fn number by its definition: only all ones are NaN.
+double Fp8ValueOf(uint32_t bits) {
+  if ((bits & 0x7f) == 0x7f) return kNan;
+  const int exponent = static_cast<int>(bits >> 3 & 15);
+  const double sign = (bits & 0x80) != 0 ? -1 : 1;
+  const uint32_t mantissa = bits & 7;
+  return exponent == 0 ? sign * std::ldexp(mantissa, -9)
+                       : sign * std::ldexp(8 + mantissa, exponent - 10);
+}
+
+// The nearest of all finite numbers; of two equally near ones the even one.
+uint8_t NearestFp8(float value) {
+  if (std::isnan(value)) return 0x7f;
+  uint32_t best = 0;
+  double best_distance = kInf;
+  const double magnitude = std::min<double>(std::abs(value), 448);
+  for (uint32_t bits = 0; bits < 0x7f; ++bits) {
+    const double distance = std::abs(Fp8ValueOf(bits) - magnitude);
+    if (distance < best_distance || (distance == best_distance && bits % 2 == 0)) {
+      best = bits;
+      best_distance = distance;
+    }
+  }
+  return static_cast<uint8_t>(best | (std::signbit(value) ? 0x80 : 0));
+}
+
+TEST(ConvertTest, EveryFp8ValueIsExactAndComesBack) {
+  std::vector<uint8_t> bits(256), back(256);
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint8_t>(i);
+  std::vector<float> values(256);
+  ConvertToFloat(bits.data(), DType::kFloat8E4M3, 256, values.data());
+  ConvertFromFloat(values.data(), 256, DType::kFloat8E4M3, back.data());
+  for (uint32_t i = 0; i < 256; ++i) {
+    const double expected = Fp8ValueOf(i);
+    ASSERT_EQ(KindOf(values[i]), KindOf(expected)) << i;
+    ASSERT_EQ(std::signbit(values[i]), i >= 0x80) << i;
+    if (std::isnan(expected)) {
+      EXPECT_EQ(back[i], 0x7f) << i;
+      continue;
+    }
+    EXPECT_EQ(values[i], expected) << i;
+    EXPECT_EQ(back[i], i);
+    // A cache of this type is read as one of bfloat16 would be.
+    EXPECT_EQ(ToFloat(ToBFloat16(values[i])), values[i]) << i;
+  }
+  EXPECT_EQ(SizeOf(DType::kFloat8E4M3), 1);
+  EXPECT_EQ(DTypeName(DType::kFloat8E4M3), "fp8_e4m3");
+}
+
+TEST(ConvertTest, Fp8RoundsToNearestEvenAndSaturates) {
+  const auto check = [](float value) {
+    ASSERT_EQ(ToFloat8E4M3(value).bits, NearestFp8(value)) << value;
+    ASSERT_EQ(ToFloat8E4M3(-value).bits, NearestFp8(-value)) << -value;
+  };
+  for (uint32_t bits = 0; bits < 0x7e; ++bits) {
+    const double low = Fp8ValueOf(bits), high = Fp8ValueOf(bits + 1);
+    const auto middle = static_cast<float>((low + high) / 2);
+    for (const float value :
+         {static_cast<float>(low), middle, std::nextafter(middle, kInf),
+          std::nextafter(middle, -kInf), static_cast<float>(low + (high - low) / 4)}) {
+      check(value);
+    }
+    EXPECT_EQ(ToFloat8E4M3(middle).bits, bits % 2 == 0 ? bits : bits + 1);
+  }
+  for (const float value : {448.0f, 449.0f, 464.0f, 465.0f, 480.0f, 512.0f, 1e10f,
+                            std::numeric_limits<float>::max(), kInf}) {
+    check(value);
+    EXPECT_EQ(ToFloat8E4M3(value).bits, 0x7e) << value;
+    EXPECT_EQ(ToFloat8E4M3(-value).bits, 0xfe) << value;
+  }
+  for (const float value : {1e-40f, 0x1p-126f, 0x1p-30f, 0x1p-11f, 0x1p-10f}) check(value);
+  for (const uint32_t nan : {0x7f800001u, 0x7fc00000u, 0x7fffffffu, 0xff800001u, 0xffffffffu}) {
+    EXPECT_EQ(ToFloat8E4M3(std::bit_cast<float>(nan)).bits, 0x7f) << nan;
+  }
+  Random random(3);
+  for (int i = 0; i < 100'000; ++i) {
+    check(std::ldexp(random.Real(), static_cast<int>(random.Integer(-14, 12))));
+    if (HasFatalFailure()) return;
+  }
+}
+
 float ExpOf(float x) { return simd::Exp(simd::Broadcast(x))[simd::kWidth - 1]; }
 
 // Distance in units of the last place of the exact value as a float.

@@ -41,7 +41,7 @@ struct Case {
   // truncated.
   // Sums of more products round more.
   double tolerance() const {
-    const double longer = std::sqrt(std::max(1.0, static_cast<double>(dim) / 256));
+    const double longer = std::max(1.0, static_cast<double>(dim) / 256);
     return (dtype == DType::kFloat32 ? 2e-5 : 1e-4) * longer;
   }
   Range hull() const {

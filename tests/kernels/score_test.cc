@@ -82,7 +82,9 @@ struct Problem {
   std::vector<float> panels;
 };
 
-DType AnyDType(Random* random) { return random->OneOf({DType::kFloat32, DType::kBFloat16}); }
+DType AnyDType(Random* random) {
+  return random->OneOf({DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3});
+}
 
 Problem RandomProblem(Random* random, int64_t num_queries, int64_t num_keys, int64_t dim) {
   return Problem(random->Reals(num_queries * dim), random->Reals(num_keys * dim), dim,
@@ -130,7 +132,7 @@ TEST(ScoreTest, EqualKeysScoreAlikeWhereverTheyLie) {
   const std::vector<float> key = random.Reals(dim);
   std::vector<float> rows;
   for (int64_t m = 0; m < keys; ++m) rows.insert(rows.end(), key.begin(), key.end());
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     const Problem problem(random.Reals(65 * dim), rows, dim, dtype);
     const std::vector<float> block = problem.Block(problem.Maxima());
     ExpectSameBits(block, std::vector<float>(keys, 0.0f));  // every query at its maximum

@@ -298,8 +298,9 @@ class DecodeSelectCudaTest : public SelectCudaTest {
 
 TEST_F(DecodeSelectCudaTest, EqualsExpectationOverDtypesAndDims) {
   uint64_t seed = 10;
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    for (const int64_t dim : {8, 16, 24, 32, 64, 96, 128, 256, 512, 1024}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
+    for (const int64_t dim : {8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024}) {
+      if (dim * SizeOf(dtype) % 16 != 0) continue;
       SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ", dim " << dim);
       Check({.dtype = dtype, .dim = dim, .halo = 1, .proximity = 1, .positions = {1000, 350}},
             ++seed);

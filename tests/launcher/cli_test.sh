@@ -110,7 +110,7 @@ case $case in
     if [ ${#mpirun[@]} = 0 ]; then
       refuse '`prefill.chunk_tokens` (32) must be a multiple' --set esa.selection_block=24
       refuse '`parallel.stripe_tokens` (12) must be a multiple' --set parallel.stripe_tokens=12
-      refuse 'runs on the CPU only' --set device=cuda
+      refuse 'has no CUDA' --set device=cuda
       refuse 'this build has no NCCL' --set parallel.communicator=nccl
       refuse 'absent is not a directory' --model absent
       refuse 'absent.jsonl: cannot open' --input absent.jsonl
