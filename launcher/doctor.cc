@@ -26,6 +26,8 @@
 #include "runtime/chat_prompt.h"
 #include "runtime/compressor.h"
 #include "runtime/config.h"
+#include "runtime/dummy_model.h"
+#include "runtime/gpu_model.h"
 #include "runtime/memory_plan.h"
 #include "runtime/model.h"
 #include "runtime/tokenizer.h"
@@ -110,8 +112,16 @@ void CheckGpus(Report* report) {
   const std::filesystem::directory_iterator gpus("/proc/driver/nvidia/gpus", error);
   for (const auto& gpu : gpus) models.push_back(ValueIn(gpu.path() / "information", "Model:"));
   if (models.empty()) return report->Good("GPUs", "none");
+#ifdef LONGSPAN_CUDA
+  const auto gpus_in_use = DescribeGpus();
+  if (!gpus_in_use.ok()) return report->Bad("GPUs", gpus_in_use.status());
+  if (!gpus_in_use->empty()) return report->Good("GPUs", absl::StrJoin(*gpus_in_use, "; "));
+  report->Bad("GPUs", absl::UnavailableError(absl::StrCat(absl::StrJoin(models, ", "),
+                                                          ", but CUDA sees none: see nvidia-smi")));
+#else
   report->Good("GPUs",
                absl::StrCat(absl::StrJoin(models, ", "), "; not used: this build has no CUDA"));
+#endif
 }
 
 std::string Describe(const ModelConfig& model, const WeightCounts& counts) {
@@ -169,18 +179,39 @@ void CheckCompressor(const Config& config, const ModelConfig& model, const Model
                                           ", fitted on ", compressor->calibration));
 }
 
-// What a rank needs, by part, and has.
-void CheckFit(Config config, const ModelConfig& model, int64_t weight_bytes, const World& world,
-              Report* report) {
-  const KvShape kv = MakeKvShape(config, model);
-  MemoryPlan plan = PlanMemory(config, model, kv, world.ranks, world.ranks_on_host, weight_bytes);
+absl::StatusOr<MemoryPlan> PlanOf(const Config& config, const ModelConfig& model,
+                                  const ModelWeights& weights, const World& world) {
+  if (config.device == "cuda") {
+    LONGSPAN_RETURN_IF_ERROR(UseFirstGpu());
+    AttentionContext context = MakeAttentionContext(config, model, world.ranks);
+    if (context.selects && config.esa.compression == Compression::kLowRank) {
+      context.factors = MakeScoreFactors(MakeDummyCompressor(model, config.esa.compressed_dim));
+    }
+    return PlanGpuMemory(config, model, weights, context, world.ranks_on_host);
+  }
+  MemoryPlan plan = PlanMemory(config, model, MakeKvShape(config, model), world.ranks,
+                               world.ranks_on_host, CountWeights(weights).bytes);
   plan.available = std::min(plan.available, world.available);
+  return plan;
+}
+
+// What a rank needs, by part, and has.
+void CheckFit(Config config, const ModelConfig& model, const ModelWeights& weights,
+              const World& world, Report* report) {
+  ResolveDType(model, &config);
+  const absl::StatusOr<MemoryPlan> planned = PlanOf(config, model, weights, world);
+  if (!planned.ok()) return report->Bad("fit", planned.status());
+  const MemoryPlan& plan = *planned;
   const SequenceLayout layout = {config.parallel.stripe_tokens, world.ranks};
   const int64_t stated = config.max_model_len;
   const absl::Status fits =
       FitCache(plan, plan.MaxPages(config.kv_cache_memory_fraction), &config, layout);
   if (!fits.ok()) return report->Bad("fit", fits);
   const int64_t cache = layout.NumPages(0, config.max_model_len) * plan.page;
+  const std::string on_host =
+      plan.host_page == 0
+          ? ""
+          : absl::StrCat(" and ", FormatBytes(cache / plan.page * plan.host_page), " of the host");
   report->Good(
       "fit",
       absl::StrCat("a request of ", config.max_model_len, " tokens",
@@ -189,7 +220,7 @@ void CheckFit(Config config, const ModelConfig& model, int64_t weight_bytes, con
                    FormatBytes(plan.fixed() + cache), ": weights ", FormatBytes(plan.weights),
                    ", activations ", FormatBytes(plan.activations), ", scores ",
                    FormatBytes(plan.scores), ", exchange ", FormatBytes(plan.exchange), ", cache ",
-                   FormatBytes(cache), "; a rank may use ",
+                   FormatBytes(cache), on_host, "; a rank may use ",
                    FormatBytes(static_cast<int64_t>(static_cast<double>(plan.available) *
                                                     config.kv_cache_memory_fraction))));
 }
@@ -205,7 +236,7 @@ void CheckModel(const Config& config, const World& world, bool config_is_good, R
   CheckChatTemplate(config.model, report);
   if (!weights.ok()) return;
   CheckCompressor(config, *model, *weights, report);
-  if (config_is_good) CheckFit(config, *model, counts.bytes, world, report);
+  if (config_is_good) CheckFit(config, *model, *weights, world, report);
 }
 
 // The configuration, and the model if it names one.

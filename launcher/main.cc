@@ -11,7 +11,8 @@ namespace longspan {
 namespace {
 
 std::vector<Subcommand> Subcommands() {
-  return {GenerateSubcommand(), AskSubcommand(), CalibrateSubcommand(), DoctorSubcommand()};
+  return {GenerateSubcommand(), AskSubcommand(), CalibrateSubcommand(), DoctorSubcommand(),
+          BenchSubcommand()};
 }
 
 std::string Overview() {

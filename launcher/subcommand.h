@@ -29,6 +29,7 @@ Subcommand GenerateSubcommand();
 Subcommand AskSubcommand();
 Subcommand CalibrateSubcommand();
 Subcommand DoctorSubcommand();
+Subcommand BenchSubcommand();
 
 // What was built in, as `--version` prints it.
 std::string VersionText();

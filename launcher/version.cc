@@ -4,6 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#ifdef LONGSPAN_CUDA
+#include "collectives/nccl_communicator.h"
+#endif
 #include "launcher/subcommand.h"
 
 namespace longspan {
@@ -15,6 +18,14 @@ std::string MpiVersion() {
   MPI_Get_library_version(version, &length);  // may be called before MPI_Init
   const std::string text(version, static_cast<size_t>(length));
   return text.substr(0, text.find(','));
+}
+
+std::string NcclText() {
+#ifdef LONGSPAN_CUDA
+  const std::string version = NcclVersion();
+  if (!version.empty()) return version;
+#endif
+  return "no";
 }
 
 }  // namespace
@@ -33,7 +44,7 @@ std::string VersionText() {
                       "BLAS          ", openblas_get_config(), "\n",                       //
                       "communicators threads, mpi (", MpiVersion(), ")\n",                 //
                       "CUDA          ", kCuda, "\n",                                       //
-                      "NCCL          no\n");
+                      "NCCL          ", NcclText(), "\n");
 }
 
 }  // namespace longspan

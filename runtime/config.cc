@@ -84,6 +84,7 @@ const std::vector<Key>& Keys() {
       Plain("ask.prompt_template", FIELD(ask.prompt_template)),
       Plain("ask.stop", FIELD(ask.stop)),
       Choice("kv_cache.dtype", FIELD(kv_cache_dtype), {"auto", "float32", "bfloat16"}),
+      Choice("kv_cache.tier", FIELD(kv_cache_tier), {"device", "host"}),
       Plain("kv_cache.memory_fraction", FIELD(kv_cache_memory_fraction)),
   };
   return *keys;
@@ -444,6 +445,12 @@ absl::Status ResolveConfig(int num_ranks, Config* config) {
         "`parallel.stripe_tokens` (%d) must be a multiple of "
         "`esa.selection_block` (%d): try %d",
         parallel.stripe_tokens, block, (parallel.stripe_tokens / block + 1) * block));
+  }
+  if (config->kv_cache_tier == "host" && config->device == "cuda" &&
+      config->attention == Attention::kEsa && esa.compression == Compression::kExact) {
+    return absl::InvalidArgumentError(
+        "`kv_cache.tier: host` keeps only compressed keys on the GPU: it needs `esa.compression: "
+        "low_rank`");
   }
   if (esa.proximity > parallel.stripe_tokens) {
     return absl::InvalidArgumentError(

@@ -60,7 +60,8 @@ struct Config {
   int64_t prefill_chunk_tokens = 4096;  // prefill.chunk_tokens
   int64_t max_num_seqs = 8;
   bool deterministic = false;
-  std::string kv_cache_dtype = "auto";    // kv_cache.dtype: auto | float32 | bfloat16
+  std::string kv_cache_dtype = "auto";   // kv_cache.dtype: auto | float32 | bfloat16
+  std::string kv_cache_tier = "device";  // kv_cache.tier: of a GPU's keys and values; device | host
   double kv_cache_memory_fraction = 0.9;  // of the memory this rank may use
 };
 

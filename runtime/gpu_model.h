@@ -2,6 +2,8 @@
 #define LONGSPAN_RUNTIME_GPU_MODEL_H_
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,11 +19,20 @@ namespace longspan {
 // The rank's GPU, opened (cuda/gpu.h). Collective.
 absl::Status OpenModelGpu(const Config& config, Communicator* communicator, Model* model);
 
-// Of device memory: what is free now. The model's files, context and GPU are there already.
+// "NVIDIA H200, 143.8 GB (140.1 GB free)" of each GPU of this host; none where there is none.
+absl::StatusOr<std::vector<std::string>> DescribeGpus();
+// Makes the first GPU the calling thread's. Unavailable: there is none.
+absl::Status UseFirstGpu();
+
+// Of device memory: what is free now on the GPU in use.
+absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig& model,
+                                         const ModelWeights& weights,
+                                         const AttentionContext& attention, int ranks_on_host);
+// The same of an opened model.
 absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const Model& model);
 
-// Cache pages in device memory.
-AllocatePage GpuPages();
+// Where `kv_cache.tier` wants a page's parts.
+PageMemory GpuPages(const Config& config);
 
 absl::StatusOr<std::unique_ptr<Transformer>> MakeGpuTransformer(const Config& config,
                                                                 const Model& model);

@@ -9,11 +9,18 @@ absl::Status NoCuda() { return absl::UnimplementedError("this build has no CUDA"
 
 absl::Status OpenModelGpu(const Config&, Communicator*, Model*) { return NoCuda(); }
 
+absl::StatusOr<std::vector<std::string>> DescribeGpus() { return NoCuda(); }
+
+absl::Status UseFirstGpu() { return NoCuda(); }
+
+absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config&, const ModelConfig&, const ModelWeights&,
+                                         const AttentionContext&, int) {
+  return NoCuda();
+}
+
 absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config&, const Model&) { return NoCuda(); }
 
-AllocatePage GpuPages() {
-  return [](int64_t) -> absl::StatusOr<Page> { return NoCuda(); };
-}
+PageMemory GpuPages(const Config&) { return {}; }
 
 absl::StatusOr<std::unique_ptr<Transformer>> MakeGpuTransformer(const Config&, const Model&) {
   return NoCuda();

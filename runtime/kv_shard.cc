@@ -14,37 +14,39 @@ int64_t KeyRows(const KvShape& shape) {
   return shape.stripe_tokens + (shape.score_is_key ? 2 * shape.halo : 0);
 }
 
-int64_t LayerBytes(const KvShape& shape) {
-  const int64_t score_rows =
-      shape.score_dim == 0 || shape.score_is_key ? 0 : shape.stripe_tokens + 2 * shape.halo;
-  return (KeyRows(shape) + shape.stripe_tokens) * shape.row_bytes() +
-         score_rows * shape.score_row_bytes();
+int64_t KvLayerBytes(const KvShape& shape) {
+  return (KeyRows(shape) + shape.stripe_tokens) * shape.row_bytes();
+}
+
+int64_t ScoreLayerBytes(const KvShape& shape) {
+  if (shape.score_dim == 0 || shape.score_is_key) return 0;
+  return (shape.stripe_tokens + 2 * shape.halo) * shape.score_row_bytes();
 }
 
 }  // namespace
 
-int64_t KvShape::page_bytes() const { return layers * LayerBytes(*this); }
+int64_t KvShape::kv_bytes() const { return layers * KvLayerBytes(*this); }
+int64_t KvShape::score_bytes() const { return layers * ScoreLayerBytes(*this); }
 
 int64_t KvShape::key_offset(int64_t layer) const {
-  return layer * LayerBytes(*this) + (score_is_key ? halo : 0) * row_bytes();
+  return layer * KvLayerBytes(*this) + (score_is_key ? halo : 0) * row_bytes();
 }
 
 int64_t KvShape::value_offset(int64_t layer) const {
-  return layer * LayerBytes(*this) + KeyRows(*this) * row_bytes();
+  return layer * KvLayerBytes(*this) + KeyRows(*this) * row_bytes();
 }
 
 int64_t KvShape::score_offset(int64_t layer) const {
-  return score_is_key ? layer * LayerBytes(*this)
-                      : value_offset(layer) + stripe_tokens * row_bytes();
+  return layer * (score_is_key ? KvLayerBytes(*this) : ScoreLayerBytes(*this));
 }
 
-absl::StatusOr<Page> AllocateHostPage(int64_t bytes) {
+absl::StatusOr<Memory> AllocateHostMemory(int64_t bytes) {
   auto* memory = static_cast<std::byte*>(::operator new(bytes, std::nothrow));
   if (memory == nullptr) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory for a cache page of ", bytes, " bytes"));
   }
-  return Page(memory, [](std::byte* page) { ::operator delete(page); });
+  return Memory(memory, [](std::byte* page) { ::operator delete(page); });
 }
 
 absl::StatusOr<Page> PagePool::Allocate() {
@@ -57,7 +59,11 @@ absl::StatusOr<Page> PagePool::Allocate() {
     return absl::ResourceExhaustedError(
         absl::StrCat("all ", max_pages_, " cache pages are in use"));
   }
-  LONGSPAN_ASSIGN_OR_RETURN(Page page, allocate_(shape_.page_bytes()));
+  Page page;
+  LONGSPAN_ASSIGN_OR_RETURN(page.kv, memory_.kv(shape_.kv_bytes()));
+  if (shape_.score_bytes() > 0) {
+    LONGSPAN_ASSIGN_OR_RETURN(page.scores, memory_.scores(shape_.score_bytes()));
+  }
   ++allocated_;
   return page;
 }
@@ -77,22 +83,22 @@ absl::Status KvShard::Reserve(int64_t tokens) {
   return absl::OkStatus();
 }
 
-std::byte* KvShard::PageAt(int64_t page) {
+const Page& KvShard::PageAt(int64_t page) const {
   LONGSPAN_CHECK(page < static_cast<int64_t>(pages_.size()));
-  return pages_[page].get();
+  return pages_[page];
 }
 
 std::byte* KvShard::Key(int64_t layer, int64_t position) {
   const KvShape& shape = pool_->shape();
   LONGSPAN_CHECK(layout_.owner(position) == rank_);
-  return PageAt(layout_.page(position)) + shape.key_offset(layer) +
+  return PageAt(layout_.page(position)).kv.get() + shape.key_offset(layer) +
          position % shape.stripe_tokens * shape.row_bytes();
 }
 
 std::byte* KvShard::Value(int64_t layer, int64_t position) {
   const KvShape& shape = pool_->shape();
   LONGSPAN_CHECK(layout_.owner(position) == rank_);
-  return PageAt(layout_.page(position)) + shape.value_offset(layer) +
+  return PageAt(layout_.page(position)).kv.get() + shape.value_offset(layer) +
          position % shape.stripe_tokens * shape.row_bytes();
 }
 
@@ -100,7 +106,7 @@ std::byte* KvShard::ScoreKey(int64_t layer, int64_t page, int64_t position) {
   const KvShape& shape = pool_->shape();
   const int64_t row = position - layout_.StripeOfPage(rank_, page).begin + shape.halo;
   LONGSPAN_CHECK(row >= 0 && row < shape.stripe_tokens + 2 * shape.halo);
-  return PageAt(page) + shape.score_offset(layer) + row * shape.score_row_bytes();
+  return PageAt(page).score_base() + shape.score_offset(layer) + row * shape.score_row_bytes();
 }
 
 std::vector<int64_t> KvShard::PagesNear(int64_t position) const {

@@ -28,27 +28,43 @@ struct KvShape {
 
   int64_t row_bytes() const { return kv_dim * SizeOf(dtype); }
   int64_t score_row_bytes() const { return score_dim * SizeOf(dtype); }
-  int64_t page_bytes() const;
 
-  // A layer of a page is keys [stripe], values [stripe], score keys [halo + stripe + halo]; exact
-  // scores read the keys, which then have the halo. Bytes from a page's begin to the first key,
-  // value, or score key (of the halo in front).
+  // A page has two parts, since what is scored may lie in faster memory. A layer of the first is
+  // keys [stripe], values [stripe]; of the second score keys [halo + stripe + halo]. Exact scores
+  // read the keys, which then have the halo, and there is no second part.
+  int64_t kv_bytes() const;     // of the first part
+  int64_t score_bytes() const;  // of the second
+  int64_t page_bytes() const { return kv_bytes() + score_bytes(); }
+  // Bytes from the begin of its part to a layer's first key, value, or score key (of the halo in
+  // front).
   int64_t key_offset(int64_t layer) const;
   int64_t value_offset(int64_t layer) const;
   int64_t score_offset(int64_t layer) const;
 };
 
-// Memory of one page, of the host or of a GPU.
-using Page = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
-using AllocatePage = std::function<absl::StatusOr<Page>(int64_t bytes)>;
+// Memory of the host or of a GPU.
+using Memory = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
+using AllocateMemory = std::function<absl::StatusOr<Memory>(int64_t bytes)>;
 // Not zeroed: pages of memory are touched, and so committed, as tokens are written.
-absl::StatusOr<Page> AllocateHostPage(int64_t bytes);
+absl::StatusOr<Memory> AllocateHostMemory(int64_t bytes);
+
+struct Page {
+  Memory kv;
+  Memory scores;  // null where they are the keys, or there are none
+  std::byte* score_base() const { return scores != nullptr ? scores.get() : kv.get(); }
+};
+
+// Where the parts of pages come from.
+struct PageMemory {
+  AllocateMemory kv = AllocateHostMemory;
+  AllocateMemory scores = AllocateHostMemory;
+};
 
 // Pages of a rank, up to a limit. Freed pages are kept for the next sequence.
 class PagePool {
  public:
-  PagePool(const KvShape& shape, int64_t max_pages, AllocatePage allocate = AllocateHostPage)
-      : shape_(shape), max_pages_(max_pages), allocate_(std::move(allocate)) {}
+  PagePool(const KvShape& shape, int64_t max_pages, PageMemory memory = {})
+      : shape_(shape), max_pages_(max_pages), memory_(std::move(memory)) {}
 
   const KvShape& shape() const { return shape_; }
   int64_t max_pages() const { return max_pages_; }
@@ -58,7 +74,7 @@ class PagePool {
  private:
   KvShape shape_;
   int64_t max_pages_;
-  AllocatePage allocate_;
+  PageMemory memory_;
   int64_t allocated_ = 0;
   std::vector<Page> free_;
 };
@@ -90,7 +106,7 @@ class KvShard {
   std::vector<int64_t> PagesNear(int64_t position) const;
 
  private:
-  std::byte* PageAt(int64_t page);
+  const Page& PageAt(int64_t page) const;
 
   PagePool* pool_;
   SequenceLayout layout_;

@@ -113,14 +113,20 @@ std::string FormatBytes(int64_t bytes) {
 
 int64_t MemoryPlan::MaxPages(double fraction) const {
   const double room = static_cast<double>(available) * fraction - static_cast<double>(fixed());
-  return room <= 0 ? 0 : static_cast<int64_t>(room / static_cast<double>(page));
+  const int64_t pages = room <= 0 ? 0 : static_cast<int64_t>(room / static_cast<double>(page));
+  if (host_page == 0) return pages;
+  const double host_room = static_cast<double>(host_available) * fraction;
+  return std::min(pages, static_cast<int64_t>(host_room / static_cast<double>(host_page)));
 }
 
 std::string MemoryPlan::ToString() const {
-  return absl::StrFormat(
+  std::string text = absl::StrFormat(
       "weights %s, activations %s, scores %s, exchange %s, cache page %s; available %s",
       FormatBytes(weights), FormatBytes(activations), FormatBytes(scores), FormatBytes(exchange),
       FormatBytes(page), FormatBytes(available));
+  if (host_page == 0) return text;
+  return absl::StrCat(text, "; on the host, cache page ", FormatBytes(host_page), ", available ",
+                      FormatBytes(host_available));
 }
 
 MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvShape& kv,

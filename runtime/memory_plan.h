@@ -14,12 +14,14 @@ namespace longspan {
 
 // Bytes of one rank, by part. Nothing but the pages grows with the context.
 struct MemoryPlan {
-  int64_t weights = 0;      // this rank's share of the files that all ranks of a host map
-  int64_t activations = 0;  // of one chunk
-  int64_t scores = 0;       // gathered queries, maxima and candidates of one chunk
-  int64_t exchange = 0;     // messages of the ring, and what they bring
-  int64_t page = 0;         // of the cache: one stripe of one sequence
-  int64_t available = 0;    // to this rank
+  int64_t weights = 0;         // this rank's share of the files that all ranks of a host map
+  int64_t activations = 0;     // of one chunk
+  int64_t scores = 0;          // gathered queries, maxima and candidates of one chunk
+  int64_t exchange = 0;        // messages of the ring, and what they bring
+  int64_t page = 0;            // of the cache: one stripe of one sequence
+  int64_t available = 0;       // to this rank
+  int64_t host_page = 0;       // `kv_cache.tier: host`: the part of a page that is in host memory,
+  int64_t host_available = 0;  // and what this rank may use there
 
   int64_t fixed() const { return weights + activations + scores + exchange; }
   // Cache pages that fit in `fraction` of what is available.

@@ -61,13 +61,6 @@ absl::Status LoadFactors(const Config& config, Model* model) {
   return absl::OkStatus();
 }
 
-// What a GPU computes in follows the checkpoint; ranks on the CPU compute in float32.
-void ResolveDType(const ModelConfig& model, Config* config) {
-  if (config->dtype != "auto") return;
-  const bool wide = config->device == "cpu" || model.dtype == DType::kFloat32;
-  config->dtype = wide ? "float32" : "bfloat16";
-}
-
 absl::Status LoadFiles(Communicator* communicator, Config* resolved, Model* model) {
   LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(resolved->model));
   ResolveDType(model->config, resolved);
@@ -136,24 +129,36 @@ KvShape MakeKvShape(const Config& config, const ModelConfig& model) {
   return kv;
 }
 
+void ResolveDType(const ModelConfig& model, Config* config) {
+  if (config->dtype != "auto") return;
+  const bool wide = config->device == "cpu" || model.dtype == DType::kFloat32;
+  config->dtype = wide ? "float32" : "bfloat16";
+}
+
 AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,
-                                      Communicator* communicator, Rope* rope,
-                                      AttentionCounts* counts) {
+                                      int num_ranks) {
   AttentionContext context;
-  context.communicator = communicator;
   context.shape = {model.num_heads, model.num_kv_heads, model.head_dim};
   // Queries and keys that are both longer by a factor: scores are by its square.
   context.shape.score_scale = model.rope.attention_factor * model.rope.attention_factor;
   context.kv = MakeKvShape(config, model);
   context.sizes = {config.esa.initial_tokens, config.esa.local_tokens,
                    config.attention == Attention::kDense};
-  context.layout = {config.parallel.stripe_tokens, communicator->size()};
+  context.layout = {config.parallel.stripe_tokens, num_ranks};
   context.esa = config.esa;
   context.selects = config.attention == Attention::kEsa && config.esa.top_k > 0;
   context.deterministic = config.deterministic;
   context.panel_rows = !config.deterministic     ? 0
                        : config.device == "cuda" ? kGpuPanelRows
                                                  : kCpuPanelRows;
+  return context;
+}
+
+AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,
+                                      Communicator* communicator, Rope* rope,
+                                      AttentionCounts* counts) {
+  AttentionContext context = MakeAttentionContext(config, model, communicator->size());
+  context.communicator = communicator;
   context.rope = rope;
   context.counts = counts;
   return context;
@@ -183,7 +188,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, FitCache(model->memory, pages, config, model->attention.layout)));
   model->pool = std::make_unique<PagePool>(model->attention.kv, pages,
-                                           on_gpu ? GpuPages() : AllocateHostPage);
+                                           on_gpu ? GpuPages(*config) : PageMemory());
   if (IsDummy(*config)) {  // only now, for nothing may be taken before it is known to fit
     LONGSPAN_ASSIGN_OR_RETURN(model->weights, MakeDummyWeights(model->config, /*fill=*/true));
   }

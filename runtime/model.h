@@ -50,8 +50,12 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const Config& config);
 // Cache shape and attention context of a model without its weights, for tests and calibration.
 KvShape MakeKvShape(const Config& config, const ModelConfig& model);
 AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,
+                                      int num_ranks);
+AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,
                                       Communicator* communicator, Rope* rope,
                                       AttentionCounts* counts);
+// Settles `dtype: auto`: a GPU computes in what the checkpoint is in, the CPU in float32.
+void ResolveDType(const ModelConfig& model, Config* config);
 std::vector<ScoreFactors> MakeScoreFactors(const Compressor& compressor);
 
 }  // namespace longspan

@@ -1,6 +1,8 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <string>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -38,6 +40,7 @@ struct StoredKind {
   int32_t halo;    // rows beside the stripe
 };
 constexpr int kMaxKinds = 3;
+constexpr int kScoreKind = 2;  // score keys that are not the keys
 struct StoredKinds {
   StoredKind kinds[kMaxKinds] = {};
   int count = 0;
@@ -65,10 +68,11 @@ absl::Status CheckLayer(const CacheLayer& layer) {
 absl::StatusOr<StoredKinds> KindsOf(const CacheLayer& layer, const float* keys, const float* values,
                                     const float* score_keys) {
   LONGSPAN_RETURN_IF_ERROR(CheckLayer(layer));
-  const int64_t halo_bytes = layer.halo * layer.score_dim * SizeOf(layer.dtype);
+  const int64_t halo_bytes = layer.halo * layer.score_dim * SizeOf(layer.score_dtype);
   const int64_t score_offset = layer.score_offset + halo_bytes;  // of the stripe
   const bool scores_keys = layer.score_dim > 0 && score_keys == nullptr;
-  if (scores_keys && (layer.score_dim != layer.kv_dim || score_offset != layer.key_offset)) {
+  if (scores_keys && (layer.score_dim != layer.kv_dim || layer.score_dtype != layer.dtype ||
+                      score_offset != layer.key_offset)) {
     return absl::InvalidArgumentError("no score keys to store, though they are not the keys");
   }
   StoredKinds kinds;
@@ -80,24 +84,41 @@ absl::StatusOr<StoredKinds> KindsOf(const CacheLayer& layer, const float* keys, 
   return kinds;
 }
 
-template <typename T>
+// Numbers that a thread stores at a time.
+template <typename T, bool kVectors>
+constexpr int kStored = kVectors ? 16 / static_cast<int>(sizeof(T)) : 1;
+
+template <typename T, typename ScoreT>
 bool AreVectors(const StoredKinds& kinds) {
-  constexpr int64_t kVector = 16 / sizeof(T);
-  return std::all_of(kinds.kinds, kinds.kinds + kinds.count, [](const StoredKind& kind) {
-    return kind.dim % kVector == 0 && kind.offset % 16 == 0 && IsAligned(kind.from, 16);
-  });
+  for (int k = 0; k < kinds.count; ++k) {
+    const StoredKind& kind = kinds.kinds[k];
+    const int vector = k == kScoreKind ? kStored<ScoreT, true> : kStored<T, true>;
+    if (kind.dim % vector != 0 || kind.offset % 16 != 0 || !IsAligned(kind.from, 16)) return false;
+  }
+  return true;
 }
 
-// f<T, numbers that a thread stores at a time>().
+// f<T, ScoreT, whether threads store 16 bytes at a time>(), the types of keys and score keys.
 template <typename F>
-absl::Status WithVectors(DType dtype, const StoredKinds& kinds, F&& f) {
-  return WithCacheType(dtype, [&]<typename T>() {
-    if (AreVectors<T>(kinds)) {
-      f.template operator()<T, 16 / sizeof(T)>();
+absl::Status WithVectors(const CacheLayer& layer, const StoredKinds& kinds, F&& f) {
+  const auto with_types = [&]<typename T, typename ScoreT>() {
+    if (AreVectors<T, ScoreT>(kinds)) {
+      f.template operator()<T, ScoreT, true>();
     } else {
-      f.template operator()<T, 1>();
+      f.template operator()<T, ScoreT, false>();
     }
     return absl::OkStatus();
+  };
+  return WithCacheType(layer.dtype, [&]<typename T>() -> absl::Status {
+    if (kinds.count <= kScoreKind || layer.score_dtype == layer.dtype) {
+      return with_types.template operator()<T, T>();
+    }
+    if (layer.score_dtype == DType::kFloat8E4M3) {
+      return with_types.template operator()<T, __nv_fp8_e4m3>();
+    }
+    return absl::UnimplementedError(
+        absl::StrCat("score keys of ", std::string(DTypeName(layer.score_dtype)),
+                     " beside keys of ", std::string(DTypeName(layer.dtype))));
   });
 }
 
@@ -107,21 +128,21 @@ __device__ T* NumberAt(std::byte* page, const StoredKind& kind, int64_t i) {
   return reinterpret_cast<T*>(page + kind.offset) + i;
 }
 
-// Block (x, run, kind). A run's rows follow one another in its page as they do in the source.
+// A run's rows follow one another in its page as they do in the source.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kThreads)
-    StoreRunsKernel(const StoreRunsArgs args, const __grid_constant__ StoredKinds kinds) {
-  const StoredKind kind = kinds.kinds[blockIdx.z];
+__device__ __forceinline__ void StoreRunsOf(const StoreRunsArgs& args, const StoredKind& kind) {
   const ShardGeometry& geometry = args.layer.geometry;
   const int64_t stripe = geometry.stripe_tokens;
   // A stripe's neighbours are on the same rank only if there is no other.
   const int64_t halo = geometry.num_ranks == 1 ? kind.halo : 0;
+  std::byte* const* const pages =
+      blockIdx.z == kScoreKind && args.score_pages != nullptr ? args.score_pages : args.pages;
   for (int r = blockIdx.y; r < args.num_runs; r += gridDim.y) {
     const StoredRun run = args.runs[r];
     const int64_t page = run.first_position / stripe / geometry.num_ranks;
     const int64_t first = run.first_position % stripe;
     const float* const from = kind.from + run.first_row * kind.dim;
-    std::byte* const own = args.pages[page];
+    std::byte* const own = pages[page];
     for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
          i < run.count * kind.dim; i += int64_t{gridDim.x} * kThreads * kVector) {
       float numbers[kVector];
@@ -131,20 +152,28 @@ __global__ void __launch_bounds__(kThreads)
       if (halo == 0) continue;
       const int64_t shift = stripe * kind.dim;  // to the same row of the next page
       if (at < halo * kind.dim && page > 0) {
-        StoreFloats(numbers, NumberAt<T>(args.pages[page - 1], kind, at + shift));
+        StoreFloats(numbers, NumberAt<T>(pages[page - 1], kind, at + shift));
       }
       if (at >= (stripe - halo) * kind.dim && page + 1 < args.num_pages) {
-        StoreFloats(numbers, NumberAt<T>(args.pages[page + 1], kind, at - shift));
+        StoreFloats(numbers, NumberAt<T>(pages[page + 1], kind, at - shift));
       }
     }
   }
 }
 
-// Block (row, kind).
-template <typename T, int kVector>
+// Block (x, run, kind).
+template <typename T, typename ScoreT, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
-    StoreTokensKernel(const StoreTokensArgs args, const __grid_constant__ StoredKinds kinds) {
-  const StoredKind kind = kinds.kinds[blockIdx.y];
+    StoreRunsKernel(const StoreRunsArgs args, const __grid_constant__ StoredKinds kinds) {
+  const StoredKind kind = kinds.kinds[blockIdx.z];
+  if constexpr (!std::is_same_v<T, ScoreT>) {
+    if (blockIdx.z == kScoreKind) return StoreRunsOf<ScoreT, kStored<ScoreT, kVectors>>(args, kind);
+  }
+  StoreRunsOf<T, kStored<T, kVectors>>(args, kind);
+}
+
+template <typename T, int kVector>
+__device__ __forceinline__ void StoreToken(const StoreTokensArgs& args, const StoredKind& kind) {
   const ShardGeometry& geometry = args.layer.geometry;
   const DecodeRow row = args.rows[blockIdx.x];
   if (row.position < 0) return;
@@ -162,13 +191,26 @@ __global__ void __launch_bounds__(kThreads)
       continue;
     }
     // The table is the cache's: kernels that only read it see it as constant.
-    std::byte* const begin = const_cast<std::byte*>(row.pages[page]);
+    const bool apart = blockIdx.y == kScoreKind && row.score_pages != nullptr;
+    std::byte* const begin =
+        const_cast<std::byte*>(apart ? row.score_pages[page] : row.pages[page]);
     for (int64_t i = threadIdx.x * kVector; i < kind.dim; i += kThreads * kVector) {
       float numbers[kVector];
       LoadManyFloats(from + i, numbers);
       StoreFloats(numbers, NumberAt<T>(begin, kind, to * kind.dim + i));
     }
   }
+}
+
+// Block (row, kind).
+template <typename T, typename ScoreT, bool kVectors>
+__global__ void __launch_bounds__(kThreads)
+    StoreTokensKernel(const StoreTokensArgs args, const __grid_constant__ StoredKinds kinds) {
+  const StoredKind kind = kinds.kinds[blockIdx.y];
+  if constexpr (!std::is_same_v<T, ScoreT>) {
+    if (blockIdx.y == kScoreKind) return StoreToken<ScoreT, kStored<ScoreT, kVectors>>(args, kind);
+  }
+  StoreToken<T, kStored<T, kVectors>>(args, kind);
 }
 
 // ---- Moving rows as they are ----
@@ -388,12 +430,13 @@ absl::Status StoreRuns(const StoreRunsArgs& args, Stream stream) {
   if (args.num_runs == 0 || args.max_count == 0) return absl::OkStatus();
   LONGSPAN_ASSIGN_OR_RETURN(const StoredKinds kinds,
                             KindsOf(args.layer, args.keys, args.values, args.score_keys));
-  LONGSPAN_RETURN_IF_ERROR(WithVectors(args.layer.dtype, kinds, [&]<typename T, int kVector>() {
-    const dim3 grid(BlocksOf(args.max_count * kinds.max_dim, kThreads * kVector),
+  const auto launch = [&]<typename T, typename ScoreT, bool kVectors>() {
+    const dim3 grid(BlocksOf(args.max_count * kinds.max_dim, kThreads * kStored<T, kVectors>),
                     static_cast<unsigned>(std::min<int64_t>(args.num_runs, kMaxGridY)),
                     kinds.count);
-    StoreRunsKernel<T, kVector><<<grid, kThreads, 0, stream>>>(args, kinds);
-  }));
+    StoreRunsKernel<T, ScoreT, kVectors><<<grid, kThreads, 0, stream>>>(args, kinds);
+  };
+  LONGSPAN_RETURN_IF_ERROR(WithVectors(args.layer, kinds, launch));
   return CheckLaunch("StoreRuns");
 }
 
@@ -401,16 +444,17 @@ absl::Status StoreTokens(const StoreTokensArgs& args, Stream stream) {
   if (args.num_rows == 0) return absl::OkStatus();
   LONGSPAN_ASSIGN_OR_RETURN(const StoredKinds kinds,
                             KindsOf(args.layer, args.keys, args.values, args.score_keys));
-  LONGSPAN_RETURN_IF_ERROR(WithVectors(args.layer.dtype, kinds, [&]<typename T, int kVector>() {
+  const auto launch = [&]<typename T, typename ScoreT, bool kVectors>() {
     const dim3 grid(args.num_rows, kinds.count);
-    StoreTokensKernel<T, kVector><<<grid, kThreads, 0, stream>>>(args, kinds);
-  }));
+    StoreTokensKernel<T, ScoreT, kVectors><<<grid, kThreads, 0, stream>>>(args, kinds);
+  };
+  LONGSPAN_RETURN_IF_ERROR(WithVectors(args.layer, kinds, launch));
   return CheckLaunch("StoreTokens");
 }
 
 absl::Status CopyScoreRows(const CopyScoreRowsArgs& args, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(CheckLayer(args.layer));
-  const int64_t bytes = args.layer.score_dim * SizeOf(args.layer.dtype);
+  const int64_t bytes = args.layer.score_dim * SizeOf(args.layer.score_dtype);
   if (args.num_runs == 0 || args.max_count == 0 || bytes == 0) return absl::OkStatus();
   const auto launch = [&]<typename Unit>() {
     const int64_t row_units = bytes / static_cast<int64_t>(sizeof(Unit));
@@ -420,6 +464,8 @@ absl::Status CopyScoreRows(const CopyScoreRowsArgs& args, Stream stream) {
   };
   if (bytes % 16 == 0 && args.layer.score_offset % 16 == 0 && IsAligned(args.message, 16)) {
     launch.template operator()<uint4>();
+  } else if (args.layer.score_dtype == DType::kFloat8E4M3) {
+    launch.template operator()<uint8_t>();
   } else {
     launch.template operator()<uint16_t>();
   }
@@ -438,6 +484,8 @@ absl::Status GatherRows(const GatherRowsArgs& args, Stream stream) {
   if (bytes % 16 == 0 && args.layer.key_offset % 16 == 0 && args.layer.value_offset % 16 == 0 &&
       IsAligned(args.message, 16)) {
     launch.template operator()<uint4>();
+  } else if (args.layer.dtype == DType::kFloat8E4M3) {
+    launch.template operator()<uint8_t>();
   } else {
     launch.template operator()<uint16_t>();
   }
@@ -482,7 +530,7 @@ absl::Status CompressTokens(const CompressTokensArgs& args, Stream stream) {
                                                    " heads of ", args.shape.head_dim,
                                                    " numbers: no multiples of 16 bytes"));
   }
-  return WithCacheType(args.dtype, [&]<typename T>() {
+  const auto launch = [&]<typename T>() {
     if (args.rows == 1) {
       LaunchCompress<T, 1>(args, stream);
     } else if (args.rows == 2) {
@@ -493,7 +541,11 @@ absl::Status CompressTokens(const CompressTokensArgs& args, Stream stream) {
       LaunchCompress<T, kMaxCompressRows>(args, stream);
     }
     return CheckLaunch("CompressTokens");
-  });
+  };
+  if (args.dtype == DType::kFloat32) return launch.template operator()<float>();
+  if (args.dtype == DType::kBFloat16) return launch.template operator()<__nv_bfloat16>();
+  return absl::UnimplementedError(absl::StrCat("factors of ", std::string(DTypeName(args.dtype)),
+                                               ": they are float32 or bfloat16"));
 }
 
 }  // namespace longspan::cuda

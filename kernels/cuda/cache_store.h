@@ -18,7 +18,9 @@ namespace longspan::cuda {
 // aligned to 16 bytes. Where rows are too, they move 16 bytes at a time, else number by number.
 struct CacheLayer {
   ShardGeometry geometry;
-  DType dtype = DType::kBFloat16;  // float32 or bfloat16
+  DType dtype = DType::kBFloat16;        // of keys and values: float32, bfloat16 or fp8_e4m3
+  DType score_dtype = DType::kBFloat16;  // of score keys: `dtype`, always if they are the keys, or
+                                         // fp8_e4m3
   int64_t kv_dim = 0;
   int64_t key_offset = 0;    // [stripe, kv_dim]
   int64_t value_offset = 0;  // [stripe, kv_dim]
@@ -39,6 +41,8 @@ struct StoredRun {
 struct StoreRunsArgs {
   CacheLayer layer;
   std::byte* const* pages = nullptr;  // device: this rank's pages of the sequence
+  // Where score keys that are not the keys lie in memory of their own; null: in `pages`.
+  std::byte* const* score_pages = nullptr;
   int64_t num_pages = 0;
   const StoredRun* runs = nullptr;  // device [num_runs], own positions
   int num_runs = 0;
@@ -76,7 +80,7 @@ struct CopyScoreRowsArgs {
   const ScoreRun* runs = nullptr;     // device [num_runs]
   int num_runs = 0;
   int64_t max_count = 0;         // of any run
-  std::byte* message = nullptr;  // device [rows, score_dim] of the layer's dtype
+  std::byte* message = nullptr;  // device [rows, score_dim] of the layer's score_dtype
   bool to_pages = false;         // from the message; otherwise into it
 };
 absl::Status CopyScoreRows(const CopyScoreRowsArgs& args, Stream stream);

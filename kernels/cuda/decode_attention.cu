@@ -35,7 +35,11 @@ __global__ void __launch_bounds__(Core::kThreads, kBlocksPerMultiprocessor)
     DecodeAttentionKernel(const __grid_constant__ Job job) {
   extern __shared__ __align__(256) std::byte memory[];  // cores rely on it
   __shared__ bool is_last;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
   Core::Attend(job, memory);
+  WaitForPredecessors();  // the launch before may still be merging what lies in the workspace
 
   const int group = job.group();
   const int64_t index = int64_t{blockIdx.z} * gridDim.x + blockIdx.x;  // of the row and KV head
@@ -86,16 +90,26 @@ absl::Status Launch(const DecodeAttentionArgs& args, Stream stream) {
   job.num_ranks = Divisor(args.geometry.num_ranks);
   job.units = Divisor(splits * P::kTeams);
   const dim3 grid(static_cast<unsigned>(shape.kv_heads), splits, args.num_rows);
-  kernel<<<grid, P::kThreads, P::kSharedBytes, stream>>>(job);
-  return CheckLaunch("decode attention");
+  // Its blocks may take their places, and attend to near tokens, before the selection is done.
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(P::kThreads);
+  config.dynamicSmemBytes = P::kSharedBytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  return ToStatus(cudaLaunchKernelEx(&config, kernel, job), "decode attention");
 }
 
 template <typename T, int kDim>
 absl::Status LaunchForGroup(const DecodeAttentionArgs& args, Stream stream) {
   const int64_t group = args.shape.group();
-  if constexpr (std::is_same_v<T, __nv_bfloat16> && (kDim == 64 || kDim == 128)) {
-    if (group <= 4) return Launch<MmaTiling<kDim, 1>>(args, stream);
-    if (group <= 8) return Launch<MmaTiling<kDim, 2>>(args, stream);
+  if constexpr (!std::is_same_v<T, float> && (kDim == 64 || kDim == 128)) {
+    if (group <= 4) return Launch<MmaTiling<T, kDim, 1>>(args, stream);
+    if (group <= 8) return Launch<MmaTiling<T, kDim, 2>>(args, stream);
   }
   if (group == 1) return Launch<SimtTiling<T, kDim, 1, 1>>(args, stream);
   if (group == 2) return Launch<SimtTiling<T, kDim, 2, 1>>(args, stream);

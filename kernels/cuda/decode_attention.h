@@ -20,7 +20,7 @@ namespace longspan::cuda {
 // below 2^32 - 1; a row at -1 reads nothing. The pages of what is read must exist, no others.
 struct DecodeAttentionArgs {
   AttentionShape shape;
-  DType dtype = DType::kBFloat16;  // of cached keys and values, float32 or bfloat16
+  DType dtype = DType::kBFloat16;  // of cached keys and values: float32, bfloat16, fp8_e4m3
   ShardGeometry geometry;
   // Bytes from a page's begin to the layer's first key, or value, row: multiples of 16, as pages
   // are aligned. A stripe's rows [kv_heads, head_dim] follow one another; keys are before RoPE.

@@ -10,16 +10,22 @@
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/decode_attention_merge.cuh"
 #include "kernels/cuda/decode_attention_share.cuh"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/rope.cuh"
 
-// Decode attention on tensor cores, of bfloat16 keys and values. A team is one warp, and a step 16
-// tokens: scores^T [16, 8] = keys [16, head_dim] x queries^T, then output^T [head_dim, 8] +=
-// values^T [head_dim, 16] x weights^T. Columns 0-3 are four heads' numbers cut to what tensor cores
-// multiply, 4-7 the rests, so that sums of the two have almost a float's precision.
+// Decode attention on tensor cores, of bfloat16 or fp8_e4m3 keys and values. A team is one warp,
+// and a step 16 tokens: scores^T [16, 8] = keys [16, head_dim] x queries^T, then output^T
+// [head_dim, 8] += values^T [head_dim, 16] x weights^T. Columns 0-3 are four heads' numbers cut to
+// what tensor cores multiply, 4-7 the rests, so that sums of the two have almost a float's
+// precision.
 //
 // A query at position p meets keys at p - d + t as R(d) q . R(t) k. So the queries are turned to
 // the distance d of the step's first token and key t of a step of consecutive tokens by t; where
 // all distances are the same, keys stay as they are.
+//
+// Numbers of 8 bits are loaded as if two of them were one of 16, and become others in registers. A
+// lane then has the neighbours of one row; which dimension goes by which place of a fragment is
+// free, as long as both operands, or the sums and those who read them, agree.
 namespace longspan::cuda::decode {
 
 constexpr int kMmaStepTokens = 16;
@@ -29,8 +35,9 @@ constexpr int kMmaStagesBytes = 1 << 14;  // of a warp: enough to be under way a
 template <typename P>
 __device__ __forceinline__ void AttendMma(const Job& job, std::byte* memory);
 
-template <int kHeadDim, int kHeadTiles>
+template <typename T, int kHeadDim, int kHeadTiles>
 struct MmaTiling {
+  static constexpr bool kFp8 = kIsFp8<T>;
   static constexpr int kDim = kHeadDim;
   static constexpr int kHalf = kDim / 2;
   static constexpr int kTiles = kHeadTiles;
@@ -41,9 +48,24 @@ struct MmaTiling {
   static constexpr int kMergeStride = kDim + 8;  // so that StoreWarp's lanes meet no bank twice
 
   static constexpr int kStepTokens = kMmaStepTokens;
-  static constexpr int kRowBytes = kDim * 2;
+  static constexpr int kRowBytes = kDim * static_cast<int>(sizeof(T));
   // Eight tokens' pieces of one place lie in different banks, as ldmatrix wants it.
-  static __device__ int Piece(int token, int piece) { return piece ^ (token & 7); }
+  static __device__ int Piece(int token, int piece) {
+    return kRowBytes < 128 ? piece ^ (token / 2 & 3) : piece ^ (token & 7);
+  }
+  static_assert(kRowBytes >= 64);
+
+  // Of the 8 dimensions of a step of scores a lane has PairDim() + StepDim(step) and the next one.
+  static constexpr int kLoadedSteps = kFp8 ? 4 : 2;  // at once
+  static __device__ int PairDim() { return static_cast<int>(threadIdx.x % 4) * (kFp8 ? 4 : 2); }
+  static __device__ constexpr int StepDim(int step) {
+    return kFp8 ? step / 2 * 16 + step % 2 * 2 : step * 8;
+  }
+  // Of 16 dimensions of outputs a lane has these two.
+  static __device__ int OutputDim(bool second) {
+    const int row = static_cast<int>(threadIdx.x % kWarp / 4);
+    return kFp8 ? 2 * row + (second ? 1 : 0) : row + (second ? 8 : 0);
+  }
 
   static constexpr int kHalfStageBytes = kStepTokens * kRowBytes;
   static constexpr int kStageBytes = 2 * kHalfStageBytes;  // keys, then values
@@ -51,7 +73,7 @@ struct MmaTiling {
   // Tokens under way, of the next step, and those that one more round of listing may add.
   static constexpr int kRing = std::bit_ceil(unsigned{(kStages + 1) * kStepTokens + kWarp});
   static constexpr int kStagesBytes = kTeams * kMmaStagesBytes;
-  static constexpr int kTurnStride = kHalf + 8;  // as kMergeStride
+  static constexpr int kTurnStride = kHalf + (kFp8 ? 2 : 8);  // as kMergeStride
   static constexpr int kTurnsBytes = kStepTokens * kTurnStride * static_cast<int>(sizeof(float2));
   static constexpr int kSharedBytes = kStagesBytes + kTurnsBytes + kTeams * kRing * (8 + 4);
 
@@ -160,7 +182,7 @@ __device__ __forceinline__ void CopyTurns(const RopeTable& table, float2* turns)
 // 2 * Pair() + {0, 1} are those of its scores and outputs: heads 2 * (Pair() % 2) + {0, 1}.
 template <typename P>
 struct MmaState {
-  // Turned to `distance`: dimensions 8 * step + 2 * Pair() + {0, 1}, and those plus half.
+  // Turned to `distance`: the lane's two dimensions of each step, and those plus half.
   uint32_t query_low[P::kTiles][P::kHalf / 8][2], query_high[P::kTiles][P::kHalf / 8][2];
   uint32_t distance;
   float output[P::kTiles][P::kDim / 16][4];  // not yet normalised; columns as scores
@@ -179,15 +201,15 @@ __device__ __forceinline__ void TurnQueries(const Job& job, uint32_t distance, M
     const uint32_t cut = CutToTf32(x);
     *to = rest ? __float_as_uint(x - __uint_as_float(cut)) : cut;
   };
-  const RotationRow rotations = RotationsFrom(job.args.rope, distance, 2 * Pair());
+  const RotationRow rotations = RotationsFrom(job.args.rope, distance, P::PairDim());
 #pragma unroll
   for (int step = 0; step < P::kHalf / 8; ++step) {
-    const float4 by = RotationsAt(rotations, 8 * step);
+    const float4 by = RotationsAt(rotations, P::StepDim(step));
 #pragma unroll
     for (int tile = 0; tile < P::kTiles; ++tile) {
       // Heads past the group repeat its last one: a condition would keep loads from overlapping.
       const int head = min(tile * kMmaHeads + Row() % kMmaHeads, group - 1);
-      const float* from = queries + head * P::kDim + 2 * Pair() + 8 * step;
+      const float* from = queries + head * P::kDim + P::PairDim() + P::StepDim(step);
       const float2 a = __ldg(reinterpret_cast<const float2*>(from));
       const float2 b = __ldg(reinterpret_cast<const float2*>(from + P::kHalf));
       float low[2] = {a.x, a.y};
@@ -239,6 +261,21 @@ __device__ __forceinline__ void AddProducts(const float (&keys)[2][2], const uin
   if constexpr (kWithRests) MultiplyTf32(rest, query, rests);
 }
 
+// The lane's two numbers of step `step` of what was loaded, of token Row() + 8 * i.
+template <typename P>
+__device__ __forceinline__ void KeyPair(const uint32_t (&loaded)[4], int step, int i,
+                                        float (&pair)[2]) {
+  if constexpr (P::kFp8) {
+    const uint32_t four = loaded[step / 2 * 2 + i];
+    const float2 two = Fp8ToFloats(static_cast<uint16_t>(step % 2 == 0 ? four : four >> 16));
+    pair[0] = two.x;
+    pair[1] = two.y;
+  } else {
+    pair[0] = Low(loaded[2 * step + i]);
+    pair[1] = High(loaded[2 * step + i]);
+  }
+}
+
 // scores: of tokens Row(), Row() + 8 by columns. turn_at(i, step) are the RotationsAt that key
 // Row() + 8 * i is turned by, if kTurned.
 template <typename P, bool kTurned, typename TurnAt>
@@ -248,19 +285,18 @@ __device__ __forceinline__ void ScoreKeys(const std::byte* keys, TurnAt&& turn_a
   const unsigned address = PieceAddress<P>(keys, lane % 16, lane / 16);
   float sums[2][P::kTiles][4] = {}, rests[2][P::kTiles][4] = {};
 #pragma unroll
-  for (int step = 0; step < P::kHalf / 8; step += 2) {
+  for (int step = 0; step < P::kHalf / 8; step += P::kLoadedSteps) {
+    constexpr int kPieceSteps = P::kLoadedSteps / 2;
     uint32_t lows[4], highs[4];
-    LoadMatrices(address ^ (step * 16), lows);
-    LoadMatrices(address ^ ((step + P::kHalf / 8) * 16), highs);
+    LoadMatrices(address ^ (step / kPieceSteps * 16), lows);
+    LoadMatrices(address ^ ((step + P::kHalf / 8) / kPieceSteps * 16), highs);
 #pragma unroll
-    for (int s = 0; s < 2; ++s) {
+    for (int s = 0; s < P::kLoadedSteps; ++s) {
       float low[2][2], high[2][2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        low[i][0] = Low(lows[2 * s + i]);
-        low[i][1] = High(lows[2 * s + i]);
-        high[i][0] = Low(highs[2 * s + i]);
-        high[i][1] = High(highs[2 * s + i]);
+        KeyPair<P>(lows, s, i, low[i]);
+        KeyPair<P>(highs, s, i, high[i]);
         if constexpr (kTurned) Turn(turn_at(i, step + s), low[i], high[i]);
       }
 #pragma unroll
@@ -290,21 +326,21 @@ __device__ __forceinline__ void Score(const Job& job, const TokenList<P>& list, 
     ScoreKeys<P, false>(
         keys, [](int, int) { return float4{}; }, state, scores);
   } else if (step.kind == StepKind::kConsecutive) {
-    const float2* own = turns + Row() * P::kTurnStride + 2 * Pair();
+    const float2* own = turns + Row() * P::kTurnStride + P::PairDim();
     ScoreKeys<P, true>(
         keys,
         [&](int i, int s) {
-          return *reinterpret_cast<const float4*>(own + i * 8 * P::kTurnStride + 8 * s);
+          return *reinterpret_cast<const float4*>(own + i * 8 * P::kTurnStride + P::StepDim(s));
         },
         state, scores);
   } else {
     const uint32_t* distances = list.distances + list.Slot(first) + Row();
-    const RotationRow rows[2] = {RotationsFrom(job.args.rope, distances[0], 2 * Pair()),
-                                 RotationsFrom(job.args.rope, distances[8], 2 * Pair())};
+    const RotationRow rows[2] = {RotationsFrom(job.args.rope, distances[0], P::PairDim()),
+                                 RotationsFrom(job.args.rope, distances[8], P::PairDim())};
     ScoreKeys<P, true>(
         keys,
         [&](int i, int s) {
-          const float4 by = RotationsAt(rows[i], 8 * s);
+          const float4 by = RotationsAt(rows[i], P::StepDim(s));
           return float4{by.x, -by.y, by.z, -by.w};
         },
         state, scores);
@@ -347,6 +383,25 @@ __device__ __forceinline__ uint32_t PackWeights(float first, float second) {
   return HasRests() ? PackBFloat16(first - Low(cut), second - High(cut)) : cut;
 }
 
+// The fragment of values of the m-th 16 dimensions, of which every second load, of 8-bit numbers,
+// has two.
+template <typename P>
+__device__ __forceinline__ void LoadValues(unsigned address, int m, uint32_t (&loaded)[4],
+                                           uint32_t (&a)[4]) {
+  if constexpr (P::kFp8) {
+    if (m % 2 == 0) LoadTransposed(address ^ (m / 2 * 32), loaded);
+#pragma unroll
+    for (int tokens = 0; tokens < 2; ++tokens) {
+      // Of two tokens the numbers of one dimension, then those of the next.
+      const uint32_t four = __byte_perm(loaded[2 * tokens + m % 2], 0, 0x3120);
+      a[2 * tokens] = Fp8ToBFloat16(static_cast<uint16_t>(four));
+      a[2 * tokens + 1] = Fp8ToBFloat16(static_cast<uint16_t>(four >> 16));
+    }
+  } else {
+    LoadTransposed(address ^ (m * 32), a);
+  }
+}
+
 // Products are added by the CUDA cores, since tensor cores truncate their sums.
 template <typename P>
 __device__ __forceinline__ void AddValues(const std::byte* values,
@@ -360,10 +415,11 @@ __device__ __forceinline__ void AddValues(const std::byte* values,
     b[tile][0] = Transpose(PackWeights(weights[tile][0], weights[tile][1]));
     b[tile][1] = Transpose(PackWeights(weights[tile][2], weights[tile][3]));
   }
+  uint32_t loaded[4];
 #pragma unroll
   for (int m = 0; m < P::kDim / 16; ++m) {
     uint32_t a[4];
-    LoadTransposed(address ^ (m * 32), a);
+    LoadValues<P>(address, m, loaded, a);
 #pragma unroll
     for (int tile = 0; tile < P::kTiles; ++tile) {
       float product[4];
@@ -412,7 +468,7 @@ __device__ __forceinline__ void StoreWarp(int team, MmaState<P>* state,
       }
       if (Row() == 0 && !HasRests()) memory.statistics[at + e] = {state->max[tile][e], sum};
     }
-    float* output = memory.outputs + at * P::kMergeStride + Row() + (HasRests() ? 8 : 0);
+    float* output = memory.outputs + at * P::kMergeStride + P::OutputDim(HasRests());
 #pragma unroll
     for (int m = 0; m < P::kDim / 16; ++m) {
       const float(&own)[4] = state->output[tile][m];
@@ -436,8 +492,8 @@ __device__ __forceinline__ void AttendToShare(const Job& job, const TokenList<P>
   const int team = threadIdx.x / kWarp;
   uint32_t next = 0, filled = 0;
   // Units of one more step than others are of different blocks.
-  const Share share = ShareOf<P::kStepTokens>(job, blockIdx.z, team * gridDim.y + blockIdx.y);
-  ListTokens<P>(job, share, lane, P::kStages * P::kStepTokens, list, &next, &filled);
+  Share share = ShareOf<P::kStepTokens>(job, blockIdx.z, team * gridDim.y + blockIdx.y);
+  ListTokens<P>(job, blockIdx.z, lane, P::kStages * P::kStepTokens, list, &share, &next, &filled);
   __syncwarp();
 #pragma unroll 1
   for (int s = 0; s < P::kStages; ++s) {
@@ -459,7 +515,7 @@ __device__ __forceinline__ void AttendToShare(const Job& job, const TokenList<P>
     UpdateSoftmax<P>(job.scale, first, filled, state, scores, scale);
     AddValues<P>(stage + P::kHalfStageBytes, scores, scale, state);
     const uint32_t ahead = first + P::kStages * P::kStepTokens;
-    ListTokens<P>(job, share, lane, ahead + P::kStepTokens, list, &next, &filled);
+    ListTokens<P>(job, blockIdx.z, lane, ahead + P::kStepTokens, list, &share, &next, &filled);
     __syncwarp();
     CopyStep<P>(job.args, list, ahead, filled, lane, stage);
   }

@@ -92,18 +92,37 @@ __device__ __forceinline__ uint32_t OwnedBefore(const Job& job, uint32_t positio
   return place.page * tokens + (place.owner < rank ? 0 : place.owner == rank ? place.slot : tokens);
 }
 
-// What one team reads: `initial` own tokens from local index initial_begin on, then those of
-// `selected` candidates that are own, then `near` own tokens.
+// What one team reads: `near` own tokens from local index near_begin on, `initial` ones from
+// initial_begin on, then those of `selected` candidates that are own. Near tokens come first, for
+// they are known before the selection is.
 struct Share {
   const std::byte* const* pages;
   const uint64_t* candidates;
   uint32_t position;  // of the query
-  uint32_t initial_begin, initial;
-  uint32_t selected;
   uint32_t near_begin, near;
+  uint32_t initial_begin, initial;
+  uint32_t first_candidate;
+  uint32_t selected;  // at most; TakeSelection makes it exact
+  bool has_selection;
 
-  __device__ uint32_t total() const { return initial + selected + near; }
+  __device__ uint32_t known() const { return near + initial; }
+  __device__ uint32_t total() const { return near + initial + selected; }
 };
+
+// From here on the selection, and whatever else was under way before this launch, is done.
+__device__ __forceinline__ void WaitForPredecessors() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void TakeSelection(const Job& job, int row, Share* share) {
+  WaitForPredecessors();
+  const auto counted = static_cast<uint32_t>(__ldcg(job.args.selected_counts + row));
+  const uint32_t left = counted > share->first_candidate ? counted - share->first_candidate : 0;
+  share->selected = min(share->selected, left);
+  share->has_selection = true;
+}
 
 struct Interval {
   uint32_t begin, end;
@@ -131,8 +150,6 @@ template <uint32_t kStep>
 __device__ __forceinline__ Share ShareOf(const Job& job, int row, uint32_t unit) {
   const DecodeAttentionArgs& args = job.args;
   const DecodeRow decode_row = args.rows[row];
-  // Read whether needed or not, so that it need not wait for the row.
-  const uint32_t counted = args.selected != nullptr ? args.selected_counts[row] : 0;
   const auto position = static_cast<uint32_t>(decode_row.position);
   const int64_t lo = max(int64_t{0}, decode_row.position - args.local_tokens);
   const bool all_near = args.dense || lo <= args.initial_tokens;
@@ -142,23 +159,25 @@ __device__ __forceinline__ Share ShareOf(const Job& job, int row, uint32_t unit)
   uint32_t num_initial = 0, num_selected = 0;
   if (!all_near) {
     num_initial = OwnedBefore(job, static_cast<uint32_t>(args.initial_tokens));
-    num_selected = counted;
+    // How many there are is not known yet: mostly as many as there may be.
+    num_selected = args.selected != nullptr ? static_cast<uint32_t>(args.selected_stride) : 0;
   }
   const uint32_t selected_weight = (num_selected + ranks - 1) / job.num_ranks;
 
-  const Interval mine = UnitOf<kStep>(job, unit, num_initial + selected_weight + num_near);
-  const Interval initial = PartOf(mine, 0, num_initial);
-  const Interval selected = PartOf(mine, num_initial, selected_weight);
-  const Interval near = PartOf(mine, num_initial + selected_weight, num_near);
+  const Interval mine = UnitOf<kStep>(job, unit, num_near + num_initial + selected_weight);
+  const Interval near = PartOf(mine, 0, num_near);
+  const Interval initial = PartOf(mine, num_near, num_initial);
+  const Interval selected = PartOf(mine, num_near + num_initial, selected_weight);
 
   Share share;
   share.pages = decode_row.pages;
   share.position = position;
   share.initial_begin = initial.begin;
   share.initial = initial.end - initial.begin;
-  const uint32_t first_candidate = min(selected.begin * ranks, num_selected);
-  share.candidates = args.selected + row * args.selected_stride + first_candidate;
-  share.selected = min(selected.end * ranks, num_selected) - first_candidate;
+  share.first_candidate = min(selected.begin * ranks, num_selected);
+  share.candidates = args.selected + row * args.selected_stride + share.first_candidate;
+  share.selected = min(selected.end * ranks, num_selected) - share.first_candidate;
+  share.has_selection = share.selected == 0;
   share.near_begin = near_first + near.begin;
   share.near = near.end - near.begin;
   return share;
@@ -183,17 +202,18 @@ struct Token {
 // The share's token or candidate `index`, which may lie past its end.
 __device__ __forceinline__ Token TokenAt(const Job& job, const Share& share, uint32_t index) {
   const auto rank = static_cast<uint32_t>(job.args.geometry.rank);
-  const bool far = index < share.initial + share.selected;
+  const bool far = index >= share.near;
   Token token = {index < share.total(), {0, 0, rank}, 0};
   if (!token.own) return token;
   uint32_t position;
-  if (far && index >= share.initial) {
-    position = 0xffffffffu - static_cast<uint32_t>(share.candidates[index - share.initial]);
+  if (index >= share.known()) {
+    position =
+        0xffffffffu - static_cast<uint32_t>(__ldcg(share.candidates + index - share.known()));
     token.place = PlaceOf(job, position);
     token.own = token.place.owner == rank;
   } else {
-    const uint32_t local = far ? share.initial_begin + index
-                               : share.near_begin + (index - share.initial - share.selected);
+    const uint32_t local =
+        far ? share.initial_begin + (index - share.near) : share.near_begin + index;
     token.place.page = local / job.stripe_tokens;
     token.place.slot = local - token.place.page * job.stripe_tokens.value;
     position = (token.place.page * job.num_ranks.value + rank) * job.stripe_tokens.value +
@@ -207,13 +227,15 @@ __device__ __forceinline__ Token TokenAt(const Job& job, const Share& share, uin
 // Lists tokens until there are `want`, or no more. By one whole warp; `next` counts the share's
 // tokens and candidates looked at, `filled` those listed.
 template <typename P>
-__device__ __forceinline__ void ListTokens(const Job& job, const Share& share, int lane,
-                                           uint32_t want, const TokenList<P>& list, uint32_t* next,
-                                           uint32_t* filled) {
+__device__ __forceinline__ void ListTokens(const Job& job, int row, int lane, uint32_t want,
+                                           const TokenList<P>& list, Share* shared_share,
+                                           uint32_t* next, uint32_t* filled) {
+  Share& share = *shared_share;
   const DecodeAttentionArgs& args = job.args;
   const int64_t token_bytes = args.shape.kv_heads * P::kRowBytes;
-  const uint32_t total = share.total();
-  while (*filled < want && *next < total) {
+  while (*filled < want && *next < share.total()) {
+    if (!share.has_selection && *next + kWarp > share.known()) TakeSelection(job, row, &share);
+    const uint32_t total = share.total();
     const Token token = TokenAt(job, share, *next + lane);
     const unsigned owned = __ballot_sync(kAllLanes, token.own);
     if (token.own) {

@@ -48,7 +48,9 @@ struct SimtTiling {
   static constexpr int kLanes = kDim / (2 * kPairs);
   static constexpr int kSubgroups = kWarp / kLanes;
   static constexpr int kRowBytes = kDim * static_cast<int>(sizeof(T));
-  static constexpr int kStepTokens = std::min(kMaxStepTokens, kStepRowBytes / kRowBytes);
+  // As many tokens of 8-bit numbers as of 16-bit ones: a thread has registers for no more.
+  static constexpr int kStepTokens =
+      std::min(kMaxStepTokens, kStepRowBytes / std::max(kRowBytes, 2 * kDim));
   static constexpr int kTokens = kStepTokens / kSubgroups;
 
   // Scores of a subgroup's step, [kTokens, kHeads], end up spread over its lanes: kKept each, or
@@ -67,13 +69,13 @@ struct SimtTiling {
   static constexpr int kStageBytes = 2 * kHalfStageBytes;  // keys, then values
   // Tokens under way, of the next step, and those that one more round of listing may add.
   static constexpr int kRing = std::bit_ceil(unsigned{(kStages + 1) * kStepTokens + kWarp});
-  static constexpr int kStagesBytes = kTeams * kStages * kStageBytes;
   static constexpr int kMergeBytes = kTeams * kGroup * (kDim + 2) * 4;
+  static constexpr int kStagesBytes = std::max(kTeams * kStages * kStageBytes, kMergeBytes);
   static constexpr int kSharedBytes = kStagesBytes + kTeams * kRing * (8 + 4);
 
   static_assert(kTokens >= 1 && kTokens * kSubgroups == kStepTokens);
   static_assert(kKept <= kHeads);  // so that a lane's scores are of one token
-  static_assert(kMergeBytes <= kStagesBytes && kMaxSplits * kGroup * 4 <= kStagesBytes);
+  static_assert(kStagesBytes % 16 == 0 && kMaxSplits * kGroup * 4 <= kStagesBytes);
 
   static __device__ void Attend(const Job& job, std::byte* memory) {
     AttendSimt<SimtTiling>(job, memory);
@@ -360,7 +362,7 @@ __device__ __forceinline__ void AttendToShare(const Job& job, int team, int slic
       *share = ShareOf<1>(job, row, blockIdx.y * P::kTeams + team);
     }
     __syncwarp();
-    ListTokens<P>(job, *share, warp_lane, P::kStages * P::kStepTokens, list, &next, &listed);
+    ListTokens<P>(job, row, warp_lane, P::kStages * P::kStepTokens, list, share, &next, &listed);
   }
   SynchronizeTeam<P>(team);
   uint32_t filled = *list.filled;
@@ -382,7 +384,7 @@ __device__ __forceinline__ void AttendToShare(const Job& job, int team, int slic
     AddValues<P>(keys + P::kStepTokens * P::kDim, scores, state);
     const uint32_t ahead = first + P::kStages * P::kStepTokens;
     if (leads) {
-      ListTokens<P>(job, *share, warp_lane, ahead + P::kStepTokens, list, &next, &listed);
+      ListTokens<P>(job, row, warp_lane, ahead + P::kStepTokens, list, share, &next, &listed);
     }
     SynchronizeTeam<P>(team);
     filled = *list.filled;

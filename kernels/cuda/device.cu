@@ -106,6 +106,12 @@ absl::StatusOr<DeviceInfo> UseDevice(int device) {
         ", counted from 0; CUDA_VISIBLE_DEVICES can hide others, and nvidia-smi lists them all"));
   }
   LONGSPAN_RETURN_IF_ERROR(ToStatus(error, "cudaSetDevice"));
+  return CurrentDevice();
+}
+
+absl::StatusOr<DeviceInfo> CurrentDevice() {
+  int device = 0;
+  LONGSPAN_RETURN_IF_ERROR(ToStatus(cudaGetDevice(&device), "cudaGetDevice"));
   cudaDeviceProp properties;
   LONGSPAN_RETURN_IF_ERROR(
       ToStatus(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));

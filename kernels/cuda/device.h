@@ -37,6 +37,9 @@ absl::StatusOr<int> CountDevices();
 // the error says what to do. Unimplemented: an architecture before sm_80.
 absl::StatusOr<DeviceInfo> UseDevice(int device);
 
+// The calling thread's device.
+absl::StatusOr<DeviceInfo> CurrentDevice();
+
 struct MemoryInfo {
   int64_t free = 0;  // bytes
   int64_t total = 0;

@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/embed.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 namespace longspan::cuda {
@@ -12,6 +13,8 @@ constexpr int kVector = 4;  // floats of one store
 // Block (r, b) has the columns of row r that are its threads' in a grid of gridDim.y blocks.
 template <typename T, int kCount>
 __global__ void __launch_bounds__(kThreads) EmbedKernel(EmbedArgs args) {
+  LetSuccessorsStart();
+  WaitForPredecessors();
   const int64_t row = blockIdx.x;
   const T* from = static_cast<const T*>(args.table) + args.ids[row] * args.hidden;
   float* to = args.out + row * args.hidden;
@@ -32,9 +35,9 @@ absl::Status Embed(const EmbedArgs& args, Stream stream) {
   return WithType(args.dtype, [&]<typename T>() {
     if (args.hidden % kVector == 0 && IsAligned(args.table, kVector * sizeof(T)) &&
         IsAligned(args.out, kVector * sizeof(float))) {
-      EmbedKernel<T, kVector><<<grid, kThreads, 0, stream>>>(args);
+      LaunchAfter(EmbedKernel<T, kVector>, grid, kThreads, 0, stream, args);
     } else {
-      EmbedKernel<T, 1><<<grid, kThreads, 0, stream>>>(args);
+      LaunchAfter(EmbedKernel<T, 1>, grid, kThreads, 0, stream, args);
     }
     return CheckLaunch("Embed");
   });

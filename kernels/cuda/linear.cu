@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/numbers.cuh"
 
@@ -23,21 +24,33 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kFewRows = static_cast<int>(kMaxFewRows);
 
-template <typename T>
-__device__ void PutAs(void* data, int64_t at, bool accumulate, float value) {
-  T* y = static_cast<T*>(data) + at;
-  *y = FromFloat<T>(accumulate ? ToFloat(*y) + value : value);
-}
-
-__device__ void Put(const LinearArgs& args, int64_t row, int64_t output, float value) {
-  const int64_t at = row * args.out + output;
+// What the sum at `at` of y is added to. Read early, for it comes from afar.
+__device__ float Before(const LinearArgs& args, int64_t at) {
+  if (!args.accumulate) return 0;
   switch (args.y_dtype) {
     case DType::kFloat32:
-      return PutAs<float>(args.y, at, args.accumulate, value);
+      return static_cast<const float*>(args.y)[at];
     case DType::kBFloat16:
-      return PutAs<__nv_bfloat16>(args.y, at, args.accumulate, value);
+      return ToFloat(static_cast<const __nv_bfloat16*>(args.y)[at]);
     case DType::kFloat16:
-      return PutAs<__half>(args.y, at, args.accumulate, value);
+      return ToFloat(static_cast<const __half*>(args.y)[at]);
+    case DType::kFloat8E4M3:
+      break;  // refused by the launch
+  }
+  return 0;
+}
+
+__device__ void Put(const LinearArgs& args, int64_t at, float value) {
+  switch (args.y_dtype) {
+    case DType::kFloat32:
+      static_cast<float*>(args.y)[at] = value;
+      return;
+    case DType::kBFloat16:
+      static_cast<__nv_bfloat16*>(args.y)[at] = FromFloat<__nv_bfloat16>(value);
+      return;
+    case DType::kFloat16:
+      static_cast<__half*>(args.y)[at] = FromFloat<__half>(value);
+      return;
     case DType::kFloat8E4M3:
       return;  // refused by the launch
   }
@@ -45,90 +58,114 @@ __device__ void Put(const LinearArgs& args, int64_t row, int64_t output, float v
 
 // ---- Few rows of 16-bit numbers ----
 //
-// A block has 8 outputs of 8 rows. A step is 32 inputs, of which each of the 4 lanes of a group
-// reads 8 of the group's output and 8 of the group's row, 16 bytes each; the warps take steps in
-// turn. Tensor cores multiply, so that 8 rows cost no more instructions than one. Which number a
+// A block has 16 outputs of 8 rows. A step is 32 inputs, of which each of the 4 lanes of a group
+// reads 8 of the group's two outputs and 8 of the group's row, 16 bytes each; the warps take steps
+// in turn. Tensor cores multiply, so that 8 rows cost no more instructions than one. Which number a
 // fragment calls its k-th is free as long as both operands agree.
 //
 // Weights come through a ring in shared memory: copies in flight take no registers there, and leave
 // the first-level cache to x, which every block reads. Each lane reads what it copied itself, so
-// that nobody waits for anybody.
+// that nobody waits for anybody. x comes from the second-level cache, or from the first where
+// another block was faster; a step takes less time than that, and so x is read several ahead.
+//
+// A block starts while the kernels before it still run, and fills its ring. The rings of all
+// blocks are what the memory does meanwhile, and should last until those kernels have ended.
 
-constexpr int kOutputs = 8;     // of a block
+constexpr int kOutputs = 16;    // of a block
 constexpr int kLaneInputs = 8;  // 16 bytes
 constexpr int kStepInputs = 4 * kLaneInputs;
 constexpr int kBlockInputs = kWarps * kStepInputs;  // of one step of every warp
-constexpr int kSlots = 8;                           // steps of a warp's ring
-constexpr int kMinBlocks = 4;                       // on a multiprocessor
-// Per cent of an H100's 228 KiB that are shared memory: 132 KiB, the rings of 4 blocks. What is
-// left as a cache holds 8 rows of 4096 inputs.
-constexpr int kSharedPercent = 57;
+constexpr int kSlots = 6;                           // steps of a warp's ring
+constexpr int kAhead = 3;                           // steps that x is ahead
+// On a multiprocessor, by registers: one more than by shared memory, for small kernels among them.
+constexpr int kMinBlocks = 5;
+static_assert(kSlots % kAhead == 0);
+// Per cent of an H100's 228 KiB that are shared memory: 196 KiB, the rings of 4 blocks. With one
+// row, what is left as a cache holds 28672 inputs.
+constexpr int kSharedPercent = 85;
 
-// sum[row, output] += x[row, 16] weight[output, 16]^T, in the fragments of m16n8k16: rows are those
-// of the first operand's upper half, its lower half is zero.
+// sum[output, row] += weight[output, 16] x[row, 16]^T, in the fragments of m16n8k16. `upper` is of
+// the first 8 outputs, `lower` of the others.
 template <typename T>
-__device__ void AddProducts(uint32_t x0, uint32_t x1, uint32_t weight0, uint32_t weight1,
-                            float (&sum)[4]) {
+__device__ void AddProducts(uint32_t upper0, uint32_t upper1, uint32_t lower0, uint32_t lower1,
+                            uint32_t x0, uint32_t x1, float (&sum)[4]) {
   if constexpr (std::is_same_v<T, __half>) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %5}, "
-        "{%7, %8}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(x0), "r"(0), "r"(x1), "r"(weight0), "r"(weight1));
+        : "r"(upper0), "r"(lower0), "r"(upper1), "r"(lower1), "r"(x0), "r"(x1));
   } else {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %5}, "
-        "{%7, %8}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(x0), "r"(0), "r"(x1), "r"(weight0), "r"(weight1));
+        : "r"(upper0), "r"(lower0), "r"(upper1), "r"(lower1), "r"(x0), "r"(x1));
   }
 }
 
-// What a lane reads, a piece of 16 bytes for each step; pieces beyond the inputs are zeros.
+// What a lane reads, pieces of 16 bytes for each step; pieces beyond the inputs are zeros. Steps
+// count from a multiple of kSlots on, so that each has its place in the ring.
 template <typename T>
 struct Lane {
   const T* x;
-  const T* weight;
+  const T* upper;  // weights
+  const T* lower;
   int left;     // inputs from its first one on
   int steps;    // of its warp
-  uint4* ring;  // [kSlots, kWarp], from its own place on
+  uint4* ring;  // [kSlots, 2, kWarp], from its own place on
 
+  // Not __ldg: the kernel before this one may have written it after this one had started.
   __device__ uint4 LoadX(int step) const {
     const int k = step * kBlockInputs;
-    return k < left ? __ldg(reinterpret_cast<const uint4*>(x + k)) : uint4{};
+    return k < left ? *reinterpret_cast<const uint4*>(x + k) : uint4{};
   }
-  __device__ uint4* Slot(int step) const { return ring + step % kSlots * kWarp; }
+  __device__ uint4* Slot(int step) const { return ring + step % kSlots * 2 * kWarp; }
   // Every step is a group of copies, those after the last one are empty.
   __device__ void CopyWeights(int step) const {
     const int k = step * kBlockInputs;
     if (step < steps) {
-      CopyAsync(Slot(step), weight + k, k < left);
+      CopyAsync(Slot(step), upper + k, k < left);
+      CopyAsync(Slot(step) + kWarp, lower + k, k < left);
     }
     CommitCopies();
   }
+  __device__ void Advance() {
+    x += kSlots * kBlockInputs;
+    upper += kSlots * kBlockInputs;
+    lower += kSlots * kBlockInputs;
+    left -= kSlots * kBlockInputs;
+    steps -= kSlots;
+  }
 };
 
-// even and odd: the fragments of the sums over the lane's even and odd halves of pieces.
+// The copies of kSlots - 1 steps are under way. even and odd: the fragments of the sums over the
+// even and odd halves of lanes' pieces.
 template <typename T>
-__device__ void AddSteps(const Lane<T>& lane, float (&even)[4], float (&odd)[4]) {
+__device__ void AddSteps(Lane<T> lane, float (&even)[4], float (&odd)[4]) {
+  uint4 ahead[kAhead];
 #pragma unroll
-  for (int step = 0; step < kSlots - 1; ++step) lane.CopyWeights(step);
-  uint4 x = lane.LoadX(0);
-#pragma unroll kSlots
-  for (int step = 0; step < lane.steps; ++step) {
-    AwaitCopies<kSlots - 2>();
-    const uint4 weights = *lane.Slot(step);
-    const uint4 next_x = lane.LoadX(step + 1);
-    AddProducts<T>(x.x, x.y, weights.x, weights.y, even);
-    AddProducts<T>(x.z, x.w, weights.z, weights.w, odd);
-    // Into the slot that was read a step ago.
-    lane.CopyWeights(step + kSlots - 1);
-    x = next_x;
+  for (int step = 0; step < kAhead; ++step) ahead[step] = lane.LoadX(step);
+  for (; lane.steps > 0; lane.Advance()) {
+#pragma unroll
+    for (int step = 0; step < kSlots; ++step) {
+      if (step >= lane.steps) break;
+      AwaitCopies<kSlots - 2>();
+      const uint4 upper = *lane.Slot(step);
+      const uint4 lower = *(lane.Slot(step) + kWarp);
+      const uint4 x = ahead[step % kAhead];
+      AddProducts<T>(upper.x, upper.y, lower.x, lower.y, x.x, x.y, even);
+      AddProducts<T>(upper.z, upper.w, lower.z, lower.w, x.z, x.w, odd);
+      ahead[step % kAhead] = lane.LoadX(step + kAhead);
+      // Into the slot that was read a step ago.
+      lane.CopyWeights(step + kSlots - 1);
+    }
   }
 }
 
 // in is a multiple of kLaneInputs, and x and weight are aligned to 16 bytes.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks) FewRowsKernel(LinearArgs args) {
-  __shared__ uint4 rings[kWarps][kSlots][kWarp];
+  LetSuccessorsStart();
+  __shared__ uint4 rings[kWarps][kSlots][2][kWarp];
   const int warp = threadIdx.x / kWarp;
   const int group = threadIdx.x % kWarp / 4;
   const int part = threadIdx.x % 4;
@@ -136,33 +173,44 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) FewRowsKernel(LinearArgs
   const int64_t first_output = int64_t{blockIdx.x} * kOutputs;
   // Groups beyond the end repeat the last row or output, and nobody looks at the result.
   const int64_t row = min(first_row + group, args.rows - 1);
-  const int64_t output = min(first_output + group, args.out - 1);
+  const int64_t upper = min(first_output + group, args.out - 1);
+  const int64_t lower = min(first_output + group + kOutputs / 2, args.out - 1);
   const int in = static_cast<int>(args.in);
   const int first = warp * kStepInputs + part * kLaneInputs;
   Lane<T> lane;
   lane.x = static_cast<const T*>(args.x) + row * args.in + first;
-  lane.weight = static_cast<const T*>(args.weight) + output * args.in + first;
+  lane.upper = static_cast<const T*>(args.weight) + upper * args.in + first;
+  lane.lower = static_cast<const T*>(args.weight) + lower * args.in + first;
   lane.left = in - first;
   // The same for all lanes of a warp, which multiply together.
   lane.steps = max(in - warp * kStepInputs + kBlockInputs - 1, 0) / kBlockInputs;
-  lane.ring = &rings[warp][0][threadIdx.x % kWarp];
+  lane.ring = &rings[warp][0][0][threadIdx.x % kWarp];
+#pragma unroll
+  for (int step = 0; step < kSlots - 1; ++step) lane.CopyWeights(step);
+  WaitForPredecessors();
+  // The thread's own sum.
+  const int r = threadIdx.x / kOutputs;
+  const int o = threadIdx.x % kOutputs;
+  const bool puts = r < kFewRows && first_row + r < args.rows && first_output + o < args.out;
+  const int64_t at = (first_row + r) * args.out + first_output + o;
+  const float before = puts ? Before(args, at) : 0;
   float even[4] = {}, odd[4] = {};
   AddSteps(lane, even, odd);
   // The warp's sums [kFewRows, kOutputs] take the place of its ring, of which all was read.
   __syncwarp();
-  float* sums = reinterpret_cast<float*>(&rings[warp][0][0]);
-  sums[group * kOutputs + 2 * part] = even[0] + odd[0];
-  sums[group * kOutputs + 2 * part + 1] = even[1] + odd[1];
+  float* sums = reinterpret_cast<float*>(&rings[warp][0][0][0]);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    sums[(2 * part + i % 2) * kOutputs + group + i / 2 * (kOutputs / 2)] = even[i] + odd[i];
+  }
   __syncthreads();
-  const int r = threadIdx.x / kOutputs;
-  const int o = threadIdx.x % kOutputs;
-  if (r >= kFewRows || first_row + r >= args.rows || first_output + o >= args.out) return;
+  if (!puts) return;
   float sum = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    sum += reinterpret_cast<const float*>(&rings[w][0][0])[r * kOutputs + o];
+    sum += reinterpret_cast<const float*>(&rings[w][0][0][0])[r * kOutputs + o];
   }
-  Put(args, first_row + r, first_output + o, sum);
+  Put(args, at, before + sum);
 }
 
 template <typename T>
@@ -172,7 +220,7 @@ absl::Status LaunchFewRows(const LinearArgs& args, Stream stream) {
                                     cudaFuncAttributePreferredSharedMemoryCarveout, kSharedPercent),
                "cudaFuncSetAttribute"));
   const dim3 grid(BlocksOf(args.out, kOutputs), BlocksOf(args.rows, kFewRows));
-  FewRowsKernel<T><<<grid, kThreads, 0, stream>>>(args);
+  LaunchAfter(FewRowsKernel<T>, grid, kThreads, 0, stream, args);
   return CheckLaunch("LinearFewRows");
 }
 
@@ -182,6 +230,8 @@ absl::Status LaunchFewRows(const LinearArgs& args, Stream stream) {
 // order whatever kRows is.
 template <typename T, int kVector, int kRows>
 __global__ void __launch_bounds__(kThreads) DotKernel(LinearArgs args) {
+  LetSuccessorsStart();
+  WaitForPredecessors();
   const int64_t output = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (output >= args.out) return;  // a whole warp
   const int lane = threadIdx.x % kWarp;
@@ -211,7 +261,10 @@ __global__ void __launch_bounds__(kThreads) DotKernel(LinearArgs args) {
     for (int width = kWarp / 2; width > 0; width /= 2) {
       sums[r] += __shfl_xor_sync(0xffffffffu, sums[r], width);
     }
-    if (lane == r && first_row + r < args.rows) Put(args, first_row + r, output, sums[r]);
+    if (lane == r && first_row + r < args.rows) {
+      const int64_t at = (first_row + r) * args.out + output;
+      Put(args, at, Before(args, at) + sums[r]);
+    }
   }
 }
 
@@ -219,7 +272,7 @@ template <typename T, int kVector>
 void LaunchDots(const LinearArgs& args, Stream stream) {
   const auto launch = [&]<int kRows>(std::integral_constant<int, kRows>) {
     const dim3 grid(BlocksOf(args.out, kWarps), BlocksOf(args.rows, kRows));
-    DotKernel<T, kVector, kRows><<<grid, kThreads, 0, stream>>>(args);
+    LaunchAfter(DotKernel<T, kVector, kRows>, grid, kThreads, 0, stream, args);
   };
   if (args.rows == 1) {
     launch(std::integral_constant<int, 1>());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/numbers.cuh"
 
@@ -13,6 +14,8 @@ constexpr int kWarp = 32;
 // Rows of at most so many numbers have a warp each, longer ones a block of kLongRowThreads.
 constexpr int64_t kMaxWarpRow = 256;
 constexpr int kLongRowThreads = 512;
+// Vectors of a row that a thread keeps in registers: all of a short row, or 4096 numbers.
+constexpr int kHeld = 2;
 
 // ---- RMSNorm ----
 
@@ -40,44 +43,70 @@ __device__ float SumOfRow(float value) {
   return value;
 }
 
-// A thread reads its numbers again for the product, from the cache, and so may overwrite them.
+// A thread keeps its first kHeld vectors, and reads the others again for the product, from the
+// cache; it alone reads them, and so may overwrite them.
 template <typename Out, int kVector, int kRowThreads, int kBlock>
 __global__ void __launch_bounds__(kBlock) RmsNormKernel(RmsNormArgs args) {
-  const int64_t row = int64_t{blockIdx.x} * (kBlock / kRowThreads) + threadIdx.x / kRowThreads;
-  if (row >= args.rows) return;  // a whole warp
+  LetSuccessorsStart();
   const int64_t first = threadIdx.x % kRowThreads * kVector;
   constexpr int kStep = kRowThreads * kVector;
+  float values[kHeld][kVector] = {}, weights[kHeld][kVector] = {};
+#pragma unroll
+  for (int h = 0; h < kHeld; ++h) {
+    const int64_t i = first + h * kStep;
+    if (i < args.dim) LoadFloats(args.weight + i, weights[h]);
+  }
+  WaitForPredecessors();
+  const int64_t row = int64_t{blockIdx.x} * (kBlock / kRowThreads) + threadIdx.x / kRowThreads;
+  if (row >= args.rows) return;  // a whole warp
   const float* x = args.x + row * args.dim;
   Out* out = static_cast<Out*>(args.out) + row * args.dim;
-  float sum = 0;
-#pragma unroll 4
-  for (int64_t i = first; i < args.dim; i += kStep) {
-    float values[kVector];
-    LoadFloats(x + i, values);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) sum += values[v] * values[v];
+  for (int h = 0; h < kHeld; ++h) {
+    const int64_t i = first + h * kStep;
+    if (i < args.dim) LoadFloats(x + i, values[h]);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int h = 0; h < kHeld; ++h) {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) sum += values[h][v] * values[h][v];
+  }
+#pragma unroll 4
+  for (int64_t i = first + kHeld * kStep; i < args.dim; i += kStep) {
+    float more[kVector];
+    LoadFloats(x + i, more);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) sum += more[v] * more[v];
   }
   sum = SumOfRow<kRowThreads>(sum);
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(args.dim) + args.epsilon);
-#pragma unroll 2
-  for (int64_t i = first; i < args.dim; i += kStep) {
-    float values[kVector], weights[kVector];
-    LoadFloats(x + i, values);
-    LoadFloats(args.weight + i, weights);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) values[v] = values[v] * scale * weights[v];
-    StoreFloats(values, out + i);
+  for (int h = 0; h < kHeld; ++h) {
+    const int64_t i = first + h * kStep;
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) values[h][v] = values[h][v] * scale * weights[h][v];
+    if (i < args.dim) StoreFloats(values[h], out + i);
+  }
+#pragma unroll 2
+  for (int64_t i = first + kHeld * kStep; i < args.dim; i += kStep) {
+    float more[kVector], their_weights[kVector];
+    LoadFloats(x + i, more);
+    LoadFloats(args.weight + i, their_weights);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) more[v] = more[v] * scale * their_weights[v];
+    StoreFloats(more, out + i);
   }
 }
 
 template <typename Out, int kVector>
 void LaunchRmsNorm(const RmsNormArgs& args, Stream stream) {
   if (args.dim <= kMaxWarpRow) {
-    RmsNormKernel<Out, kVector, kWarp, kThreads>
-        <<<BlocksOf(args.rows, kThreads / kWarp), kThreads, 0, stream>>>(args);
+    LaunchAfter(RmsNormKernel<Out, kVector, kWarp, kThreads>, BlocksOf(args.rows, kThreads / kWarp),
+                kThreads, 0, stream, args);
   } else {
-    RmsNormKernel<Out, kVector, kLongRowThreads, kLongRowThreads>
-        <<<BlocksOf(args.rows, 1), kLongRowThreads, 0, stream>>>(args);
+    LaunchAfter(RmsNormKernel<Out, kVector, kLongRowThreads, kLongRowThreads>,
+                BlocksOf(args.rows, 1), kLongRowThreads, 0, stream, args);
   }
 }
 
@@ -92,6 +121,8 @@ __device__ float Silu(float x) {
 // A thread has kVector numbers of a row; the last one has those that are left, one by one.
 template <typename T, typename Out, int kVector>
 __global__ void __launch_bounds__(kThreads) SwiGluKernel(SwiGluArgs args, unsigned row_blocks) {
+  LetSuccessorsStart();
+  WaitForPredecessors();
   const int64_t row = blockIdx.x / row_blocks;
   const T* gate = static_cast<const T*>(args.gate) + row * args.stride;
   const T* up = static_cast<const T*>(args.up) + row * args.stride;
@@ -118,8 +149,8 @@ void LaunchSwiGlu(const SwiGluArgs& args, Stream stream) {
       args.rows == 1 || (args.stride % kVector == 0 && args.count % kVector == 0);
   const auto launch = [&]<int kWidth>() {
     const unsigned row_blocks = BlocksOf(args.count, kThreads * kWidth);
-    SwiGluKernel<T, Out, kWidth>
-        <<<BlocksOf(args.rows * row_blocks, 1), kThreads, 0, stream>>>(args, row_blocks);
+    LaunchAfter(SwiGluKernel<T, Out, kWidth>, BlocksOf(args.rows * row_blocks, 1), kThreads, 0,
+                stream, args, row_blocks);
   };
   if (rows_are_aligned && IsAligned(args.gate, kVector * sizeof(T)) &&
       IsAligned(args.up, kVector * sizeof(T)) && IsAligned(args.out, kVector * sizeof(Out))) {
@@ -132,6 +163,8 @@ void LaunchSwiGlu(const SwiGluArgs& args, Stream stream) {
 // A block has a row.
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kThreads) AddBiasKernel(AddBiasArgs args) {
+  LetSuccessorsStart();
+  WaitForPredecessors();
   T* y = static_cast<T*>(args.y) + blockIdx.x * args.out;
   for (int64_t i = threadIdx.x * kVector; i < args.out; i += kThreads * kVector) {
     float values[kVector], biases[kVector];
@@ -177,9 +210,9 @@ absl::Status AddBias(const AddBiasArgs& args, Stream stream) {
     const unsigned blocks = BlocksOf(args.rows, 1);
     if (args.out % kVector == 0 && IsAligned(args.y, kVector * sizeof(T)) &&
         IsAligned(args.bias, kVector * sizeof(float))) {
-      AddBiasKernel<T, kVector><<<blocks, kThreads, 0, stream>>>(args);
+      LaunchAfter(AddBiasKernel<T, kVector>, blocks, kThreads, 0, stream, args);
     } else {
-      AddBiasKernel<T, 1><<<blocks, kThreads, 0, stream>>>(args);
+      LaunchAfter(AddBiasKernel<T, 1>, blocks, kThreads, 0, stream, args);
     }
     return CheckLaunch("AddBias");
   });

@@ -55,6 +55,13 @@ __device__ __forceinline__ uint32_t Fp8ToBFloat16(uint16_t two) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(floats.x, floats.y);
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
+// Eight numbers, the first in the lowest byte, as bfloat16.
+__device__ __forceinline__ uint4 Fp8ToBFloat16(uint2 eight) {
+  return {Fp8ToBFloat16(static_cast<uint16_t>(eight.x)),
+          Fp8ToBFloat16(static_cast<uint16_t>(eight.x >> 16)),
+          Fp8ToBFloat16(static_cast<uint16_t>(eight.y)),
+          Fp8ToBFloat16(static_cast<uint16_t>(eight.y >> 16))};
+}
 
 // The one place where a runtime dtype becomes a type: f.template operator()<T>().
 template <typename F>

@@ -48,8 +48,8 @@ absl::StatusOr<bool> HasSharedMemory(int bytes) {
 
 template <typename T, typename Out, int kDim>
 absl::Status LaunchForTypes(const PrefillAttentionArgs& args, Stream stream) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16> && (kDim == 64 || kDim == 128)) {
-    using P = prefill::TensorTiling<kDim>;
+  if constexpr (!std::is_same_v<T, float> && (kDim == 64 || kDim == 128)) {
+    using P = prefill::TensorTiling<T, kDim>;
     constexpr int kBytes = sizeof(prefill::TensorShared<P>);
     LONGSPAN_ASSIGN_OR_RETURN(const bool fits, HasSharedMemory(kBytes));
     if (fits) return Launch<P>(prefill::TensorAttentionKernel<P, Out>, kBytes, args, stream);

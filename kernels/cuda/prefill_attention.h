@@ -36,7 +36,7 @@ struct AttentionBlock {
 
 struct PrefillAttentionArgs {
   AttentionShape shape;
-  DType dtype = DType::kBFloat16;  // of cached keys and values, float32 or bfloat16
+  DType dtype = DType::kBFloat16;  // of cached keys and values: float32, bfloat16, fp8_e4m3
   KeyRows rows;
   const AttentionBlock* blocks = nullptr;  // device [num_blocks]
   int num_blocks = 0;

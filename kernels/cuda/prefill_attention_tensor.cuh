@@ -24,18 +24,23 @@
 // the values of t + 1 arrive there, as do the pages of the rows of t + 3 and the row numbers of
 // t + 4. All of it is copied asynchronously, so that it takes no registers, and there is one
 // barrier a tile.
+//
+// Rows of fp8_e4m3 arrive beside the tiles, values as early as keys, and become bfloat16 there when
+// keys are rotated.
 namespace longspan::cuda::prefill {
 
-template <int kHeadDim>
+template <typename T, int kHeadDim>
 struct TensorTiling {
+  static constexpr bool kFp8 = kIsFp8<T>;
   static constexpr int kDim = kHeadDim;
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kRows = kWarps * kWarpRows;
-  static constexpr int kRowBytes = kDim * 2;  // of a KV head's slice
-  static constexpr int kRowPieces = kRowBytes / 16;
+  static constexpr int kRowBytes = kDim * 2;  // of a KV head's slice, as it is multiplied
+  static constexpr int kSliceBytes = kDim * static_cast<int>(sizeof(T));  // as it is stored
+  static constexpr int kSlicePieces = kSliceBytes / 16;
 
-  static constexpr int kKeyStages = 3;
+  static constexpr int kKeyStages = kFp8 ? 2 : 3;
   static constexpr int kValueStages = 2;
   static constexpr int kListStages = 8;
   static constexpr int kTileBytes = kTileKeys * kRowBytes;
@@ -52,8 +57,18 @@ struct ListStage {
   uint32_t positions[kTileKeys];
 };
 
+// Rows as they arrive, where they are not of bfloat16.
+template <typename P, bool kFp8 = P::kFp8>
+struct RawStages {};
 template <typename P>
-struct alignas(kSwizzleBytes) TensorShared {
+struct RawStages<P, true> {
+  static constexpr int kBytes = kTileKeys * P::kSliceBytes;
+  std::byte raw_keys[2][kBytes];
+  std::byte raw_values[2][kBytes];
+};
+
+template <typename P>
+struct alignas(kSwizzleBytes) TensorShared : RawStages<P> {
   std::byte queries[P::kRows * P::kRowBytes];
   std::byte keys[P::kKeyStages][P::kTileBytes];
   std::byte values[P::kValueStages][P::kTileBytes];
@@ -65,6 +80,21 @@ struct alignas(kSwizzleBytes) TensorShared {
   __device__ ListStage& List(int tile) { return lists[tile % P::kListStages]; }
   __device__ std::byte* Keys(int tile) { return keys[tile % P::kKeyStages]; }
   __device__ std::byte* Values(int tile) { return values[tile % P::kValueStages]; }
+  // Where rows arrive.
+  __device__ std::byte* ArrivingKeys(int tile) {
+    if constexpr (P::kFp8) {
+      return this->raw_keys[tile % 2];
+    } else {
+      return Keys(tile);
+    }
+  }
+  __device__ std::byte* ArrivingValues(int tile) {
+    if constexpr (P::kFp8) {
+      return this->raw_values[tile % 2];
+    } else {
+      return Values(tile);
+    }
+  }
 };
 
 // ---- Gathering ---------------------------------------------------------------------------------
@@ -105,15 +135,16 @@ __device__ __forceinline__ void CopyPages(const KeyRows& rows, const KeyList<kTi
 template <typename P>
 __device__ __forceinline__ void CopySlices(const KeyRows& rows, int64_t offset,
                                            const ListStage& stage, int count, std::byte* to) {
-  constexpr int kSweepRows = P::kThreads / P::kRowPieces;
-  const int piece = threadIdx.x % P::kRowPieces;
+  constexpr int kSweepRows = P::kThreads / P::kSlicePieces;
+  const int piece = threadIdx.x % P::kSlicePieces;
   offset += piece * 16;
 #pragma unroll
   for (int sweep = 0; sweep < kTileKeys / kSweepRows; ++sweep) {
-    const int row = static_cast<int>(threadIdx.x) / P::kRowPieces + sweep * kSweepRows;
+    const int row = static_cast<int>(threadIdx.x) / P::kSlicePieces + sweep * kSweepRows;
     const std::byte* from =
-        stage.pages[row] + (offset + SliceOffset(rows, stage.rows[row], P::kRowBytes));
-    CopyAsync(to + Swizzled<kTileKeys>(row, piece), from, row < count);
+        stage.pages[row] + (offset + SliceOffset(rows, stage.rows[row], P::kSliceBytes));
+    const int at = P::kFp8 ? row * P::kSliceBytes + piece * 16 : Swizzled<kTileKeys>(row, piece);
+    CopyAsync(to + at, from, row < count);
   }
 }
 
@@ -121,7 +152,8 @@ template <typename P>
 __device__ __forceinline__ void CopyKeys(const KeyRows& rows, const KeyList<kTileKeys>& list,
                                          int tile, TensorShared<P>* shared) {
   if (tile >= list.tiles) return;
-  CopySlices<P>(rows, rows.key_offset, shared->List(tile), list.At(tile).count, shared->Keys(tile));
+  CopySlices<P>(rows, rows.key_offset, shared->List(tile), list.At(tile).count,
+                shared->ArrivingKeys(tile));
 }
 
 template <typename P>
@@ -129,7 +161,27 @@ __device__ __forceinline__ void CopyValues(const KeyRows& rows, const KeyList<kT
                                            int tile, TensorShared<P>* shared) {
   if (tile >= list.tiles) return;
   CopySlices<P>(rows, rows.value_offset, shared->List(tile), list.At(tile).count,
-                shared->Values(tile));
+                shared->ArrivingValues(tile));
+}
+
+// Makes bfloat16 of a tile's rows, each warp its part.
+template <typename P>
+__device__ __forceinline__ void ConvertRows(const std::byte* raw, std::byte* to) {
+  constexpr int kWarpPieces = kTileKeys / P::kWarps * P::kSlicePieces;
+#pragma unroll
+  for (int i = 0; i < kWarpPieces; i += kWarp) {
+    const int index = static_cast<int>(threadIdx.x) / kWarp * kWarpPieces + i +
+                      static_cast<int>(threadIdx.x) % kWarp;
+    const int row = index / P::kSlicePieces, piece = index % P::kSlicePieces * 2;
+    const auto numbers = *reinterpret_cast<const uint4*>(raw + index * 16);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      // Lanes of different panels write different banks.
+      const bool upper = (half ^ piece / kPanelPieces % 2) != 0;
+      *reinterpret_cast<uint4*>(to + Swizzled<kTileKeys>(row, piece + (upper ? 1 : 0))) =
+          Fp8ToBFloat16(upper ? uint2{numbers.z, numbers.w} : uint2{numbers.x, numbers.y});
+    }
+  }
 }
 
 // ---- Rotating ----------------------------------------------------------------------------------
@@ -145,9 +197,10 @@ __device__ __forceinline__ uint32_t PackBFloat16(float low, float high) {
 
 // Turns the keys of a tile, each warp its part. Most positions follow the one before, whose angle
 // then takes one more step of a single position: tables would be read as much as the keys are.
+// `raw` are the same keys where they arrived.
 template <typename P>
 __device__ __forceinline__ void RotateKeys(const RopeTable& table, const ListStage& stage,
-                                           std::byte* keys) {
+                                           const std::byte* raw, std::byte* keys) {
   constexpr int kKeys = kTileKeys / P::kWarps / P::kTurned;  // one after the other
   const int lane = threadIdx.x % kWarp;
   const int pair = lane % P::kLanes * 2;
@@ -172,9 +225,22 @@ __device__ __forceinline__ void RotateKeys(const RopeTable& table, const ListSta
         reinterpret_cast<uint32_t*>(keys + Swizzled<kTileKeys>(first + i, pair / 8) + within);
     auto* high = reinterpret_cast<uint32_t*>(
         keys + Swizzled<kTileKeys>(first + i, (P::kDim / 2 + pair) / 8) + within);
-    const uint32_t x = *low, y = *high;
-    const float ax = __uint_as_float(x << 16), bx = __uint_as_float(x & 0xffff0000u);
-    const float ay = __uint_as_float(y << 16), by = __uint_as_float(y & 0xffff0000u);
+    float ax, bx, ay, by;
+    if constexpr (P::kFp8) {
+      const std::byte* const from = raw + (first + i) * P::kSliceBytes + pair;
+      const float2 x = Fp8ToFloats(*reinterpret_cast<const uint16_t*>(from));
+      const float2 y = Fp8ToFloats(*reinterpret_cast<const uint16_t*>(from + P::kDim / 2));
+      ax = x.x;
+      bx = x.y;
+      ay = y.x;
+      by = y.y;
+    } else {
+      const uint32_t x = *low, y = *high;
+      ax = __uint_as_float(x << 16);
+      bx = __uint_as_float(x & 0xffff0000u);
+      ay = __uint_as_float(y << 16);
+      by = __uint_as_float(y & 0xffff0000u);
+    }
     *low = PackBFloat16(ax * a.x - ay * a.y, bx * b.x - by * b.y);
     *high = PackBFloat16(ay * a.x + ax * a.y, by * b.x + bx * b.y);
   }
@@ -378,9 +444,16 @@ __global__ void __launch_bounds__(P::kThreads, 1)
   const Rows& rows = shared->rows;
   const KeyList<kTileKeys>& list = shared->list;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  // Of bfloat16 the tile's keys are rotated in place, and its values ready.
   const auto rotate = [&](int tile) {
+    const std::byte* const raw = shared->ArrivingKeys(tile);
+    if constexpr (P::kFp8) {
+      if (tile >= list.tiles) return;
+      ConvertRows<P>(shared->ArrivingValues(tile), shared->Values(tile));
+      if (args.far_is_apart && tile < list.far_tiles) ConvertRows<P>(raw, shared->Keys(tile));
+    }
     if (tile >= list.tiles || (args.far_is_apart && tile < list.far_tiles)) return;
-    RotateKeys<P>(args.rope, shared->List(tile), shared->Keys(tile));
+    RotateKeys<P>(args.rope, shared->List(tile), raw, shared->Keys(tile));
   };
 
   // What the tiles before tile 0 would have done.
@@ -396,6 +469,7 @@ __global__ void __launch_bounds__(P::kThreads, 1)
   CopyKeys(args.rows, list, 0, shared);
   CopyValues(args.rows, list, 0, shared);
   CopyKeys(args.rows, list, 1, shared);
+  if constexpr (P::kFp8) CopyValues(args.rows, list, 1, shared);
   CommitCopies();
   LoadQueries<P>(task, rows, args.far_is_apart && list.far_tiles > 0, shared->queries);
   AwaitCopies<0>();
@@ -419,7 +493,7 @@ __global__ void __launch_bounds__(P::kThreads, 1)
     CopyList(list, t + 4, shared);
     CopyPages(args.rows, list, t + 3, shared);
     CopyKeys(args.rows, list, t + 2, shared);
-    CopyValues(args.rows, list, t + 1, shared);
+    CopyValues(args.rows, list, P::kFp8 ? t + 2 : t + 1, shared);
     CommitCopies();
     if (t == list.far_tiles && t > 0 && args.far_is_apart) {
       LoadQueries<P>(task, rows, false, shared->queries);

@@ -59,9 +59,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+DType QueryDType(DType dtype) { return dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : dtype; }
+
 absl::Status CheckArgs(const PrefillScoreArgs& args) {
-  if (args.dtype != DType::kFloat32 && args.dtype != DType::kBFloat16) {
-    return absl::InvalidArgumentError("score keys are float32 or bfloat16");
+  if (args.dtype == DType::kFloat16) {
+    return absl::InvalidArgumentError("score keys are float32, bfloat16 or fp8_e4m3");
   }
   const int64_t bytes = args.dim * SizeOf(args.dtype);
   if (args.dim < 1 || bytes % 16 != 0 || args.score_offset < 0 || args.score_offset % 16 != 0 ||
@@ -94,6 +96,7 @@ absl::StatusOr<Problem> MakeProblem(const PrefillScoreArgs& args) {
   LONGSPAN_RETURN_IF_ERROR(CheckArgs(args));
   const ShardGeometry& geometry = args.geometry;
   Problem problem;
+  problem.row_bytes = args.dim * SizeOf(QueryDType(args.dtype));
   problem.queries = static_cast<const std::byte*>(args.queries);
   problem.blocks = args.blocks;
   problem.num_blocks = args.num_blocks;
@@ -185,42 +188,54 @@ absl::Status Launch(void (*kernel)(Problem), const KernelShape& shape, int64_t m
 absl::StatusOr<bool> HasWarpgroups() {
   cudaFuncAttributes attributes;
   LONGSPAN_RETURN_IF_ERROR(
-      ToStatus(cudaFuncGetAttributes(&attributes, scoring::ScoreWarpgroupsKernel<2, true>),
+      ToStatus(cudaFuncGetAttributes(&attributes, scoring::ScoreWarpgroupsKernel<2, true, false>),
                "attributes of prefill's scores"));
   return attributes.sharedSizeBytes > 0;
 }
 
-template <typename Products, bool kMaxima>
+template <typename Products, bool kMaxima, bool kFp8Keys>
 absl::Status LaunchTiles(int64_t max_queries, const Problem& problem, Stream stream) {
   constexpr KernelShape kShape = {scoring::kTileThreads, scoring::kTileSharedBytes, scoring::kTile,
                                   scoring::kTile, Products::kBlocksPerMultiprocessor};
-  return Launch<kMaxima>(scoring::ScoreTilesKernel<Products, kMaxima>, kShape, max_queries, problem,
-                         stream);
+  return Launch<kMaxima>(scoring::ScoreTilesKernel<Products, kMaxima, kFp8Keys>, kShape,
+                         max_queries, problem, stream);
 }
 
-template <int kPanels, bool kMaxima>
+template <int kPanels, bool kMaxima, bool kFp8Keys>
 absl::Status LaunchWarpgroups(int64_t max_queries, const Problem& problem, Stream stream) {
   constexpr KernelShape kShape = {scoring::kWarpgroupThreads,
                                   scoring::WarpgroupTiles<kPanels>::kSharedBytes,
                                   scoring::kFixedRows, scoring::kMovingRows, 1};
-  return Launch<kMaxima>(scoring::ScoreWarpgroupsKernel<kPanels, kMaxima>, kShape, max_queries,
-                         problem, stream);
+  return Launch<kMaxima>(scoring::ScoreWarpgroupsKernel<kPanels, kMaxima, kFp8Keys>, kShape,
+                         max_queries, problem, stream);
+}
+
+// Of rows that are multiplied as bfloat16.
+template <bool kMaxima, bool kFp8Keys>
+absl::Status MultiplyBFloat16(const PrefillScoreArgs& args, const Problem& problem, Stream stream) {
+  const int64_t panels = BlocksOf(problem.row_bytes, scoring::kPanelBytes);
+  if (panels <= 2) {
+    LONGSPAN_ASSIGN_OR_RETURN(const bool has_warpgroups, HasWarpgroups());
+    if (has_warpgroups) {
+      return panels == 1
+                 ? LaunchWarpgroups<1, kMaxima, kFp8Keys>(args.max_queries, problem, stream)
+                 : LaunchWarpgroups<2, kMaxima, kFp8Keys>(args.max_queries, problem, stream);
+    }
+  }
+  return LaunchTiles<scoring::BFloat16Products, kMaxima, kFp8Keys>(args.max_queries, problem,
+                                                                   stream);
 }
 
 template <bool kMaxima>
 absl::Status Multiply(const PrefillScoreArgs& args, const Problem& problem, Stream stream) {
-  if (args.dtype == DType::kFloat32) {
-    return LaunchTiles<scoring::FloatProducts, kMaxima>(args.max_queries, problem, stream);
+  switch (args.dtype) {
+    case DType::kFloat32:
+      return LaunchTiles<scoring::FloatProducts, kMaxima, false>(args.max_queries, problem, stream);
+    case DType::kFloat8E4M3:
+      return MultiplyBFloat16<kMaxima, true>(args, problem, stream);
+    default:
+      return MultiplyBFloat16<kMaxima, false>(args, problem, stream);
   }
-  const int64_t panels = BlocksOf(problem.keys.row_bytes, scoring::kPanelBytes);
-  if (panels <= 2) {
-    LONGSPAN_ASSIGN_OR_RETURN(const bool has_warpgroups, HasWarpgroups());
-    if (has_warpgroups) {
-      return panels == 1 ? LaunchWarpgroups<1, kMaxima>(args.max_queries, problem, stream)
-                         : LaunchWarpgroups<2, kMaxima>(args.max_queries, problem, stream);
-    }
-  }
-  return LaunchTiles<scoring::BFloat16Products, kMaxima>(args.max_queries, problem, stream);
 }
 
 }  // namespace

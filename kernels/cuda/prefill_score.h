@@ -26,13 +26,14 @@ struct ScoredBlock {
 struct PrefillScoreArgs {
   const std::byte* const* pages = nullptr;  // device: this rank's pages of the sequence, ascending
   ShardGeometry geometry;
-  DType dtype = DType::kBFloat16;  // of score keys and queries, float32 or bfloat16
+  DType dtype = DType::kBFloat16;  // of score keys: float32, bfloat16 or fp8_e4m3
   int64_t dim = 0;                 // of a score key; a row of them is a multiple of 16 bytes
   int32_t halo = 0;                // score keys that a page has beside its stripe, either side
   // Bytes from a page's begin to the layer's first score key, a halo's: a multiple of 16.
   int64_t score_offset = 0;
 
-  const void* queries = nullptr;        // device [rows, dim] of `dtype`, compressed or group-summed
+  // Device [rows, dim] of `dtype`, or bfloat16 for fp8_e4m3 keys; compressed or group-summed.
+  const void* queries = nullptr;
   const ScoredBlock* blocks = nullptr;  // device [num_blocks]
   int num_blocks = 0;
   int64_t max_queries = 0;  // of any block

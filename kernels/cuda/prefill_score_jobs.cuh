@@ -112,7 +112,7 @@ struct Entries {
 
 struct Problem {
   Entries keys;
-  const std::byte* queries = nullptr;  // rows as long as the keys'
+  const std::byte* queries = nullptr;
   const ScoredBlock* blocks = nullptr;
   int num_blocks = 0;
   int query_tiles = 0;  // of a block, in pass one
@@ -121,9 +121,10 @@ struct Problem {
   float* maxima = nullptr;  // written in pass one, read in pass two
   float* best = nullptr;    // pass two: [num_blocks, best_stride], one of each entry that the
   int64_t best_stride = 0;  // block's middle needs
+  int64_t row_bytes = 0;    // of a query, and of a key as it is multiplied
 
   __device__ const std::byte* Query(const ScoredBlock& block, int64_t query) const {
-    return queries + (block.first_query + query) * keys.row_bytes;
+    return queries + (block.first_query + query) * row_bytes;
   }
   // NaN, so that it counts nowhere, for a row behind the block's last query.
   __device__ float Maximum(const ScoredBlock& block, int64_t query) const {

@@ -8,11 +8,13 @@
 #include <limits>
 
 #include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/prefill_score_jobs.cuh"
 
 // Scores of any dimension on any architecture: tiles of 128 queries and 128 keys, panel by panel
 // through shared memory. A thread has 8 x 8 products of a tile, of which a `Products` type knows
-// the places: it adds a panel's products to them, each in the order of the dimensions.
+// the places: it adds a panel's products to them, each in the order of the dimensions. Keys of
+// fp8_e4m3 become bfloat16 on their way to shared memory.
 namespace longspan::cuda::scoring {
 
 constexpr int kTile = 128;
@@ -143,16 +145,30 @@ struct RowCopies {
       CopyAsync(to + Swizzled(RowOf(i), Chunk()), present ? rows[i] + from : rows[i], present);
     }
   }
+  // Of rows of fp8_e4m3, that have `row_bytes` bytes as bfloat16.
+  __device__ void Convert(int64_t panel, int64_t row_bytes, std::byte* to) const {
+    const int64_t from = panel * kPanelBytes + Chunk() * kChunkBytes;
+    uint2 raw[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const bool present = rows[i] != nullptr && from < row_bytes;
+      raw[i] = present ? *reinterpret_cast<const uint2*>(rows[i] + from / 2) : uint2{0, 0};
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      *reinterpret_cast<uint4*>(to + Swizzled(RowOf(i), Chunk())) = Fp8ToBFloat16(raw[i]);
+    }
+  }
 };
 
-template <typename Products, bool kMaxima>
+template <typename Products, bool kMaxima, bool kFp8Keys>
 __global__ void __launch_bounds__(kTileThreads, Products::kBlocksPerMultiprocessor)
     ScoreTilesKernel(const __grid_constant__ Problem problem) {
   extern __shared__ __align__(1024) std::byte operands[];
   __shared__ uint32_t reduced[kTile];  // ordered bits: of a query in pass one, of a key in pass two
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const Entries& keys = problem.keys;
-  const auto panels = static_cast<int>((keys.row_bytes + kPanelBytes - 1) / kPanelBytes);
+  const auto panels = static_cast<int>((problem.row_bytes + kPanelBytes - 1) / kPanelBytes);
 
   Jobs<kMaxima, kTile, kTile> jobs(problem);
   for (Job job; jobs.Next(&job);) {
@@ -174,8 +190,12 @@ __global__ void __launch_bounds__(kTileThreads, Products::kBlocksPerMultiprocess
           }
         }
         std::byte* const to = operands + stage * 2 * kOperandBytes;
-        query_copies.Start(next_panel, keys.row_bytes, to);
-        key_copies.Start(next_panel, keys.row_bytes, to + kOperandBytes);
+        query_copies.Start(next_panel, problem.row_bytes, to);
+        if constexpr (kFp8Keys) {
+          key_copies.Convert(next_panel, problem.row_bytes, to + kOperandBytes);
+        } else {
+          key_copies.Start(next_panel, problem.row_bytes, to + kOperandBytes);
+        }
         if (++next_panel == panels) {
           next_panel = 0;
           ++next_tile;
@@ -198,7 +218,7 @@ __global__ void __launch_bounds__(kTileThreads, Products::kBlocksPerMultiprocess
         __syncthreads();
         start((stage + kTileStages - 1) % kTileStages);
         const std::byte* const from = operands + stage * 2 * kOperandBytes;
-        const int64_t rest = keys.row_bytes - int64_t{panel} * kPanelBytes;
+        const int64_t rest = problem.row_bytes - int64_t{panel} * kPanelBytes;
         Products::Add(from, from + kOperandBytes, static_cast<int>(min(rest, int64_t{kPanelBytes})),
                       sums);
         stage = (stage + 1) % kTileStages;

@@ -7,14 +7,16 @@
 #include <limits>
 
 #include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/prefill_score_hopper.cuh"
 #include "kernels/cuda/prefill_score_jobs.cuh"
 
 // Scores of bfloat16 rows of at most 128 numbers on Hopper. Of three warpgroups one copies: a tile
 // of 256 rows that stays for a job, the next job's beside it, and a ring of tiles of 128 rows that
-// it meets. The other two multiply, each 128 of the 256 rows with a tile, as two products of 64
-// queries and 128 keys, so that one is reduced while the tensor cores work on the other. In both
-// passes queries are the instruction's first operand: a product has the same bits.
+// it meets. Keys of fp8_e4m3 become bfloat16 as they are copied. The other two multiply, each 128
+// of the 256 rows with a tile, as two products of 64 queries and 128 keys, so that one is reduced
+// while the tensor cores work on the other. In both passes queries are the instruction's first
+// operand: a product has the same bits.
 namespace longspan::cuda::scoring {
 
 constexpr int kGroupThreads = 128;  // of a warpgroup
@@ -84,17 +86,60 @@ __device__ __forceinline__ void StartTile(std::byte* to, int64_t row_bytes, cons
   }
 }
 
-template <int kPanels, int kRows>
+// The same of rows of fp8_e4m3, which are there when it returns.
+template <int kPanels, int kRows, typename RowAt>
+__device__ __forceinline__ void ConvertTile(std::byte* to, int64_t row_bytes, const RowAt& row_at) {
+  constexpr int kRowLoads = kPanels * kPanelChunks / 2;  // 16 numbers each, two chunks
+  constexpr int kStep = kGroupThreads / kRowLoads;
+  constexpr int kAtOnce = 4;  // loads under way: more do not fit the registers
+  static_assert(kStep % 8 == 0 && kRows % (kStep * kAtOnce) == 0);
+  const int load = static_cast<int>(threadIdx.x) % kRowLoads;
+  const int first = static_cast<int>(threadIdx.x) / kRowLoads;
+  const int panel = load / (kPanelChunks / 2), chunk = load % (kPanelChunks / 2) * 2;
+  const bool in_row = load * kChunkBytes < row_bytes;
+  to += panel * kRows * kPanelBytes;
+#pragma unroll 1
+  for (int i = 0; i < kRows; i += kStep * kAtOnce) {
+    uint4 raw[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const std::byte* const row = row_at(first + i + j * kStep);
+      raw[j] = uint4{0, 0, 0, 0};
+      if (in_row && row != nullptr) {
+        raw[j] = *reinterpret_cast<const uint4*>(row + load * kChunkBytes);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        // Lanes of different panels write different banks.
+        const bool upper = (half ^ panel) != 0;
+        const uint2 eight = upper ? uint2{raw[j].z, raw[j].w} : uint2{raw[j].x, raw[j].y};
+        std::byte* const at =
+            to + (i + j * kStep) * kPanelBytes + Swizzled(first, chunk + (upper ? 1 : 0));
+        *reinterpret_cast<uint4*>(at) = Fp8ToBFloat16(eight);
+      }
+    }
+  }
+}
+
+template <int kPanels, bool kFp8Keys, int kRows>
 __device__ __forceinline__ void StartKeys(const Entries& keys, int64_t first, std::byte* to) {
   const auto entry = static_cast<uint32_t>(first);
   const Entries::Place at = keys.At(entry);
+  const auto start = [&](const auto& row_at) {
+    if constexpr (kFp8Keys) {
+      ConvertTile<kPanels, kRows>(to, keys.row_bytes, row_at);
+    } else {
+      StartTile<kPanels, kRows>(to, keys.row_bytes, row_at);
+    }
+  };
   if (keys.AreTogether(entry, at, kRows)) {
     const std::byte* const row = keys.Row(at);
-    StartTile<kPanels, kRows>(to, keys.row_bytes, [&](int i) { return row + i * keys.row_bytes; });
+    start([&](int i) { return row + i * keys.row_bytes; });
   } else {
-    StartTile<kPanels, kRows>(to, keys.row_bytes, [&](int i) {
-      return entry + i < keys.count ? keys.Row(keys.At(entry + i)) : nullptr;
-    });
+    start([&](int i) { return entry + i < keys.count ? keys.Row(keys.At(entry + i)) : nullptr; });
   }
 }
 
@@ -103,12 +148,12 @@ __device__ __forceinline__ void StartQueries(const Problem& problem, const Score
                                              int64_t first, std::byte* to) {
   const std::byte* const row = problem.Query(block, first);
   const int64_t count = block.queries - first;
-  StartTile<kPanels, kRows>(to, problem.keys.row_bytes, [&](int i) {
-    return i < count ? row + i * problem.keys.row_bytes : nullptr;
+  StartTile<kPanels, kRows>(to, problem.row_bytes, [&](int i) {
+    return i < count ? row + i * problem.row_bytes : nullptr;
   });
 }
 
-template <int kPanels, bool kMaxima>
+template <int kPanels, bool kMaxima, bool kFp8Keys>
 __device__ __forceinline__ void CopyTiles(const Problem& problem, WarpgroupShared* shared,
                                           std::byte* fixed, std::byte* moving) {
   using Tiles = WarpgroupTiles<kPanels>;
@@ -127,6 +172,19 @@ __device__ __forceinline__ void CopyTiles(const Problem& problem, WarpgroupShare
     }
     started = full;
   };
+  // Before the thread converts what it copies: others need not wait for that.
+  const auto announce_last = [&] {
+    if (started == nullptr) return;
+    AwaitCopies<0>();
+    announce();
+    started = nullptr;
+  };
+  // Of what is there already, not only under way.
+  const auto announce_now = [&](uint64_t* full) {
+    started = full;
+    announce();
+    started = nullptr;
+  };
   Jobs<kMaxima, kFixedRows, kMovingRows> jobs(problem);
   for (Job job; jobs.Next(&job);) {
     if (job.is_new_tile) {
@@ -135,20 +193,32 @@ __device__ __forceinline__ void CopyTiles(const Problem& problem, WarpgroupShare
       if constexpr (kMaxima) {
         StartQueries<kPanels, kFixedRows>(problem, job.block, job.fixed, to);
       } else {
-        StartKeys<kPanels, kFixedRows>(problem.keys, job.fixed, to);
+        if constexpr (kFp8Keys) announce_last();
+        StartKeys<kPanels, kFp8Keys, kFixedRows>(problem.keys, job.fixed, to);
       }
-      commit(&shared->fixed.full[fixed_turn++ % 2]);
+      uint64_t* const full = &shared->fixed.full[fixed_turn++ % 2];
+      if constexpr (kFp8Keys && !kMaxima) {
+        announce_now(full);
+      } else {
+        commit(full);
+      }
     }
     for (int tile = job.begin; tile < job.end; ++tile, ++turn) {
       shared->moving.AwaitEmpty(turn);
       std::byte* const to = moving + turn % kRing * Tiles::kMovingBytes;
       const int64_t first = int64_t{tile} * kMovingRows;
       if constexpr (kMaxima) {
-        StartKeys<kPanels, kMovingRows>(problem.keys, first, to);
+        if constexpr (kFp8Keys) announce_last();
+        StartKeys<kPanels, kFp8Keys, kMovingRows>(problem.keys, first, to);
       } else {
         StartQueries<kPanels, kMovingRows>(problem, job.block, first, to);
       }
-      commit(&shared->moving.full[turn % kRing]);
+      uint64_t* const full = &shared->moving.full[turn % kRing];
+      if constexpr (kFp8Keys && kMaxima) {
+        announce_now(full);
+      } else {
+        commit(full);
+      }
     }
   }
   if (started != nullptr) {
@@ -350,7 +420,7 @@ __device__ __forceinline__ void MultiplyTiles(const Problem& problem, WarpgroupS
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 // Empty, without static shared memory, where it was compiled for another architecture.
-template <int kPanels, bool kMaxima>
+template <int kPanels, bool kMaxima, bool kFp8Keys>
 __global__ void __launch_bounds__(kWarpgroupThreads, 1)
     ScoreWarpgroupsKernel(const __grid_constant__ Problem problem) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -373,7 +443,7 @@ __global__ void __launch_bounds__(kWarpgroupThreads, 1)
   const int warpgroup = __shfl_sync(0xffffffff, threadIdx.x / kGroupThreads, 0);
   if (warpgroup == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;\n");
-    CopyTiles<kPanels, kMaxima>(problem, &shared, fixed, moving);
+    CopyTiles<kPanels, kMaxima, kFp8Keys>(problem, &shared, fixed, moving);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;\n");
     MultiplyTiles<kPanels, kMaxima>(problem, &shared, fixed, moving, warpgroup - 1);

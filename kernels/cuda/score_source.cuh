@@ -261,7 +261,7 @@ struct ScoredKeys {
     const int64_t first = args.initial_tokens;
     const int64_t last = max(first, sequence.position - args.local_tokens);
     Row at{args,
-           sequence.pages,
+           sequence.score_pages != nullptr ? sequence.score_pages : sequence.pages,
            args.queries + row * args.dim,
            static_cast<uint32_t>(first),
            static_cast<uint32_t>(last),

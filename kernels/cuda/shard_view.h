@@ -17,6 +17,8 @@ namespace longspan::cuda {
 struct DecodeRow {
   const std::byte* const* pages = nullptr;  // device memory: this rank's pages, ascending
   int64_t position = 0;                     // of the newest token, whose key is stored already
+  // Where score keys that are not the keys lie in memory of their own; null: in `pages`.
+  const std::byte* const* score_pages = nullptr;
 };
 
 // Local index: a rank's own positions count 0, 1, 2, ... through its pages. A range of positions is

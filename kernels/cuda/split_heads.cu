@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/split_heads.h"
 #include "kernels/cuda/sum_across.cuh"
@@ -12,6 +13,8 @@ constexpr int kWarp = 32;
 
 // A warp has one head of one row.
 __global__ void __launch_bounds__(kThreads) SplitHeadsKernel(SplitHeadsArgs args) {
+  LetSuccessorsStart();
+  WaitForPredecessors();
   const int64_t query_heads = args.queries == nullptr ? 0 : args.shape.heads;
   const int64_t kv_heads = args.shape.kv_heads;
   const int64_t heads = query_heads + 2 * kv_heads;
@@ -55,7 +58,8 @@ __global__ void __launch_bounds__(kThreads) SplitHeadsKernel(SplitHeadsArgs args
 absl::Status SplitHeads(const SplitHeadsArgs& args, Stream stream) {
   if (args.rows == 0) return absl::OkStatus();
   const int64_t heads = (args.queries == nullptr ? 0 : args.shape.heads) + 2 * args.shape.kv_heads;
-  SplitHeadsKernel<<<BlocksOf(args.rows * heads, kThreads / kWarp), kThreads, 0, stream>>>(args);
+  LaunchAfter(SplitHeadsKernel, BlocksOf(args.rows * heads, kThreads / kWarp), kThreads, 0, stream,
+              args);
   return CheckLaunch("SplitHeads");
 }
 

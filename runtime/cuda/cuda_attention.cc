@@ -38,14 +38,14 @@ cuda::PrefillAttentionArgs AttentionArgs(const CudaRun& run) {
   return args;
 }
 
-// One rank: keys are read where they are, by lists that never see the host.
+// One rank and its device memory: keys are read where they are, by lists that never see the host.
 absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
                                  absl::Span<const PrefillBlock> blocks, int64_t first_row,
                                  int64_t first_selection) {
   CudaBuffers& buffers = run->buffers;
   const KvShape& kv = run->sizes.kv;
   std::vector<const std::byte*> pages;
-  for (const Page& page : cache->pages()) pages.push_back(page.get());
+  for (const Page& page : cache->pages()) pages.push_back(page.kv.get());
   std::vector<cuda::AttentionBlock> lists;
   std::vector<cuda::KeyRanges> ranges;
   int64_t listed = 0;
@@ -90,7 +90,7 @@ absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
   return cuda::PrefillAttention(args, run->stream());
 }
 
-// Several ranks: what this rank's blocks read is brought here.
+// Several ranks, or a cache on the host: what this rank's blocks read is brought here.
 absl::Status AttendWhatArrives(CudaRun* run, int64_t layer, KvShard* cache,
                                absl::Span<const PrefillBlock> blocks, int64_t first_row,
                                absl::Span<const std::vector<int64_t>> selections) {
@@ -220,7 +220,7 @@ absl::Status AttendInOrder(CudaRun* run, int64_t layer, const CudaStep& step,
     PrefillBlock block = blocks[t];
     block.row = static_cast<int64_t>(t);
     KvShard* cache = step.tokens[t].cache;
-    if (run->ranks() == 1) {
+    if (run->reads_pages()) {
       LONGSPAN_RETURN_IF_ERROR(
           AttendWherePagesAre(run, layer, cache, {&block, 1}, 0, static_cast<int64_t>(t)));
     } else {
@@ -296,13 +296,18 @@ absl::Status StoreChunkCuda(CudaRun* run, int64_t layer, const PrefillChunk& chu
     store.max_count = std::max(store.max_count, block.tokens.size());
   }
   if (!runs.empty()) {
-    std::vector<std::byte*> pages;
-    for (const Page& page : chunk.cache->pages()) pages.push_back(page.get());
+    std::vector<std::byte*> pages, score_pages;
+    for (const Page& page : chunk.cache->pages()) {
+      pages.push_back(page.kv.get());
+      score_pages.push_back(page.score_base());
+    }
     Parameters parameters;
     const int64_t pages_at = parameters.Add<std::byte*>(pages);
+    const int64_t score_pages_at = parameters.Add<std::byte*>(score_pages);
     const int64_t runs_at = parameters.Add<cuda::StoredRun>(runs);
     LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
     store.pages = reinterpret_cast<std::byte* const*>(buffers.parameters + pages_at);
+    store.score_pages = reinterpret_cast<std::byte* const*>(buffers.parameters + score_pages_at);
     store.num_pages = static_cast<int64_t>(pages.size());
     store.runs = reinterpret_cast<const cuda::StoredRun*>(buffers.parameters + runs_at);
     store.num_runs = static_cast<int>(runs.size());
@@ -329,7 +334,7 @@ absl::Status AttendBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
     LONGSPAN_RETURN_IF_ERROR(SelectForBlocksCuda(run, layer, cache, blocks, first_row));
   }
   std::vector<std::vector<int64_t>> selections(blocks.size());
-  const bool on_host = run->ranks() > 1 || run->context->on_selection;
+  const bool on_host = !run->reads_pages() || run->context->on_selection;
   if (on_host) {
     LONGSPAN_ASSIGN_OR_RETURN(selections,
                               DownloadSelections(run, static_cast<int64_t>(blocks.size())));
@@ -340,7 +345,7 @@ absl::Status AttendBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
       run->context->on_selection(layer, blocks[b].tokens, selections[b]);
     }
   }
-  return run->ranks() == 1
+  return run->reads_pages()
              ? AttendWherePagesAre(run, layer, cache, blocks, first_row, /*first_selection=*/0)
              : AttendWhatArrives(run, layer, cache, blocks, first_row, selections);
 }

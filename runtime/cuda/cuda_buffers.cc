@@ -24,6 +24,7 @@ CudaSizes CudaSizes::Of(const Config& config, const ModelConfig& model,
   sizes.ranks = context.layout.num_ranks;
   sizes.sharers = sharers;
   sizes.multiprocessors = multiprocessors;
+  sizes.on_host = config.kv_cache_tier == "host";
   const int64_t chunk = config.prefill_chunk_tokens;
   const int64_t block = config.esa.selection_block;
   const int64_t stripe = context.layout.stripe_tokens;
@@ -53,7 +54,7 @@ CudaSizes CudaSizes::Of(const Config& config, const ModelConfig& model,
 }
 
 int64_t CudaSizes::arriving_keys() const {
-  return ranks == 1 ? 0 : std::min(max_tokens, own_blocks * listed_keys);
+  return ranks == 1 && !on_host ? 0 : std::min(max_tokens, own_blocks * listed_keys);
 }
 
 void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
@@ -72,10 +73,10 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
       static_cast<int64_t>(sizeof(cuda::ScoredBlock) + sizeof(cuda::AttentionBlock) +
                            sizeof(cuda::KeyRanges) + sizeof(cuda::StoredRun));
   const int64_t halo_runs = 4 * (sizes.blocks + 2);
-  parameter_bytes = pages * 8 + sizes.blocks * of_block +
+  parameter_bytes = 2 * pages * 8 + sizes.blocks * of_block +
                     halo_runs * static_cast<int64_t>(sizeof(cuda::ScoreRun)) + 256;
   parameters = bytes(parameter_bytes);
-  step_bytes = sizes.sequences * (pages * 8 + 64) + 256;
+  step_bytes = sizes.sequences * (2 * pages * 8 + 64) + 256;
   step = bytes(step_bytes);
   x = arena->Take<float>(rows * sizes.hidden);
   normed = bytes(rows * sizes.hidden * number);
@@ -129,13 +130,15 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
     const int64_t partial_floats = sizes.sequences * (query_dim + heads);
     partial = arena->Take<float>(partial_floats);
     partials = arena->Take<float>(sizes.ranks * partial_floats);
+    outputs = bytes(sizes.ranks * sizes.sequences * query_dim * number);
+  }
+  if (sizes.arriving_keys() > 0) {
     const int64_t moved = sizes.arriving_keys();
     // All ranks may want the same.
     const int64_t sent_rows = sizes.ranks * std::min(moved, sizes.own_tokens);
     send_rows = arena->Take<uint32_t>(sent_rows);
     sent = bytes(sent_rows * 2 * sizes.kv.row_bytes());
     arrived = bytes(moved * 2 * sizes.kv.row_bytes());
-    outputs = bytes(sizes.ranks * sizes.sequences * query_dim * number);
   }
 }
 

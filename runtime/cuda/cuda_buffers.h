@@ -24,6 +24,7 @@ struct CudaSizes {
   int ranks = 1;
   int sharers = 1;          // ranks on this GPU
   int multiprocessors = 0;  // that this rank may hold
+  bool on_host = false;     // the keys and values are
 
   int64_t rows = 0;        // of a prefill chunk on one rank, padded to whole panels
   int64_t blocks = 0;      // of a chunk, all ranks
@@ -41,7 +42,7 @@ struct CudaSizes {
   int64_t qkv() const { return shape.query_dim() + 2 * shape.kv_dim(); }
   int64_t selections() const { return blocks > sequences ? blocks : sequences; }
   bool low_rank() const { return kv.score_dim > 0 && !kv.score_is_key; }
-  // Tokens that the ring may bring a rank for a chunk.
+  // Tokens that are brought to a rank for a chunk.
   int64_t arriving_keys() const;
 };
 

@@ -13,7 +13,7 @@ absl::Status BringKeys(CudaRun* run, int64_t layer, KvShard* cache, const RingRo
   std::vector<uint32_t> local;
   std::vector<Transfer> sends, receives;
   std::vector<const std::byte*> pages;
-  for (const Page& page : cache->pages()) pages.push_back(page.get());
+  for (const Page& page : cache->pages()) pages.push_back(page.kv.get());
   Parameters parameters;
   const int64_t pages_at = parameters.Add<const std::byte*>(pages);
   LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));

@@ -37,6 +37,8 @@ struct CudaRun {
   cuda::Stream stream() const { return gpu->s(); }
   int rank() const { return context->communicator->rank(); }
   int ranks() const { return sizes.ranks; }
+  // Prefill attention finds keys and values in pages of this GPU's own memory.
+  bool reads_pages() const { return sizes.ranks == 1 && !sizes.on_host; }
   cuda::ShardGeometry geometry() const {
     return {static_cast<int32_t>(sizes.kv.stripe_tokens), sizes.ranks, rank()};
   }
@@ -45,6 +47,7 @@ struct CudaRun {
     cuda::CacheLayer out;
     out.geometry = geometry();
     out.dtype = kv.dtype;
+    out.score_dtype = kv.dtype;
     out.kv_dim = kv.kv_dim;
     out.key_offset = kv.key_offset(layer);
     out.value_offset = kv.value_offset(layer);

@@ -250,10 +250,13 @@ absl::StatusOr<CudaStep> CudaTransformer::UploadStep(absl::Span<const DecodeToke
   std::vector<const std::byte*> tables;
   for (int64_t r = 0; r < rows; ++r) {
     sequences[r].position = tokens[r].position;
-    sequences[r].pages =
-        reinterpret_cast<const std::byte* const*>(buffers.step + table_at) + tables.size();
-    num_pages[r] = static_cast<int64_t>(tokens[r].cache->pages().size());
-    for (const Page& page : tokens[r].cache->pages()) tables.push_back(page.get());
+    const auto* table = reinterpret_cast<const std::byte* const*>(buffers.step + table_at);
+    const absl::Span<const Page> pages = tokens[r].cache->pages();
+    num_pages[r] = static_cast<int64_t>(pages.size());
+    sequences[r].pages = table + tables.size();
+    for (const Page& page : pages) tables.push_back(page.kv.get());
+    sequences[r].score_pages = table + tables.size();
+    for (const Page& page : pages) tables.push_back(page.score_base());
   }
   CudaStep step;
   step.rows = static_cast<int>(rows);

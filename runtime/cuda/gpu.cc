@@ -34,20 +34,29 @@ absl::StatusOr<HostRanks> CountHostRanks(Communicator& communicator) {
 
 absl::StatusOr<std::unique_ptr<Gpu>> Open(HostRanks ranks) {
   LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
-  if (devices == 0) {
-    return absl::UnavailableError(
-        "`device: cuda`: there is no NVIDIA GPU, or no driver for it, on this host; see "
-        "nvidia-smi, or use `device: cpu`");
-  }
+  if (devices == 0) return NoGpu();
   auto gpu = std::make_unique<Gpu>();
   gpu->device = ranks.before % devices;
+  gpu->ranks_on_host = ranks.all;
   gpu->sharers = (ranks.all - gpu->device + devices - 1) / devices;
   LONGSPAN_ASSIGN_OR_RETURN(gpu->info, cuda::UseDevice(gpu->device));
   LONGSPAN_ASSIGN_OR_RETURN(gpu->stream, cuda::StreamHandle::Create());
   return gpu;
 }
 
+template <typename Buffer>
+Memory Own(Buffer buffer) {
+  auto owner = std::make_shared<Buffer>(std::move(buffer));
+  return Memory(owner->data(), [owner](std::byte*) {});
+}
+
 }  // namespace
+
+absl::Status NoGpu() {
+  return absl::UnavailableError(
+      "`device: cuda`: there is no NVIDIA GPU, or no driver for it, on this host; see nvidia-smi, "
+      "or use `device: cpu`");
+}
 
 absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* communicator) {
   LONGSPAN_ASSIGN_OR_RETURN(const HostRanks ranks, CountHostRanks(*communicator));
@@ -62,10 +71,14 @@ absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator*
   return gpu;
 }
 
-absl::StatusOr<Page> AllocateDevicePage(int64_t bytes) {
+absl::StatusOr<Memory> AllocateDeviceMemory(int64_t bytes) {
   LONGSPAN_ASSIGN_OR_RETURN(cuda::Buffer buffer, cuda::Buffer::Allocate(bytes));
-  auto owner = std::make_shared<cuda::Buffer>(std::move(buffer));
-  return Page(owner->data(), [owner](std::byte*) {});
+  return Own(std::move(buffer));
+}
+
+absl::StatusOr<Memory> AllocatePinnedMemory(int64_t bytes) {
+  LONGSPAN_ASSIGN_OR_RETURN(cuda::PinnedBuffer buffer, cuda::PinnedBuffer::Allocate(bytes));
+  return Own(std::move(buffer));
 }
 
 }  // namespace longspan

@@ -16,7 +16,8 @@ namespace longspan {
 struct Gpu {
   int device = 0;
   cuda::DeviceInfo info;
-  int sharers = 1;  // ranks that use it, this one included
+  int sharers = 1;        // ranks that use it, this one included
+  int ranks_on_host = 1;  // on any of its GPUs
   cuda::StreamHandle stream;
   std::unique_ptr<DeviceCommunicator> communicator;
 
@@ -30,8 +31,11 @@ struct Gpu {
 // rank returns the same error.
 absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* communicator);
 
-// A cache page in device memory.
-absl::StatusOr<Page> AllocateDevicePage(int64_t bytes);
+absl::Status NoGpu();
+
+// For cache pages: in device memory, or page-locked on the host, which the GPU reads over its bus.
+absl::StatusOr<Memory> AllocateDeviceMemory(int64_t bytes);
+absl::StatusOr<Memory> AllocatePinnedMemory(int64_t bytes);
 
 }  // namespace longspan
 

@@ -31,10 +31,16 @@ absl::Status CheckSameGpus(Communicator* communicator, const Gpu& gpu) {
   return absl::OkStatus();
 }
 
-int64_t BufferBytes(Config config, const Model& model, int64_t max_model_len) {
+int64_t BufferBytes(Config config, const ModelConfig& model, const AttentionContext& attention,
+                    const cuda::DeviceInfo& info, int ranks_on_gpu, int64_t max_model_len) {
   config.max_model_len = max_model_len;
-  return CudaTransformer::Bytes(CudaSizes::Of(config, model.config, model.attention,
-                                              model.gpu->sharers, model.gpu->multiprocessors()));
+  return CudaTransformer::Bytes(
+      CudaSizes::Of(config, model, attention, ranks_on_gpu, info.multiprocessors / ranks_on_gpu));
+}
+
+absl::StatusOr<int> RanksOnGpu(int ranks_on_host) {
+  LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
+  return (ranks_on_host + devices - 1) / std::max(devices, 1);
 }
 
 }  // namespace
@@ -45,28 +51,65 @@ absl::Status OpenModelGpu(const Config& config, Communicator* communicator, Mode
   return config.deterministic ? CheckSameGpus(communicator, *model->gpu) : absl::OkStatus();
 }
 
-absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const Model& model) {
+absl::StatusOr<std::vector<std::string>> DescribeGpus() {
+  LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
+  std::vector<std::string> texts;
+  for (int device = 0; device < devices; ++device) {
+    LONGSPAN_ASSIGN_OR_RETURN(const cuda::DeviceInfo info, cuda::UseDevice(device));
+    LONGSPAN_ASSIGN_OR_RETURN(const cuda::MemoryInfo memory, cuda::FreeMemory());
+    texts.push_back(absl::StrCat(info.name, ", ", FormatBytes(memory.total), " (",
+                                 FormatBytes(memory.free), " free)"));
+  }
+  return texts;
+}
+
+absl::Status UseFirstGpu() {
+  LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
+  return devices == 0 ? NoGpu() : cuda::UseDevice(0).status();
+}
+
+absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig& model,
+                                         const ModelWeights& weights,
+                                         const AttentionContext& attention, int ranks_on_host) {
+  LONGSPAN_ASSIGN_OR_RETURN(const int ranks_on_gpu, RanksOnGpu(ranks_on_host));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::DeviceInfo info, cuda::CurrentDevice());
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::MemoryInfo memory, cuda::FreeMemory());
   const DType dtype = config.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+  const auto buffers = [&](int64_t max_model_len) {
+    return BufferBytes(config, model, attention, info, ranks_on_gpu, max_model_len);
+  };
   MemoryPlan plan;
-  plan.available = memory.free / model.gpu->sharers;
-  plan.weights = CudaWeights::Bytes(model.weights, model.attention.factors, dtype);
-  plan.page = model.attention.kv.page_bytes();
+  plan.available = memory.free / ranks_on_gpu;
+  plan.weights = CudaWeights::Bytes(weights, attention.factors, dtype);
+  plan.page = attention.kv.page_bytes();
+  if (config.kv_cache_tier == "host") {
+    plan.page = attention.kv.score_bytes();
+    plan.host_page = attention.kv.kv_bytes();
+    plan.host_available = AvailableMemory() / ranks_on_host;
+  }
   int64_t longest = config.max_model_len;
   if (longest == 0) {
     // Some buffers grow with the context: as many pages as there would be without any is more than
     // there will be.
-    plan.activations = BufferBytes(config, model, 1);
-    const SequenceLayout& layout = model.attention.layout;
+    plan.activations = buffers(1);
+    const SequenceLayout& layout = attention.layout;
     longest = std::clamp<int64_t>(
         plan.MaxPages(config.kv_cache_memory_fraction) * layout.stripe_tokens * layout.num_ranks, 1,
         kMaxPosition);
   }
-  plan.activations = BufferBytes(config, model, longest);
+  plan.activations = buffers(longest);
   return plan;
 }
 
-AllocatePage GpuPages() { return AllocateDevicePage; }
+absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const Model& model) {
+  return PlanGpuMemory(config, model.config, model.weights, model.attention,
+                       model.gpu->ranks_on_host);
+}
+
+PageMemory GpuPages(const Config& config) {
+  return {config.kv_cache_tier == "host" ? AllocatePinnedMemory : AllocateDeviceMemory,
+          AllocateDeviceMemory};
+}
 
 absl::StatusOr<std::unique_ptr<Transformer>> MakeGpuTransformer(const Config& config,
                                                                 const Model& model) {

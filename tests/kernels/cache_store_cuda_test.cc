@@ -55,12 +55,16 @@ struct Case {
   int ranks = 1;
   int32_t halo = 3;
   int64_t shift = 0;  // of the floats that are stored
+  bool fp8_scores = false;
+
+  DType score_dtype() const { return fp8_scores ? DType::kFloat8E4M3 : dtype; }
 };
 
 std::string Describe(const Case& c) {
   return testing::PrintToString(std::vector<int64_t>{c.kv_dim, c.score_dim, c.exact, c.stripe,
                                                      c.ranks, c.halo, c.shift}) +
-         " " + std::string(DTypeName(c.dtype));
+         " " + std::string(DTypeName(c.dtype)) + ", scores " +
+         std::string(DTypeName(c.score_dtype()));
 }
 
 class Cache {
@@ -68,9 +72,10 @@ class Cache {
   Cache(const Case& c, int rank, int64_t num_pages) : case_(c), rank_(rank) {
     constexpr int64_t kBegin = 48, kEnd = 32;  // bytes of nobody
     const int64_t key_row = c.kv_dim * SizeOf(c.dtype);
-    const int64_t score_row = c.score_dim * SizeOf(c.dtype);
+    const int64_t score_row = c.score_dim * SizeOf(c.score_dtype());
     layer.geometry = {c.stripe, c.ranks, rank};
     layer.dtype = c.dtype;
+    layer.score_dtype = c.score_dtype();
     layer.kv_dim = c.kv_dim;
     layer.score_dim = c.score_dim;
     layer.halo = c.halo;
@@ -96,20 +101,22 @@ class Cache {
   std::byte* Key(int64_t position) { return Row(layer.key_offset, position); }
   std::byte* Value(int64_t position) { return Row(layer.value_offset, position); }
   std::byte* ScoreRow(int64_t page, int64_t row) {
-    return expected[page].data() + layer.score_offset + row * case_.score_dim * SizeOf(case_.dtype);
+    return expected[page].data() + layer.score_offset +
+           row * case_.score_dim * SizeOf(case_.score_dtype());
   }
 
   // What a token's rows should become on this rank.
   void Store(int64_t position, const float* key, const float* value, const float* score) {
     if (layout().owner(position) == rank_) {
-      Put(key, case_.kv_dim, Key(position));
-      Put(value, case_.kv_dim, Value(position));
+      ConvertFromFloat(key, case_.kv_dim, case_.dtype, Key(position));
+      ConvertFromFloat(value, case_.kv_dim, case_.dtype, Value(position));
     }
     if (case_.score_dim == 0) return;
     for (int64_t page = 0; page < num_pages(); ++page) {
       const int64_t row = position - layout().StripeOfPage(rank_, page).begin + case_.halo;
       if (row < 0 || row >= case_.stripe + 2 * case_.halo) continue;
-      Put(case_.exact ? key : score, case_.score_dim, ScoreRow(page, row));
+      ConvertFromFloat(case_.exact ? key : score, case_.score_dim, case_.score_dtype(),
+                       ScoreRow(page, row));
     }
   }
 
@@ -142,9 +149,6 @@ class Cache {
     return expected[layout().page(position)].data() + offset +
            position % case_.stripe * case_.kv_dim * SizeOf(case_.dtype);
   }
-  void Put(const float* from, int64_t count, std::byte* to) const {
-    ConvertFromFloat(from, count, case_.dtype, to);
-  }
 
   Case case_;
   int rank_;
@@ -154,13 +158,16 @@ class Cache {
 
 std::vector<Case> Cases() {
   std::vector<Case> cases;
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int ranks : {1, 2, 3}) {
       for (const int32_t halo : {0, 1, 3, 8}) {
         // Whole vectors, no vectors, vectors of the keys alone.
         for (const auto& [kv_dim, score_dim] :
              {std::pair<int64_t, int64_t>{64, 16}, {6, 5}, {1024, 128}, {24, 7}}) {
           cases.push_back({dtype, kv_dim, score_dim, false, 8, ranks, halo, 0});
+          if (dtype == DType::kFloat8E4M3) continue;
+          cases.push_back(cases.back());
+          cases.back().fp8_scores = true;
         }
         cases.push_back({dtype, 64, 16, false, 8, ranks, halo, 1});
         cases.push_back({dtype, 64, 64, true, 8, ranks, halo, 0});
@@ -177,10 +184,16 @@ class CacheStoreCudaTest : public CudaTest {
  protected:
   // Rows of keys, values and score keys.
   struct Rows {
+    // Some of them too large for fp8_e4m3.
+    static std::vector<float> Numbers(Random* random, int64_t count) {
+      std::vector<float> numbers = random->Reals(count);
+      for (int64_t i = 0; i < count; i += 7) numbers[i] *= 1000;
+      return numbers;
+    }
     Rows(Random* random, const Case& c, int64_t count)
-        : keys(random->Reals(count * c.kv_dim), c.shift),
-          values(random->Reals(count * c.kv_dim), c.shift),
-          scores(random->Reals(count * c.score_dim), c.shift),
+        : keys(Numbers(random, count * c.kv_dim), c.shift),
+          values(Numbers(random, count * c.kv_dim), c.shift),
+          scores(Numbers(random, count * c.score_dim), c.shift),
           has_scores(!c.exact && c.score_dim > 0) {}
     const float* device_scores() const { return has_scores ? scores.device() : nullptr; }
     void Expect(const Case& c, int64_t row, int64_t position, Cache* cache) const {
@@ -327,7 +340,7 @@ TEST_F(CacheStoreCudaTest, ScoreRowsMoveBothWays) {
   for (const Case& c : Cases()) {
     if (c.score_dim == 0) continue;
     SCOPED_TRACE(Describe(c));
-    const int64_t bytes = c.score_dim * SizeOf(c.dtype);
+    const int64_t bytes = c.score_dim * SizeOf(c.score_dtype());
     const int64_t all_rows = c.stripe + 2 * c.halo;
     Cache cache(c, 0, 5);
     cache.Randomize(&random);
@@ -428,6 +441,9 @@ TEST_F(CacheStoreCudaTest, RefusesWhatFitsNoCache) {
   EXPECT_TRUE(absl::IsInvalidArgument(StoreTokens(args, nullptr)));
   args.layer = cache.layer;
   args.layer.dtype = DType::kFloat16;
+  EXPECT_TRUE(absl::IsUnimplemented(StoreTokens(args, nullptr)));
+  args.layer = cache.layer;
+  args.layer.score_dtype = DType::kFloat32;
   EXPECT_TRUE(absl::IsUnimplemented(StoreTokens(args, nullptr)));
 }
 

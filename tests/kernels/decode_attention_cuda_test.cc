@@ -474,7 +474,7 @@ using DecodeAttentionCudaTest = CudaTest;
 
 TEST_F(DecodeAttentionCudaTest, EqualsReferenceForEveryKernel) {
   Random random(1);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t head_dim : {16, 32, 64, 128, 256}) {
       for (const int64_t group : {1, 2, 3, 4, 7, 8, 12, 16}) {
         Problem problem = RandomProblem(&random, kModes[random.Integer(0, 3)], 2);
@@ -496,7 +496,7 @@ TEST_F(DecodeAttentionCudaTest, EqualsReferenceInEveryMode) {
   for (const Mode mode : kModes) {
     for (int trial = 0; trial < 10; ++trial) {
       Problem problem = RandomProblem(&random, mode, static_cast<int>(random.Integer(1, 5)));
-      problem.dtype = random.OneOf({DType::kFloat32, DType::kBFloat16});
+      problem.dtype = random.OneOf({DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3});
       SCOPED_TRACE(testing::Message() << "mode " << static_cast<int>(mode) << ", trial " << trial);
       ExpectAsReference(problem, RandomData(&random, problem));
       if (HasFailure()) return;
@@ -526,7 +526,7 @@ TEST_F(DecodeAttentionCudaTest, EqualsReferenceAtRealSizes) {
 TEST_F(DecodeAttentionCudaTest, LongDenseContext) {
   Random random(4);
   for (const int64_t group : {1, 4, 8, 16}) {
-    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
       Problem problem;
       problem.shape = {group, 1, 64};
       problem.dtype = dtype;
@@ -634,7 +634,7 @@ TEST_F(DecodeAttentionCudaTest, PositionsBeyondTwoToThe31) {
 // Of so many ranks that what two neighbouring stripes of a rank lie apart takes 25 bits.
 TEST_F(DecodeAttentionCudaTest, PositionsNearTwoToThe32OfManyRanks) {
   Random random(16);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     Problem problem;
     problem.shape = {4, 1, 64};
     problem.dtype = dtype;
@@ -690,7 +690,7 @@ TEST_F(DecodeAttentionCudaTest, WhatLiesBetweenRowsOfTheSelectionIsNotRead) {
 // It makes all of its KV head's group NaN, of its row alone.
 TEST_F(DecodeAttentionCudaTest, ANanInAKeyGivesNan) {
   Random random(18);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t head_dim : {16, 64, 128}) {
       for (const int64_t group : {1, 4, 7, 16}) {
         Problem problem;

@@ -8,12 +8,15 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "gtest/gtest.h"
 #include "kernels/base/convert.h"
+#include "kernels/base/status_macros.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/split_heads.h"
 #include "kernels/reference/reference.h"
 #include "tests/kernels/cuda_testing.h"
 #include "tests/kernels/kernel_testing.h"
@@ -31,6 +34,7 @@ double ToleranceOf(DType out) {
     case DType::kFloat16:
       return 1e-5 + 0x1p-11;
     case DType::kFloat32:
+    case DType::kFloat8E4M3:  // of no dense operation
       break;
   }
   return 1e-5;
@@ -665,6 +669,187 @@ TEST_F(LinearCudaTest, NoRowsDoNothing) {
   ExpectOk(Embed({.rows = 0, .hidden = 128}, nullptr));
   ExpectOk(Linear({.rows = 0, .in = 64, .out = 64}, plans_.get(), nullptr));
   ExpectOk(LinearFewRows({.rows = 0, .in = 64, .out = 64}, nullptr));
+}
+
+// ---- Chains of kernels, which start while those before them still run ----
+
+struct ChainSizes {
+  AttentionShape shape;
+  int64_t hidden, intermediate, layers;
+};
+
+// The kernels of a decode step, with a norm in place of attention. All layers use the same buffers,
+// so that a kernel that does not wait for the others spoils what they read or write.
+class Chain {
+ public:
+  static constexpr int64_t kVocabulary = 64;
+
+  Chain(const ChainSizes& sizes, DType dtype, int64_t rows, Random* random)
+      : sizes_(sizes),
+        dtype_(dtype),
+        rows_(rows),
+        table_(Weights(kVocabulary, sizes.hidden, random)),
+        norm_(random->Reals(std::max(sizes.hidden, sizes.shape.query_dim())), DType::kFloat32),
+        qkv_(Weights(qkv_dim(), sizes.hidden, random)),
+        qkv_bias_(random->Reals(qkv_dim()), DType::kFloat32),
+        output_(Weights(sizes.hidden, sizes.shape.query_dim(), random)),
+        output_bias_(random->Reals(sizes.hidden), DType::kFloat32),
+        gate_up_(Weights(2 * sizes.intermediate, sizes.hidden, random)),
+        down_(Weights(sizes.hidden, sizes.intermediate, random)),
+        ids_(Poisoned(rows * static_cast<int64_t>(sizeof(int32_t)))),
+        x_(rows * sizes.hidden, DType::kFloat32),
+        normed_(rows * sizes.hidden, dtype),
+        stacked_(rows * qkv_dim(), DType::kFloat32),
+        queries_(rows * sizes.shape.query_dim(), DType::kFloat32),
+        keys_(rows * sizes.shape.kv_dim(), DType::kFloat32),
+        values_(rows * sizes.shape.kv_dim(), DType::kFloat32),
+        attended_(rows * sizes.shape.query_dim(), dtype),
+        gates_(rows * 2 * sizes.intermediate, dtype),
+        activated_(rows * sizes.intermediate, dtype) {}
+
+  int32_t* ids() const { return ids_.as<int32_t>(); }
+  const Numbers& x() const { return x_; }
+  const Numbers& keys() const { return keys_; }
+
+  // `apart`: every kernel has ended before the next one is launched.
+  absl::Status Run(Stream stream, bool apart) {
+    const auto after = [&](const absl::Status& launched) {
+      return launched.ok() && apart ? Synchronize(stream) : launched;
+    };
+    const auto normalize = [&](const Numbers& from, int64_t dim, const Numbers& to) {
+      return after(RmsNorm({from.floats(), norm_.floats(), rows_, dim, kEpsilon, to.data(), dtype_},
+                           stream));
+    };
+    const auto multiply = [&](const Numbers& from, int64_t in, const Numbers& weight, int64_t out,
+                              const Numbers& to, DType to_dtype, bool accumulate) {
+      return after(LinearFewRows(
+          {from.data(), rows_, in, weight.data(), dtype_, out, to.data(), to_dtype, accumulate},
+          stream));
+    };
+    const AttentionShape& shape = sizes_.shape;
+    const int64_t hidden = sizes_.hidden;
+    LONGSPAN_RETURN_IF_ERROR(
+        after(Embed({table_.data(), dtype_, ids(), rows_, hidden, x_.floats()}, stream)));
+    for (int64_t layer = 0; layer < sizes_.layers; ++layer) {
+      LONGSPAN_RETURN_IF_ERROR(normalize(x_, hidden, normed_));
+      LONGSPAN_RETURN_IF_ERROR(
+          multiply(normed_, hidden, qkv_, qkv_dim(), stacked_, DType::kFloat32, false));
+      LONGSPAN_RETURN_IF_ERROR(after(SplitHeads(
+          {shape, stacked_.floats(), rows_, qkv_bias_.floats(), norm_.floats(), norm_.floats(),
+           kEpsilon, queries_.floats(), keys_.floats(), values_.floats()},
+          stream)));
+      LONGSPAN_RETURN_IF_ERROR(normalize(queries_, shape.query_dim(), attended_));
+      LONGSPAN_RETURN_IF_ERROR(
+          multiply(attended_, shape.query_dim(), output_, hidden, x_, DType::kFloat32, true));
+      LONGSPAN_RETURN_IF_ERROR(after(
+          AddBias({output_bias_.floats(), rows_, hidden, x_.data(), DType::kFloat32}, stream)));
+      LONGSPAN_RETURN_IF_ERROR(normalize(x_, hidden, normed_));
+      const int64_t intermediate = sizes_.intermediate;
+      LONGSPAN_RETURN_IF_ERROR(
+          multiply(normed_, hidden, gate_up_, 2 * intermediate, gates_, dtype_, false));
+      LONGSPAN_RETURN_IF_ERROR(
+          after(SwiGlu({gates_.data(), gates_.data(intermediate), dtype_, intermediate,
+                        activated_.data(), dtype_, rows_, 2 * intermediate},
+                       stream)));
+      LONGSPAN_RETURN_IF_ERROR(
+          multiply(activated_, intermediate, down_, hidden, x_, DType::kFloat32, true));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  static constexpr float kEpsilon = 1e-5f;
+
+  Numbers Weights(int64_t out, int64_t in, Random* random) const {
+    const float range = 1 / std::sqrt(static_cast<float>(in));
+    return Numbers(random->Reals(out * in, -range, range), dtype_);
+  }
+  int64_t qkv_dim() const { return sizes_.shape.query_dim() + 2 * sizes_.shape.kv_dim(); }
+
+  ChainSizes sizes_;
+  DType dtype_;
+  int64_t rows_;
+  Numbers table_, norm_, qkv_, qkv_bias_, output_, output_bias_, gate_up_, down_;
+  Buffer ids_;
+  Numbers x_, normed_, stacked_, queries_, keys_, values_, attended_, gates_, activated_;
+};
+
+class ChainCudaTest : public CudaTest {
+ protected:
+  static constexpr int64_t kSteps = 20;
+
+  // Steps with other ids each, in a graph or one by one, are to give what they give with all of
+  // their kernels apart. Nobody waits between them, either.
+  void ExpectSameBitsAsApart(const ChainSizes& sizes, DType dtype, int64_t rows, Random* random) {
+    absl::StatusOr<StreamHandle> stream = StreamHandle::Create();
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    Chain chain(sizes, dtype, rows, random);
+    std::vector<int32_t> ids(kSteps * rows);
+    for (int32_t& id : ids) {
+      id = static_cast<int32_t>(random->Integer(0, Chain::kVocabulary - 1));
+    }
+    const Buffer device_ids = Upload(ids);
+    ExpectOk(Synchronize(nullptr));
+    const auto run = [&](absl::FunctionRef<absl::Status()> enqueue) {
+      const int64_t x_count = rows * sizes.hidden;
+      const int64_t count = x_count + rows * sizes.shape.kv_dim();
+      const Buffer results = Poisoned(kSteps * count * 4);
+      ExpectOk(Synchronize(nullptr));
+      for (int64_t step = 0; step < kSteps; ++step) {
+        ExpectOk(
+            Copy(chain.ids(), device_ids.as<int32_t>() + step * rows, rows * 4, stream->get()));
+        ExpectOk(enqueue());
+        float* result = results.as<float>() + step * count;
+        ExpectOk(Copy(result, chain.x().data(), x_count * 4, stream->get()));
+        ExpectOk(Copy(result + x_count, chain.keys().data(), (count - x_count) * 4, stream->get()));
+      }
+      ExpectOk(Synchronize(stream->get()));
+      return Download<float>(results.data(), kSteps * count);
+    };
+    const std::vector<float> expected = run([&] { return chain.Run(stream->get(), true); });
+    for (const float value : expected) ASSERT_TRUE(std::isfinite(value));
+    ExpectSameBits(run([&] { return chain.Run(stream->get(), false); }), expected);
+    absl::StatusOr<Graph> graph =
+        Graph::Capture(stream->get(), [&] { return chain.Run(stream->get(), false); });
+    ASSERT_TRUE(graph.ok()) << graph.status();
+    for (int round = 0; round < 3; ++round) {
+      ExpectSameBits(run([&] { return graph->Launch(stream->get()); }), expected);
+    }
+  }
+};
+
+TEST_F(ChainCudaTest, ShortKernels) {
+  Random random(50);
+  for (const DType dtype : kDTypes) {
+    for (const int64_t rows : {1, 3, 8, 20}) {
+      SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ", " << rows << " rows");
+      ExpectSameBitsAsApart({{.heads = 4, .kv_heads = 2, .head_dim = 64}, 256, 520, 40}, dtype,
+                            rows, &random);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_F(ChainCudaTest, KernelsOfManyBlocks) {
+  Random random(51);
+  for (const DType dtype : kDTypes) {
+    for (const int64_t rows : {1, 8}) {
+      SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ", " << rows << " rows");
+      ExpectSameBitsAsApart({{.heads = 16, .kv_heads = 2, .head_dim = 64}, 1024, 7168, 20}, dtype,
+                            rows, &random);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Rows that are no whole number of vectors.
+TEST_F(ChainCudaTest, OddSizes) {
+  Random random(52);
+  for (const DType dtype : kDTypes) {
+    ExpectSameBitsAsApart({{.heads = 3, .kv_heads = 1, .head_dim = 34}, 301, 77, 10}, dtype, 2,
+                          &random);
+    if (HasFatalFailure()) return;
+  }
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ int64_t NumRows(const Problem& problem) {
 }
 
 double ToleranceOf(const Problem& problem) {
-  const bool tensor = problem.dtype == DType::kBFloat16 &&
+  const bool tensor = problem.dtype != DType::kFloat32 &&
                       (problem.shape.head_dim == 64 || problem.shape.head_dim == 128);
   return tensor || problem.output_dtype == DType::kBFloat16 ? kRoughTolerance : kTolerance;
 }
@@ -388,7 +388,7 @@ using PrefillAttentionCudaTest = CudaTest;
 
 TEST_F(PrefillAttentionCudaTest, EqualsReferenceForEveryKernel) {
   Random random(1);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t head_dim : {16, 32, 64, 128, 256}) {
       for (const int64_t group : {1, 2, 4, 7, 8, 16}) {
         Problem problem;
@@ -414,7 +414,7 @@ TEST_F(PrefillAttentionCudaTest, EqualsReferenceForEveryKernel) {
 // With each of far and near keys there or not, alone and beside other blocks.
 TEST_F(PrefillAttentionCudaTest, FarAndNearKeysOrNone) {
   Random random(2);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const bool apart : {true, false}) {
       Problem problem;
       problem.dtype = dtype;
@@ -436,7 +436,7 @@ TEST_F(PrefillAttentionCudaTest, FarAndNearKeysOrNone) {
 // As many queries and keys as a real model's, of few heads.
 TEST_F(PrefillAttentionCudaTest, EqualsReferenceAtRealSizes) {
   Random random(3);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const bool apart : {true, false}) {
       Problem problem;
       problem.shape = {4, 1, 128};
@@ -456,7 +456,7 @@ TEST_F(PrefillAttentionCudaTest, EqualsReferenceAtRealSizes) {
 // end beside the ends of tiles.
 TEST_F(PrefillAttentionCudaTest, CausalEdges) {
   Random random(4);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t head_dim : {32, 64, 128}) {
       Problem problem;
       problem.shape = {4, 2, head_dim};
@@ -477,7 +477,7 @@ TEST_F(PrefillAttentionCudaTest, CausalEdges) {
 // Ranks own every other stripe, so that a message's near keys jump.
 TEST_F(PrefillAttentionCudaTest, MessagesHaveValuesBehindKeys) {
   Random random(5);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t head_dim : {16, 64, 128}) {
       Problem problem;
       problem.shape = {8, 2, head_dim};
@@ -503,7 +503,7 @@ TEST_F(PrefillAttentionCudaTest, MessagesHaveValuesBehindKeys) {
 
 TEST_F(PrefillAttentionCudaTest, PositionsBeyondAMillion) {
   Random random(6);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const bool apart : {true, false}) {
       Problem problem;
       problem.dtype = dtype;
@@ -518,7 +518,7 @@ TEST_F(PrefillAttentionCudaTest, PositionsBeyondAMillion) {
 
 TEST_F(PrefillAttentionCudaTest, BFloat16OutputAndNoLse) {
   Random random(7);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     Problem problem;
     problem.dtype = dtype;
     problem.output_dtype = DType::kBFloat16;
@@ -543,7 +543,7 @@ TEST_F(PrefillAttentionCudaTest, BFloat16OutputAndNoLse) {
 // Weights of exp(-100) beside others, and maxima that rise from tile to tile.
 TEST_F(PrefillAttentionCudaTest, ScoresOfGreatMagnitude) {
   Random random(8);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     Problem problem;
     problem.dtype = dtype;
     problem.blocks = {MakeBlock(&random, 70, 600, 200, 200)};
@@ -568,7 +568,7 @@ TEST_F(PrefillAttentionCudaTest, ScoresOfGreatMagnitude) {
 // It makes NaN of the queries that see it, and of no others.
 TEST_F(PrefillAttentionCudaTest, NaNInKeys) {
   Random random(9);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t head_dim : {32, 64, 128}) {
       Problem problem;
       problem.shape = {4, 2, head_dim};
@@ -586,7 +586,7 @@ TEST_F(PrefillAttentionCudaTest, NaNInKeys) {
 
 TEST_F(PrefillAttentionCudaTest, ABlockDoesNotDependOnTheOthers) {
   Random random(10);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t head_dim : {32, 64, 128}) {
       for (const int64_t group : {4, 7}) {
         Problem problem;

@@ -37,6 +37,8 @@ struct Case {
   std::vector<Block> blocks;
 
   SequenceLayout layout() const { return {stripe, ranks}; }
+  DType query_dtype() const { return dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : dtype; }
+  bool fits() const { return dim * SizeOf(dtype) % 16 == 0; }
   // Products of float32 numbers are rounded, those of bfloat16 are not but their sums are
   // truncated.
   // Sums of more products round more.
@@ -90,7 +92,7 @@ std::vector<double> Spread(const std::vector<double>& scores, int64_t proximity)
 struct Inputs {
   Inputs(const Case& c, uint64_t seed) {
     Random random(seed);
-    queries = Rounded(random.Reals(c.rows() * c.dim), c.dtype);
+    queries = Rounded(random.Reals(c.rows() * c.dim), c.query_dtype());
     keys = Rounded(random.Reals(c.tokens * c.dim), c.dtype);
   }
   std::vector<float> queries;  // [rows, dim]
@@ -136,7 +138,7 @@ struct Outputs {
 class PrefillScoreCudaTest : public CudaTest {
  protected:
   void Run(const Case& c, const Inputs& inputs, Outputs* out) {
-    const Buffer queries = UploadAs(inputs.queries, c.dtype);
+    const Buffer queries = UploadAs(inputs.queries, c.query_dtype());
     std::vector<ScoredBlock> blocks;
     PrefillScoreArgs args;
     for (size_t b = 0; b < c.blocks.size(); ++b) {
@@ -285,10 +287,12 @@ const std::vector<Block>& SomeBlocks() {
 
 TEST_F(PrefillScoreCudaTest, EqualsReferenceOverDtypesAndDims) {
   uint64_t seed = 1;
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    for (const int64_t dim : {8, 16, 24, 64, 96, 128, 136, 256, 1024}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
+    for (const int64_t dim : {8, 16, 24, 48, 64, 96, 128, 136, 144, 256, 1024}) {
       SCOPED_TRACE(testing::Message() << std::string(DTypeName(dtype)) << ", dim " << dim);
-      CheckFinite({.dtype = dtype, .dim = dim, .blocks = SomeBlocks()}, ++seed);
+      const Case c = {.dtype = dtype, .dim = dim, .blocks = SomeBlocks()};
+      if (!c.fits()) continue;
+      CheckFinite(c, ++seed);
       if (HasFatalFailure()) return;
     }
   }
@@ -299,7 +303,7 @@ TEST_F(PrefillScoreCudaTest, EqualsReferenceOverRanksAndHalos) {
   struct Margins {
     int32_t halo, proximity;
   };
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t dim : {32, 160}) {
       for (const int ranks : {1, 2, 3}) {
         for (const int32_t stripe : {64, 256}) {
@@ -328,7 +332,7 @@ TEST_F(PrefillScoreCudaTest, EqualsReferenceOverRanksAndHalos) {
 
 TEST_F(PrefillScoreCudaTest, EqualsReferenceOverNumbersOfQueries) {
   uint64_t seed = 200;
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t queries : {1, 16, 63, 64, 65, 128, 129, 192, 193, 256, 257, 512, 700}) {
       SCOPED_TRACE(testing::Message() << std::string(DTypeName(dtype)) << ", " << queries);
       CheckFinite({.dtype = dtype,
@@ -345,25 +349,30 @@ TEST_F(PrefillScoreCudaTest, EqualsReferenceOverNumbersOfQueries) {
 
 // Whole tiles of one page, several jobs of every thread block, and many of none.
 TEST_F(PrefillScoreCudaTest, EqualsReferenceOnLongSequences) {
-  for (const int64_t dim : {64, 128}) {
-    for (const int ranks : {1, 2}) {
-      SCOPED_TRACE(testing::Message() << "dim " << dim << ", " << ranks << " ranks");
-      CheckFinite({.dim = dim,
-                   .stripe = 4096,
-                   .ranks = ranks,
-                   .tokens = 40'000,
-                   .blocks = {{64, {128, 30'000}}, {20, {128, 30'064}}, {300, {5000, 39'000}}}},
-                  300 + dim + ranks);
-      if (HasFatalFailure()) return;
-    }
-  }
   std::vector<Block> blocks;
   for (int64_t b = 0; b < 300; ++b) blocks.push_back({16, {16, 1000 + 16 * b}});
-  CheckFinite({.dim = 32, .stripe = 1024, .tokens = 6000, .blocks = blocks}, 310);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat8E4M3}) {
+    for (const int64_t dim : {64, 128}) {
+      for (const int ranks : {1, 2}) {
+        SCOPED_TRACE(testing::Message() << std::string(DTypeName(dtype)) << ", dim " << dim << ", "
+                                        << ranks << " ranks");
+        CheckFinite({.dtype = dtype,
+                     .dim = dim,
+                     .stripe = 4096,
+                     .ranks = ranks,
+                     .tokens = 40'000,
+                     .blocks = {{64, {128, 30'000}}, {20, {128, 30'064}}, {300, {5000, 39'000}}}},
+                    300 + dim + ranks);
+        if (HasFatalFailure()) return;
+      }
+    }
+    CheckFinite({.dtype = dtype, .dim = 32, .stripe = 1024, .tokens = 6000, .blocks = blocks}, 310);
+    if (HasFatalFailure()) return;
+  }
 }
 
 TEST_F(PrefillScoreCudaTest, BlocksMayHaveNoQueriesNoMiddleOrNoOwnKeys) {
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     CheckFinite({.dtype = dtype,
                  .dim = 64,
                  .ranks = 3,
@@ -396,9 +405,10 @@ TEST_F(PrefillScoreCudaTest, BlocksMayHaveNoQueriesNoMiddleOrNoOwnKeys) {
 }
 
 TEST_F(PrefillScoreCudaTest, EqualKeysScoreZero) {
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    for (const int64_t dim : {16, 128, 200}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
+    for (const int64_t dim : {16, 128, 200, 208}) {
       Case c = {.dtype = dtype, .dim = dim, .ranks = 2, .blocks = SomeBlocks()};
+      if (!c.fits()) continue;
       Inputs inputs(c, 500);
       for (int64_t p = 1; p < c.tokens; ++p) {
         std::copy_n(inputs.keys.begin(), dim, inputs.keys.begin() + p * dim);
@@ -419,7 +429,8 @@ TEST_F(PrefillScoreCudaTest, NanAndInfinityEqualReference) {
   for (int trial = 0; trial < 40; ++trial) {
     Random random(600 + trial);
     const int32_t proximity = static_cast<int32_t>(random.Integer(0, 2));
-    const Case c = {.dtype = random.OneOf({DType::kFloat32, DType::kBFloat16}),
+    const DType dtype = random.OneOf({DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3});
+    const Case c = {.dtype = dtype,
                     .dim = random.OneOf<int64_t>({16, 64, 128, 192}),
                     .ranks = random.OneOf({1, 2}),
                     .halo = 2,
@@ -434,6 +445,9 @@ TEST_F(PrefillScoreCudaTest, NanAndInfinityEqualReference) {
       }
     };
     spoil(&inputs.keys, random.Integer(1, 30));
+    if (dtype == DType::kFloat8E4M3) {  // which has no infinities
+      for (float& key : inputs.keys) key = std::isinf(key) ? kNan : key;
+    }
     if (trial % 2 == 0) spoil(&inputs.queries, random.Integer(0, 3));
     // Neighbours, so that proximity finds nothing but NaN.
     std::fill_n(inputs.keys.begin() + 100 * c.dim, 5 * c.dim, kNan);
@@ -446,7 +460,7 @@ TEST_F(PrefillScoreCudaTest, NanAndInfinityEqualReference) {
 
 // The bits of a block do not depend on the ranks, on the other blocks, or on the hull.
 TEST_F(PrefillScoreCudaTest, BitsDependOnNothingElse) {
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t dim : {64, 128, 320}) {
       SCOPED_TRACE(testing::Message() << std::string(DTypeName(dtype)) << ", dim " << dim);
       const Case together = {.dtype = dtype,

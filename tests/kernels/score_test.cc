@@ -183,7 +183,9 @@ TEST(ScoreTest, NanAndInfinityEqualReference) {
     };
     spoil(&keys, random.Integer(0, 4));
     if (trial % 2 == 0) spoil(&queries, random.Integer(0, 3));
-    Problem(queries, keys, dim, AnyDType(&random)).ExpectAllAsReference();
+    // Not fp8_e4m3: its infinities become 448, and sums too large for the tolerance.
+    const DType dtype = random.OneOf({DType::kFloat32, DType::kBFloat16});
+    Problem(queries, keys, dim, dtype).ExpectAllAsReference();
     if (HasFatalFailure()) return;
   }
 }

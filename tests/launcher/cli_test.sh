@@ -338,5 +338,61 @@ case $case in
       'What is the magic number of the amber kettle?'
     [ "$(cat stdout)" = 'Answer: 481516' ] || fail "the answer was $(cat stdout)"
     ;;
+  bench)  # numbers of any size, told once, in every format
+    needle=("${mpirun[@]}" "$longspan" bench --model "$source/models/needle"
+      --set max_model_len=4096 --set prefill.chunk_tokens=512 --progress off)
+    bench() { expect 0 "${needle[@]}" "$@"; }
+    bench decode --context 1024,600 --repeat 3 --format json
+    jq -e '.benchmark == "decode" and (.rows | length) == 2 and .rows[1].context == 600 and
+           all(.rows[]; .runs == 3 and .median_us >= .min_us and .min_us > 0 and .tokens_per_s > 0
+               and .must_us == null) and .copy_gb_per_s > 0' stdout > jq_out
+    bench decode --context 600 --batch 2 --repeat 2 --format csv
+    [ "$(wc -l < stdout)" = 2 ] || fail "not one line and its header"
+    grep -q '^benchmark,name,shape,batch,context,runs,median_us,' stdout
+    grep -q '^decode,decode,2 x 1 token behind 600,2,600,2,[0-9.]*,[0-9.]*,,,[0-9]' stdout
+    bench prefill --context 1024 --repeat 2
+    grep -q '^longspan .* bench prefill; ' stdout
+    grep -q '^prefill  1 x 1024 tokens  ' stdout
+    [ "$(grep -c '^name ' stdout)" = 1 ] || fail "told more than once"
+    bench prefill --context 600 --format json --output report.json
+    [ ! -s stdout ] || fail "standard output has what belongs to the file"
+    jq -e '.rows[0].name == "prefill"' report.json > jq_out
+    bench layer --context 2048 --repeat 2 --format json
+    jq -e '[.rows[].name] == ["decode, a layer", "prefill, a layer"]' stdout > jq_out
+
+    refuse() {  # CODE MESSAGE ARGUMENTS: told once
+      local code=$1 message=$2
+      shift 2
+      expect "$code" "${needle[@]}" "$@"
+      says "$message"
+      [ "$(grep -c '^longspan' stderr)" = 1 ] || { cat stderr >&2; fail "told more than once"; }
+      [ ! -s stdout ] || fail "there is output"
+    }
+    refuse 2 'takes what to measure: kernels, layer, decode, prefill'
+    refuse 2 'unknown benchmark dance; there are kernels, layer, decode, prefill' dance
+    refuse 2 'unexpected argument twice' decode twice
+    refuse 2 '--context must be numbers from 1 to 4294967294, separated by commas, not `12x`' \
+      decode --context 600,12x
+    refuse 2 'separated by commas, not ``' decode --context 600,
+    refuse 2 'separated by commas, not `0`' decode --context 0
+    refuse 2 '--batch must be from 1 to 1000000, not 0' decode --batch 0
+    refuse 2 '--repeat must be from 1 to 1000000, not -1' decode --repeat -1
+    refuse 2 '--repeat: not a valid value: often' decode --repeat often
+    refuse 2 '--format must be table, csv or json, not xml' decode --format xml
+    refuse 1 'more than `max_model_len` (4096): add --set max_model_len=5035' \
+      decode --context 5000
+    refuse 1 '9 sequences are more than `max_num_seqs` (8)' decode --context 600 --batch 9
+    refuse 1 '--output absent/report: cannot be written to' \
+      decode --context 600 --output absent/report
+    if [ ${#mpirun[@]} = 0 ]; then
+      expect 1 "${needle[@]}" decode --context 600 --repeat 1 --output /dev/full
+      says '/dev/full: the results cannot be written: No space left'
+      if "$longspan" --version | grep -q '^CUDA  *no'; then
+        refuse 1 'this build has no CUDA; build the preset cuda' kernels
+      fi
+    else
+      refuse 2 'kernels are measured on one GPU, without mpirun' kernels
+    fi
+    ;;
   *) fail "unknown case $case" ;;
 esac

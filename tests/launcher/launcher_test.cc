@@ -5,12 +5,16 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "launcher/batch_runner.h"
+#include "launcher/bench_report.h"
+#include "launcher/bench_shape.h"
 #include "launcher/flags.h"
 #include "launcher/progress.h"
 
@@ -253,6 +257,167 @@ TEST(ParseFlags, SetsKnownFlagsOnly) {
   EXPECT_FALSE(ParseFlags({"--model"}, allowed).ok());
   EXPECT_FALSE(ParseFlags({"--max_tokens=x"}, allowed).ok());
   EXPECT_FALSE(ParseFlags({"--"}, allowed)->size() > 0);
+}
+
+BenchReport KernelReport() {
+  BenchReport report;
+  report.benchmark = "kernels";
+  report.machine = {"NVIDIA H200", "driver 1.2, CUDA 13.0", "bfloat16", 4e12, 800e12};
+  BenchRow row;
+  row.name = "decode attention";
+  row.shape = "1 x 262144 tokens";
+  row.context = 262144;
+  row.timing = {32e-6, 30e-6, 41};
+  row.work = {64e6, 320e6};
+  report.rows.push_back(row);
+  return report;
+}
+
+// RFC 4180, as a reader of it would.
+std::vector<std::vector<std::string>> ParseCsv(const std::string& text) {
+  std::vector<std::vector<std::string>> lines = {{""}};
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    std::string& cell = lines.back().back();
+    if (text[i] == '"' && quoted && i + 1 < text.size() && text[i + 1] == '"') {
+      cell += text[i++];
+    } else if (text[i] == '"') {
+      quoted = !quoted;
+    } else if (text[i] == ',' && !quoted) {
+      lines.back().emplace_back();
+    } else if (text[i] == '\n' && !quoted) {
+      lines.push_back({""});
+    } else {
+      cell += text[i];
+    }
+  }
+  EXPECT_EQ(lines.back(), std::vector<std::string>{""}) << "the last line ends";
+  lines.pop_back();
+  return lines;
+}
+
+TEST(BenchReport, FormatsAreByName) {
+  EXPECT_EQ(*ParseReportFormat("csv"), ReportFormat::kCsv);
+  EXPECT_EQ(*ParseReportFormat("json"), ReportFormat::kJson);
+  EXPECT_THAT(ParseReportFormat("xml").status().message(), HasSubstr("--format"));
+}
+
+TEST(BenchReport, CsvQuotesWhatItMust) {
+  BenchReport report = KernelReport();
+  report.rows[0].name = "a \"name\", and\nmore";
+  report.machine.device = "GPU, \"big\"";
+  const auto lines = ParseCsv(FormatReport(report, ReportFormat::kCsv));
+  ASSERT_EQ(lines.size(), 2u);
+  ASSERT_EQ(lines[0].size(), lines[1].size());
+  EXPECT_THAT(lines[0], testing::IsSupersetOf({"name", "median_us", "must_us", "device"}));
+  const auto cell = [&](absl::string_view title) {
+    return lines[1][std::find(lines[0].begin(), lines[0].end(), title) - lines[0].begin()];
+  };
+  EXPECT_EQ(cell("name"), report.rows[0].name);
+  EXPECT_EQ(cell("device"), report.machine.device);
+  EXPECT_EQ(cell("median_us"), "32");
+  EXPECT_EQ(cell("must_us"), "") << "no target yet";
+}
+
+TEST(BenchReport, JsonHasNumbersAndNulls) {
+  BenchReport report = KernelReport();
+  report.rows[0].name = "a \"name\"\n";
+  report.machine.device = "GPU \xff";
+  const auto json = nlohmann::json::parse(FormatReport(report, ReportFormat::kJson));
+  EXPECT_EQ(json["benchmark"], "kernels");
+  EXPECT_EQ(json["rows"][0]["name"], report.rows[0].name);
+  EXPECT_DOUBLE_EQ(json["rows"][0]["gb_per_s"], 2000);
+  EXPECT_DOUBLE_EQ(json["rows"][0]["share_of_copy"], 0.5);
+  EXPECT_DOUBLE_EQ(json["rows"][0]["tflop_per_s"], 10);
+  EXPECT_TRUE(json["rows"][0]["tokens_per_s"].is_null());
+  report.rows.clear();
+  EXPECT_TRUE(nlohmann::json::parse(FormatReport(report, ReportFormat::kJson))["rows"].empty());
+}
+
+TEST(BenchReport, TableHasTheColumnsThatHaveValues) {
+  BenchReport report = KernelReport();
+  report.rows.push_back(report.rows[0]);
+  report.rows[1].name = "short";
+  report.rows[1].work = {};
+  const std::string text = FormatReport(report, ReportFormat::kTable);
+  EXPECT_THAT(text, AllOf(HasSubstr("bench kernels; NVIDIA H200; driver 1.2, CUDA 13.0"),
+                          HasSubstr("copy 4 TB/s, matmul 800 TFLOP/s"), HasSubstr("32.00 us"),
+                          HasSubstr("50.0%"), testing::Not(HasSubstr("tokens/s")),
+                          testing::Not(HasSubstr("must"))));
+  const std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  ASSERT_GE(lines.size(), 7u);  // three lines of header, an empty one, titles
+  EXPECT_EQ(lines[5].find("32.00 us"), lines[6].find("32.00 us")) << "aligned";
+}
+
+TEST(BenchReport, TargetsAreForOneShapeOnOneGpu) {
+  BenchReport report = KernelReport();
+  AddTargets(&report);
+  EXPECT_DOUBLE_EQ(report.rows[0].must_s, 40e-6);
+  EXPECT_DOUBLE_EQ(report.rows[0].aim_s, 28e-6);
+  EXPECT_THAT(FormatReport(report, ReportFormat::kTable), HasSubstr("40.00 us"));
+
+  const auto has_target = [](const BenchReport& changed) {
+    BenchReport copy = changed;
+    AddTargets(&copy);
+    return copy.rows[0].must_s > 0;
+  };
+  BenchReport other = KernelReport();
+  other.machine.device = "NVIDIA H100 80GB HBM3";
+  EXPECT_FALSE(has_target(other));
+  other = KernelReport();
+  other.shape.top_k = 1024;
+  EXPECT_FALSE(has_target(other));
+  other = KernelReport();
+  other.rows[0].batch = 2;
+  EXPECT_FALSE(has_target(other));
+  other = KernelReport();
+  other.rows[0].context = 131072;
+  EXPECT_FALSE(has_target(other));
+  EXPECT_TRUE(has_target(KernelReport()));
+}
+
+TEST(BenchReport, UnwritableFilesAreErrors) {
+  EXPECT_TRUE(CheckReportPath("").ok());
+  EXPECT_THAT(CheckReportPath("/absent/x").message(), HasSubstr("--output /absent/x"));
+  EXPECT_THAT(WriteReport("x", "/dev/full").message(), HasSubstr("/dev/full"));
+}
+
+TEST(Summarize, MedianAndLeast) {
+  const Timing odd = Summarize({3, 1, 2});
+  EXPECT_EQ(odd.median_s, 2);
+  EXPECT_EQ(odd.min_s, 1);
+  EXPECT_EQ(odd.runs, 3);
+  EXPECT_EQ(Summarize({4, 1}).median_s, 2.5);
+  EXPECT_EQ(Summarize({4}).median_s, 4);
+}
+
+// Counted by hand.
+TEST(BenchWork, OfDecodedTokens) {
+  const BenchShape shape;  // 128 initial, 2,048 selected and 4,096 local tokens, and itself
+  EXPECT_EQ(AttendedKeys(shape, 262144), 128 + 2048 + 4096 + 1);
+  const Work attend = DecodeAttendWork(shape, 262144, 2);
+  EXPECT_EQ(attend.bytes, 2.0 * 6273 * 2 * 1024 * 2);
+  EXPECT_EQ(attend.flops, 2.0 * 6273 * 4096 * 4);
+  EXPECT_EQ(DecodeScoreWork(shape, 262144, 1).bytes, (262143.0 - 4096 - 128) * 128 * 2);
+  BenchShape four = shape;
+  four.ranks = 4;
+  EXPECT_EQ(DecodeScoreWork(four, 262144, 1).flops * 4, DecodeScoreWork(shape, 262144, 1).flops);
+  BenchShape dense = shape;
+  dense.attention = Attention::kDense;
+  EXPECT_EQ(AttendedKeys(dense, 1000), 1000);
+  EXPECT_EQ(DecodeScoreWork(dense, 1000, 1).flops, 0);
+}
+
+TEST(BenchWork, OfPrompts) {
+  BenchShape shape;
+  shape.chunk_tokens = shape.block_tokens = 4;
+  shape.attention = Attention::kDense;
+  // Queries 4 to 7 see 5, 6, 7 and 8 keys.
+  EXPECT_EQ(PrefillAttendWork(shape, {4, 8}).flops, (5.0 + 6 + 7 + 8) * 4 * 4096);
+  EXPECT_EQ(shape.last_chunk(8), (Range{4, 8}));
+  EXPECT_EQ(shape.last_chunk(9), (Range{8, 9}));
+  // A prompt twice as long takes more than twice as much, and attention alone makes it more.
+  EXPECT_GT(PromptWork(shape, 16).flops, 1.9 * PromptWork(shape, 8).flops);
 }
 
 }  // namespace

@@ -37,6 +37,8 @@ std::vector<double> ToDoubles(const Tensor& tensor) {
       return ToDoubles<BFloat16>(tensor.data, size);
     case DType::kFloat16:
       return ToDoubles<Float16>(tensor.data, size);
+    case DType::kFloat8E4M3:
+      return ToDoubles<Float8E4M3>(tensor.data, size);
   }
   LONGSPAN_CHECK(false);
 }

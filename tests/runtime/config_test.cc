@@ -290,8 +290,17 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
       {[](Config& c) { c.prefill_chunk_tokens = 256; }, "try 512"},
       {[](Config& c) { c.parallel.stripe_tokens = 513; }, "try 1024"},
       {[](Config& c) { c.esa.proximity = 2049; }, "`esa.proximity` (2049) must be at most"},
-      {[](Config& c) { c.parallel.communicator = CommunicatorKind::kNccl; }, "NCCL"},
-#ifndef LONGSPAN_CUDA
+      {[](Config& c) { c.parallel.communicator = CommunicatorKind::kNccl; },
+       "`parallel.communicator: nccl`"},
+      {[](Config& c) { c.dtype = "bfloat16"; }, "needs `device: cuda`"},
+#ifdef LONGSPAN_CUDA
+      {[](Config& c) {
+         c.device = "cuda";
+         c.kv_cache_tier = "host";
+         c.esa.compression = Compression::kExact;
+       },
+       "it needs `esa.compression: low_rank`"},
+#else
       {[](Config& c) { c.device = "cuda"; }, "has no CUDA"},
 #endif
   };

@@ -133,6 +133,28 @@ TEST_F(CudaEsaTest, GraphsOfStepsGiveTheSameLogits) {
   }
 }
 
+// Where keys and values lie changes no bit.
+TEST_F(CudaEsaTest, ACacheOnTheHostIsTheSame) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  const int64_t vocab = model.config.vocab_size;
+  const std::vector<TestSequence> sequences = {MakeSequence(1, 203, 12, vocab),
+                                               MakeSequence(2, 150, 4, vocab)};
+  for (const bool deterministic : {false, true}) {
+    for (const int ranks : {1, 2}) {
+      Config config = SmallGpuConfig();
+      config.deterministic = deterministic;
+      const auto on_device = RunSharded(model, config, ranks, sequences);
+      config.kv_cache_tier = "host";
+      const auto on_host = RunSharded(model, config, ranks, sequences);
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        SCOPED_TRACE(testing::Message() << "ranks " << ranks << ", sequence " << i);
+        EXPECT_EQ(on_host[i].selections, on_device[i].selections);
+        EXPECT_EQ(on_host[i].logits, on_device[i].logits);
+      }
+    }
+  }
+}
+
 TEST_F(CudaEsaTest, Bfloat16MatchesReferenceWithinItsRounding) {
   RandomModelOptions options = SmallModel();
   options.head_dim = 64;

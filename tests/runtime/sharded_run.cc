@@ -88,7 +88,7 @@ class RankRun {
   absl::Status MakeTransformer(const std::vector<TestSequence>& sequences) {
     const bool on_gpu = config_.device == "cuda";
     loaded_.pool =
-        std::make_unique<PagePool>(context_.kv, 1 << 20, on_gpu ? GpuPages() : AllocateHostPage);
+        std::make_unique<PagePool>(context_.kv, 1 << 20, on_gpu ? GpuPages(config_) : PageMemory());
     if (!on_gpu) {
       transformer_ = std::make_unique<CpuTransformer>(model_.config, model_.weights, context_);
       return absl::OkStatus();
