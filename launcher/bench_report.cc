@@ -29,6 +29,7 @@ struct Target {
 };
 constexpr Target kTargets[] = {
     {"kernels", "decode attention", 1, 262'144, 40e-6, 28e-6},
+    {"kernels", "decode attention, fp8 score keys", 1, 262'144, 31e-6, 21e-6},
     {"kernels", "decode attention", 1, 1'048'576, 98e-6, 80e-6},
     {"kernels", "decode attend", 1, 262'144, 12e-6, 8e-6},
     {"kernels", "decode attend", 1, 1'048'576, 12e-6, 8e-6},

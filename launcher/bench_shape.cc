@@ -43,6 +43,7 @@ KvShape BenchShape::layer_cache() const {
   kv.kv_dim = kv_dim();
   kv.stripe_tokens = stripe_tokens;
   kv.dtype = cache_dtype;
+  kv.score_dtype = score_dtype;
   if (selects()) {
     kv.score_is_key = score_is_key;
     kv.score_dim = score_dim;
@@ -55,7 +56,8 @@ std::string BenchShape::ToString() const {
   return absl::StrCat(layers, layers == 1 ? " layer of " : " layers of ", hidden, ", ", heads,
                       " heads, ", kv_heads, " of keys and values, of ", head_dim, ", weights ",
                       std::string(DTypeName(weight_dtype)), ", cache ",
-                      std::string(DTypeName(cache_dtype)));
+                      std::string(DTypeName(cache_dtype)), ", score keys ",
+                      std::string(DTypeName(score_dtype)));
 }
 
 BenchShape MakeBenchShape(const Config& config, const ModelConfig& model, int ranks) {
@@ -72,6 +74,7 @@ BenchShape MakeBenchShape(const Config& config, const ModelConfig& model, int ra
   const DType computed = config.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
   shape.weight_dtype = config.device == "cuda" ? computed : model.dtype;
   shape.cache_dtype = kv.dtype;
+  shape.score_dtype = kv.score_dtype;
   shape.attention = config.attention;
   shape.positions = config.esa.positions;
   shape.initial_tokens = config.esa.initial_tokens;
@@ -107,7 +110,7 @@ Work DecodeScoreWork(const BenchShape& shape, int64_t context, int64_t batch) {
   if (!shape.selects()) return {};
   const int64_t numbers =
       RangesOfBlock(shape.sizes(), {context - 1, context}).middle.size() * shape.score_dim * batch;
-  return Shared(shape, {Bytes(numbers, shape.cache_dtype), 2.0 * static_cast<double>(numbers)});
+  return Shared(shape, {Bytes(numbers, shape.score_dtype), 2.0 * static_cast<double>(numbers)});
 }
 
 Work DecodeAttendWork(const BenchShape& shape, int64_t context, int64_t batch) {
@@ -131,7 +134,7 @@ Work PrefillScoreWork(const BenchShape& shape, Range chunk) {
     work.flops +=
         2.0 * static_cast<double>(block.size()) * static_cast<double>(middle * shape.score_dim);
   }
-  work.bytes = Bytes(scored * shape.score_dim, shape.cache_dtype);
+  work.bytes = Bytes(scored * shape.score_dim, shape.score_dtype);
   return Shared(shape, work);
 }
 

@@ -20,7 +20,8 @@ struct BenchShape {
   int64_t heads = 32, kv_heads = 8, head_dim = 128;
   int64_t hidden = 4096, intermediate = 14336, vocab = 128256, layers = 32;
   DType weight_dtype = DType::kBFloat16;
-  DType cache_dtype = DType::kBFloat16;
+  DType cache_dtype = DType::kBFloat16;  // of keys and values
+  DType score_dtype = DType::kBFloat16;  // of score keys
 
   Attention attention = Attention::kEsa;
   Positions positions = Positions::kFar;

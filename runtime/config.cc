@@ -83,7 +83,8 @@ const std::vector<Key>& Keys() {
       Plain("deterministic", FIELD(deterministic)),
       Plain("ask.prompt_template", FIELD(ask.prompt_template)),
       Plain("ask.stop", FIELD(ask.stop)),
-      Choice("kv_cache.dtype", FIELD(kv_cache_dtype), {"auto", "float32", "bfloat16"}),
+      Choice("kv_cache.dtype", FIELD(kv_cache_dtype), {"auto", "float32", "bfloat16", "fp8_e4m3"}),
+      Choice("kv_cache.score_dtype", FIELD(kv_cache_score_dtype), {"auto", "fp8_e4m3"}),
       Choice("kv_cache.tier", FIELD(kv_cache_tier), {"device", "host"}),
       Plain("kv_cache.memory_fraction", FIELD(kv_cache_memory_fraction)),
   };
@@ -446,6 +447,11 @@ absl::Status ResolveConfig(int num_ranks, Config* config) {
         "`esa.selection_block` (%d): try %d",
         parallel.stripe_tokens, block, (parallel.stripe_tokens / block + 1) * block));
   }
+  if (config->kv_cache_score_dtype != "auto" && esa.compression == Compression::kExact) {
+    return absl::InvalidArgumentError(
+        "`kv_cache.score_dtype` is that of compressed keys: exact scores read the keys themselves, "
+        "of `kv_cache.dtype`");
+  }
   if (config->kv_cache_tier == "host" && config->device == "cuda" &&
       config->attention == Attention::kEsa && esa.compression == Compression::kExact) {
     return absl::InvalidArgumentError(
@@ -491,7 +497,13 @@ std::string CompressorPath(const Config& config) {
 
 DType KvCacheDType(const Config& config) {
   const std::string& dtype = config.kv_cache_dtype == "auto" ? config.dtype : config.kv_cache_dtype;
-  return dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+  return dtype == "fp8_e4m3"   ? DType::kFloat8E4M3
+         : dtype == "bfloat16" ? DType::kBFloat16
+                               : DType::kFloat32;
+}
+
+DType ScoreKeyDType(const Config& config) {
+  return config.kv_cache_score_dtype == "fp8_e4m3" ? DType::kFloat8E4M3 : KvCacheDType(config);
 }
 
 }  // namespace longspan

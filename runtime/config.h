@@ -60,7 +60,8 @@ struct Config {
   int64_t prefill_chunk_tokens = 4096;  // prefill.chunk_tokens
   int64_t max_num_seqs = 8;
   bool deterministic = false;
-  std::string kv_cache_dtype = "auto";   // kv_cache.dtype: auto | float32 | bfloat16
+  std::string kv_cache_dtype = "auto";  // kv_cache.dtype: auto | float32 | bfloat16 | fp8_e4m3
+  std::string kv_cache_score_dtype = "auto";  // kv_cache.score_dtype: auto (the above) | fp8_e4m3
   std::string kv_cache_tier = "device";  // kv_cache.tier: of a GPU's keys and values; device | host
   double kv_cache_memory_fraction = 0.9;  // of the memory this rank may use
 };
@@ -96,6 +97,7 @@ std::string CompressorPath(const Config& config);
 // Dtype of the cached keys, values and compressed keys; `auto` is that of the computation, which
 // loading the model has settled.
 DType KvCacheDType(const Config& config);
+DType ScoreKeyDType(const Config& config);  // of compressed keys
 
 }  // namespace longspan
 

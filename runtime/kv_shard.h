@@ -24,10 +24,11 @@ struct KvShape {
   bool score_is_key = false;  // exact scores read the keys themselves
   int64_t stripe_tokens = 0;
   int64_t halo = 0;  // tokens either side of a stripe whose score keys are kept too (proximity)
-  DType dtype = DType::kFloat32;
+  DType dtype = DType::kFloat32;        // of keys and values
+  DType score_dtype = DType::kFloat32;  // of score keys; exact scores: dtype
 
   int64_t row_bytes() const { return kv_dim * SizeOf(dtype); }
-  int64_t score_row_bytes() const { return score_dim * SizeOf(dtype); }
+  int64_t score_row_bytes() const { return score_dim * SizeOf(score_dtype); }
 
   // A page has two parts, since what is scored may lie in faster memory. A layer of the first is
   // keys [stripe], values [stripe]; of the second score keys [halo + stripe + halo]. Exact scores

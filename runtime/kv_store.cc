@@ -88,7 +88,7 @@ absl::Status StoreChunk(const AttentionContext& context, int64_t layer, const Pr
                      chunk.cache->Value(layer, first));
     if (compressed.empty()) continue;
     ConvertFromFloat(compressed.data() + block.row * context.kv.score_dim,
-                     count * context.kv.score_dim, context.kv.dtype,
+                     count * context.kv.score_dim, context.kv.score_dtype,
                      chunk.cache->ScoreKey(layer, context.layout.page(first), first));
   }
   if (!KeepsScoreKeys(context) || context.kv.halo == 0) return absl::OkStatus();
@@ -111,7 +111,7 @@ void StoreToken(const AttentionContext& context, int64_t layer, const DecodeToke
     CompressKeys(context, layer, key, 1, /*decode=*/true, score.data());
   }
   for (const int64_t page : pages) {
-    ConvertFromFloat(score.data(), context.kv.score_dim, context.kv.dtype,
+    ConvertFromFloat(score.data(), context.kv.score_dim, context.kv.score_dtype,
                      token.cache->ScoreKey(layer, page, token.position));
   }
 }

@@ -121,6 +121,7 @@ KvShape MakeKvShape(const Config& config, const ModelConfig& model) {
   kv.kv_dim = model.num_kv_heads * model.head_dim;
   kv.stripe_tokens = config.parallel.stripe_tokens;
   kv.dtype = KvCacheDType(config);
+  kv.score_dtype = ScoreKeyDType(config);
   if (config.attention == Attention::kEsa && config.esa.top_k > 0) {
     kv.score_is_key = config.esa.compression == Compression::kExact;
     kv.score_dim = kv.score_is_key ? kv.kv_dim : config.esa.compressed_dim;

@@ -58,7 +58,7 @@ struct ScoredBlock {
 
 ScoreKeys KeysOf(const AttentionContext& context, int64_t layer, KvShard* cache, int64_t page,
                  Range run) {
-  return {cache->ScoreKey(layer, page, run.begin), context.kv.dtype, run.size()};
+  return {cache->ScoreKey(layer, page, run.begin), context.kv.score_dtype, run.size()};
 }
 
 // Step 2: every rank gets the compressed queries of all scored blocks, packed for the kernels.

@@ -13,6 +13,7 @@
 #include "kernels/cuda/decode_attention_mma.cuh"
 #include "kernels/cuda/decode_attention_share.cuh"
 #include "kernels/cuda/decode_attention_simt.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 // Checks and launches. Tensor cores are used where they help (decode_attention_mma.cuh), and
@@ -35,9 +36,9 @@ __global__ void __launch_bounds__(Core::kThreads, kBlocksPerMultiprocessor)
     DecodeAttentionKernel(const __grid_constant__ Job job) {
   extern __shared__ __align__(256) std::byte memory[];  // cores rely on it
   __shared__ bool is_last;
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
+  LetSuccessorsStart();
+  // A launch behind the selection reads nothing that the selection writes until it takes it.
+  if (job.args.selected == nullptr) WaitForPredecessors();
   Core::Attend(job, memory);
   WaitForPredecessors();  // the launch before may still be merging what lies in the workspace
 
@@ -91,17 +92,8 @@ absl::Status Launch(const DecodeAttentionArgs& args, Stream stream) {
   job.units = Divisor(splits * P::kTeams);
   const dim3 grid(static_cast<unsigned>(shape.kv_heads), splits, args.num_rows);
   // Its blocks may take their places, and attend to near tokens, before the selection is done.
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(P::kThreads);
-  config.dynamicSmemBytes = P::kSharedBytes;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  return ToStatus(cudaLaunchKernelEx(&config, kernel, job), "decode attention");
+  LaunchAfter(kernel, grid, dim3(P::kThreads), P::kSharedBytes, stream, job);
+  return CheckLaunch("decode attention");
 }
 
 template <typename T, int kDim>

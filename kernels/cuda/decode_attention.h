@@ -41,7 +41,9 @@ struct DecodeAttentionArgs {
 
   // Candidates (sharding/topk_merge.h), of which only the position counts: [num_rows,
   // selected_stride], the first selected_counts[row] of a row valid and ascending by position.
-  // Those of other ranks are passed over. Null: nothing is selected.
+  // Those of other ranks are passed over. Null: nothing is selected. If given, the launch just
+  // before this one in the stream may write the selection, and nothing else that is read here: near
+  // tokens are attended to meanwhile.
   const uint64_t* selected = nullptr;
   int64_t selected_stride = 0;
   const int32_t* selected_counts = nullptr;

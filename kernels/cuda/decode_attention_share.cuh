@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/decode_attention.h"
+#include "kernels/cuda/launch.cuh"
 
 // Who attends to what in decode attention: the grid is KV heads x splits x rows, and the teams of a
 // split's block (one or more warps each) take equal, consecutive parts of the row's keys. A team
@@ -108,13 +109,6 @@ struct Share {
   __device__ uint32_t known() const { return near + initial; }
   __device__ uint32_t total() const { return near + initial + selected; }
 };
-
-// From here on the selection, and whatever else was under way before this launch, is done.
-__device__ __forceinline__ void WaitForPredecessors() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
 
 __device__ __forceinline__ void TakeSelection(const Job& job, int row, Share* share) {
   WaitForPredecessors();

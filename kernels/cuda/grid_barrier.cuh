@@ -23,6 +23,23 @@ __device__ inline void TeamBarrier(uint32_t* counter, int size, bool is_first) {
   __syncthreads();
 }
 
+// Words by which blocks tell each other something: who acquires what one thread released sees what
+// that thread's block wrote before the block's last barrier.
+using DeviceWord = ::cuda::atomic_ref<unsigned long long, ::cuda::thread_scope_device>;
+
+__device__ inline void StoreRelaxed(unsigned long long* to, unsigned long long value) {
+  DeviceWord(*to).store(value, ::cuda::memory_order_relaxed);
+}
+__device__ inline void StoreRelease(unsigned long long* to, unsigned long long value) {
+  DeviceWord(*to).store(value, ::cuda::memory_order_release);
+}
+__device__ inline unsigned long long LoadRelaxed(unsigned long long* from) {
+  return DeviceWord(*from).load(::cuda::memory_order_relaxed);
+}
+__device__ inline unsigned long long LoadAcquire(unsigned long long* from) {
+  return DeviceWord(*from).load(::cuda::memory_order_acquire);
+}
+
 }  // namespace longspan::cuda
 
 #endif  // LONGSPAN_KERNELS_CUDA_GRID_BARRIER_CUH_

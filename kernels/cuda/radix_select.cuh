@@ -5,14 +5,24 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/grid_barrier.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/select.h"
 #include "kernels/cuda/select_entries.cuh"
 
-// The selection among a team's entries. Digit by digit a histogram says in which bin the threshold
-// lies, until so few entries share its digits that they are listed, and every block of the team
-// finds the threshold in the list for itself. Between these steps the team meets at a barrier:
-// twice, or up to four times if entries are much alike.
+// The selection among a team's entries.
+//
+// The short way: blocks post maxima of samples of their entries. From those posted so far each
+// takes a score that probably somewhat more than top_k entries reach, and posts its entries that
+// do. Every block reads all of them, finds the threshold there for itself, and writes what it has
+// taken of its own. If the lists hold fewer than top_k entries or too many, which all blocks see
+// alike, the team goes
+//
+// the long way: digit by digit a histogram says in which bin the threshold lies, until so few
+// entries share its digits that they are listed, and every block of the team finds the threshold in
+// the list for itself. Between these steps the team meets at a barrier: twice, or up to four times
+// if entries are much alike.
 namespace longspan::cuda::selection {
 
 // A score's bits are looked at in three digits, the highest first.
@@ -23,11 +33,24 @@ __constant__ constexpr int kShifts[kDigits] = {21, 10, 0};
 constexpr int kListed = 8192;
 // So few are ordered by comparing each with all.
 constexpr uint32_t kRanked = 128;
+// The short way: blocks of a team, maxima that they post, and the largest top_k.
+constexpr int kMaxTeam = 256;
+constexpr int kSamples = 128;
+constexpr int64_t kMaxShortTopK = 3072;
+// A block posts its list in pieces of kPieceWords; its header says how many, in the low bits.
+constexpr int kPieceWords = 4;
+constexpr int kHeaderBits = 12;
+// What stands for an entry in a list's first word. Nor is any zero's: 2^32 - 1 is no entry.
+constexpr uint32_t kLowestMark = 0;
+constexpr uint32_t kTooMany = (1u << kHeaderBits) - 1;
 
 // What the blocks of a team share. A row uses the half that the row before does not: that is
-// cleared meanwhile.
+// cleared meanwhile, except what bears the row's number.
 struct alignas(128) TeamState {
-  uint32_t barrier;
+  unsigned long long row_number;                         // of the last row, over all launches
+  unsigned long long samples[2][kSamples];               // row's number, bits
+  alignas(128) unsigned long long headers[2][kMaxTeam];  // row's number, length of a list
+  alignas(128) uint32_t barrier;
   uint32_t listed[2];  // entries in the list so far
   uint32_t histograms[2][kDigits][kBins];
   unsigned long long list[kListed];
@@ -69,6 +92,10 @@ struct BlockMemory {
   unsigned long long ranked[kRanked];
   int num_ranked;
   Bin bin;
+  alignas(16) uint32_t samples[kSamples];
+  uint32_t sampled_lowest;   // from which on entries are listed
+  uint32_t lowest, highest;  // of all blocks: from which on the lists are complete, what they hold
+  int starts[kMaxTeam];      // of the members' lists, in pieces
 };
 
 // Sums over the threads of a block: before this one, and of all.
@@ -227,38 +254,39 @@ __device__ unsigned long long WordOfRank(const unsigned long long* words, int co
   return memory.word;
 }
 
-// The word from which on words are taken: of those listed, which the threshold holds and which are
-// all different, its `left` first. Digit by digit, until few are left.
+// The word from which on words are taken: the `left` first of those from `lowest` to `highest`,
+// which are all different. 0 if there are fewer.
 __device__ unsigned long long FirstWord(const unsigned long long* words, int count,
-                                        const Threshold& threshold, BlockMemory& memory) {
-  auto known = static_cast<unsigned long long>(threshold.lowest) << 32;
-  int shift = 32 + __ffs(static_cast<int>(threshold.width)) - 1;  // from it on, a word is `known`
-  uint32_t left = threshold.left, inside = count;
-  while (inside > kRanked && inside != left) {
-    const int next = max(0, shift - 11);
+                                        unsigned long long lowest, unsigned long long highest,
+                                        uint32_t left, BlockMemory& memory) {
+  Bin bin;
+  do {
+    const int shift = max(0, 53 - __clzll(static_cast<long long>(highest - lowest)));
     for (int i = threadIdx.x; i < kBins; i += kThreads) memory.histogram[i] = 0;
     __syncthreads();
+#pragma unroll 4
     for (int i = threadIdx.x; i < count; i += kThreads) {
-      if (words[i] >> shift != known >> shift) continue;
-      const auto digit = static_cast<uint32_t>(words[i] >> next) & ((1u << (shift - next)) - 1);
-      atomicAdd(memory.histogram + IndexOfBin(digit), 1u);
+      const unsigned long long above = words[i] - lowest;
+      if (above > highest - lowest) continue;
+      atomicAdd(memory.histogram + IndexOfBin(static_cast<uint32_t>(above >> shift)), 1u);
     }
     __syncthreads();
-    const Bin bin = FindOwnBin(left, memory);
-    known |= static_cast<unsigned long long>(bin.index) << next;
+    bin = FindOwnBin(left, memory);
+    if (bin.index < 0) return 0;
+    lowest += static_cast<unsigned long long>(bin.index) << shift;
+    highest = lowest + ((1ull << shift) - 1);
     left -= bin.before;
-    inside = bin.count;
-    shift = next;
-  }
-  if (inside == left) return known;
+    if (bin.count == left) return lowest;
+  } while (bin.count > kRanked);
   if (threadIdx.x == 0) memory.num_ranked = 0;
   __syncthreads();
+#pragma unroll 4
   for (int i = threadIdx.x; i < count; i += kThreads) {
-    if (words[i] >> shift != known >> shift) continue;
+    if (words[i] - lowest > highest - lowest) continue;
     memory.ranked[atomicAdd(&memory.num_ranked, 1)] = words[i];
   }
   __syncthreads();
-  return WordOfRank(memory.ranked, static_cast<int>(inside), left, memory);
+  return WordOfRank(memory.ranked, static_cast<int>(bin.count), left, memory);
 }
 
 // The sum over the team's members before this one of what they counted, for one warp.
@@ -276,6 +304,8 @@ struct Problem {
   TeamState* states;           // [teams]
   unsigned long long* counts;  // [blocks]
   uint32_t* shared_bits;       // [blocks, slice]; null: they fit a block's own memory
+  unsigned long long* lists;   // [2, blocks, list_words], of the short way
+  int list_words;              // a multiple of kPieceWords; 0: only the long way
   Teams teams;
   int rows;
   int64_t top_k;
@@ -342,7 +372,10 @@ __device__ Taken Decide(const Threshold& threshold, bool lists, const unsigned l
     return {(static_cast<unsigned long long>(threshold.lowest) + 1) << 32, threshold.lowest,
             threshold.left - ties, certain + ties};
   }
-  const unsigned long long word = FirstWord(words, count, threshold, memory);
+  const uint32_t highest = threshold.lowest + (threshold.width - 1);
+  const unsigned long long word = FirstWord(
+      words, count, static_cast<unsigned long long>(threshold.lowest) << 32,
+      static_cast<unsigned long long>(highest) << 32 | 0xffffffffu, threshold.left, memory);
   uint32_t own = 0;  // words taken by the members before this one
   for (int i = threadIdx.x; i < count; i += kThreads) {
     const int64_t entry = 0xffffffffu - static_cast<uint32_t>(words[i]);
@@ -351,11 +384,282 @@ __device__ Taken Decide(const Threshold& threshold, bool lists, const unsigned l
   return {word, kNoTie, 0, certain + SumOverBlock(own, memory).total};
 }
 
+// The long way, for one row. Returns how many entries are taken up to the block's last.
+template <typename Row>
+__device__ int64_t SelectByDigits(const Row& row, const uint32_t* bits, Slice slice,
+                                  const Problem& problem, int half, TeamState& state,
+                                  unsigned long long* counts, unsigned long long* words,
+                                  BlockMemory& memory, Candidate* out) {
+  const int member = problem.teams.Member(), members = problem.teams.size;
+  Threshold threshold;
+  threshold.left = static_cast<uint32_t>(problem.top_k);
+  threshold.inside = static_cast<uint32_t>(row.end - row.begin);
+  int digit = 0;
+  do {
+    uint32_t* const histogram = state.histograms[half][digit];
+    CountDigit(bits, slice.size(), threshold, digit, memory, histogram);
+    TeamBarrier(&state.barrier, members, member == 0);
+    const Bin bin = FindTeamBin(histogram, threshold.left, memory);
+    if (bin.index < 0) {
+      threshold = {1, 0, 0, 0};  // there are no more than that: all are taken
+    } else {
+      const uint32_t lowest = digit == 0 ? 0 : threshold.lowest;
+      threshold = {lowest + (static_cast<uint32_t>(bin.index) << kShifts[digit]),
+                   1u << kShifts[digit], threshold.left - bin.before, bin.count};
+    }
+    ++digit;
+  } while (threshold.inside > kListed && threshold.width > 1);
+
+  const bool lists = threshold.inside <= kListed && threshold.left > 0;
+  CountAndList(bits, slice, threshold, lists, memory, &state.listed[half], state.list,
+               counts + member);
+  TeamBarrier(&state.barrier, members, member == 0);
+  // Nobody needs these any more, and the next row uses the other half.
+  uint32_t* const used = &state.histograms[half][0][0];
+  for (int i = member * kThreads + threadIdx.x; i < digit * kBins; i += members * kThreads) {
+    used[i] = 0;
+  }
+  if (member == 0 && threadIdx.x == 0) state.listed[half] = 0;
+  const Taken taken = Decide(threshold, lists, state.list, counts, slice, member, words, memory);
+  return taken.offset + int64_t{Write(row, bits, slice, taken, memory, out)};
+}
+
+// ---- The short way ----
+
+// Of one row.
+struct ShortRow {
+  int64_t entries;            // of all blocks
+  float wanted;               // entries that the lists should hold
+  unsigned long long number;  // of the row
+  int member, members;
+  unsigned long long *samples, *headers;
+  unsigned long long* lists;  // [members, list_words]
+  int list_words;
+};
+
+// Bits from which on to list entries, so that all blocks together list about row.wanted. Of `count`
+// maxima over `size` entries each, where `reached` entries of all reach some bits, about
+// count * (1 - exp(-size * reached / entries)) do. Not all maxima are waited for, and a block may
+// come to other bits than the others.
+__device__ uint32_t EstimateLowest(const uint32_t* bits, int slice_size, const ShortRow& row,
+                                   BlockMemory& memory) {
+  static_assert(kThreads == 4 * kSamples);
+  constexpr float kLoad = 1.5f;  // wanted entries in a group: the estimate varies least
+  int shift = 0;                 // shifts, as divisions would take longer than all the rest
+  while ((2 << shift) * row.members <= kSamples) ++shift;
+  const int groups = 1 << shift;  // of a block
+  const int posted = groups * min(row.members, kSamples);
+  const int thread = threadIdx.x;
+  unsigned long long sample = thread < posted ? LoadRelaxed(row.samples + thread) : 0;
+  const int largest_slice = static_cast<int>((row.entries + row.members - 1) / row.members);
+  const float entries_per_wanted = __fdividef(static_cast<float>(row.entries), row.wanted);
+  const int size =
+      max(1, min(static_cast<int>(kLoad * entries_per_wanted) + 1, largest_slice >> shift));
+  if (row.member * groups < posted) {
+    const int stride = max(1, (largest_slice >> shift) / size);
+    const int threads = kThreads >> shift;
+    const int group = thread * groups / kThreads;
+    uint32_t best = 0;
+    for (int i = thread & (threads - 1); i < size; i += threads) {
+      const int at = (i * groups + group) * stride;
+      if (at < slice_size) best = max(best, bits[at]);
+    }
+#pragma unroll
+    for (int width = 16; width >= 1; width /= 2) {
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, best, width);
+      if (width < threads) best = max(best, other);
+    }
+    if ((thread & (min(threads, 32) - 1)) == 0) atomicMax(memory.samples + group, best);
+    __syncthreads();
+    if (thread < groups) {
+      StoreRelaxed(row.samples + row.member * groups + thread,
+                   row.number << 32 | memory.samples[thread]);
+    }
+  }
+  const auto number = static_cast<uint32_t>(row.number);
+  int present = 0;
+  bool is_present = false;
+  while (true) {
+    is_present = thread < posted && static_cast<uint32_t>(sample >> 32) == number;
+    present = __syncthreads_count(is_present);
+    if (present >= posted - posted / 8) break;
+    if (thread < posted) sample = LoadRelaxed(row.samples + thread);
+  }
+  if (thread < kSamples) memory.samples[thread] = is_present ? static_cast<uint32_t>(sample) : 0;
+  __syncthreads();
+  // Of the maxima that at least `rank` are not below, the greatest.
+  const float share = 1.0f - __expf(-__fdividef(static_cast<float>(size), entries_per_wanted));
+  const int rank = min(static_cast<int>(static_cast<float>(present) * share) + 1, present);
+  const uint32_t value = memory.samples[thread / 4];
+  int not_below = 0;
+#pragma unroll
+  for (int i = 0; i < kSamples / 16; ++i) {
+    const uint4 others = reinterpret_cast<const uint4*>(memory.samples)[i * 4 + thread % 4];
+    not_below += static_cast<int>(others.x >= value) + static_cast<int>(others.y >= value) +
+                 static_cast<int>(others.z >= value) + static_cast<int>(others.w >= value);
+  }
+  not_below += __shfl_xor_sync(0xffffffffu, not_below, 1);
+  not_below += __shfl_xor_sync(0xffffffffu, not_below, 2);
+  if (thread % 4 == 0 && not_below >= rank) atomicMax(&memory.sampled_lowest, value);
+  __syncthreads();
+  return memory.sampled_lowest;
+}
+
+// Posts the block's entries from `lowest` on, in order, after a word that says `lowest`. Returns
+// how many they are. `marks`: a bit for each entry.
+__device__ int PostList(const uint32_t* bits, Slice slice, uint32_t lowest, const ShortRow& row,
+                        uint32_t* marks, BlockMemory& memory) {
+  const int size = slice.size(), lane = threadIdx.x % 32;
+#pragma unroll 4
+  for (int begin = threadIdx.x - lane; begin < size; begin += kThreads) {
+    const uint32_t value = begin + lane < size ? bits[begin + lane] : kNotAScore;
+    const uint32_t mark = __ballot_sync(0xffffffffu, value >= lowest);
+    if (lane == 0) marks[begin / 32] = mark;
+  }
+  __syncthreads();
+  const int num_marks = (size + 31) / 32;
+  const int per_thread = (num_marks + kThreads - 1) / kThreads;
+  const int begin = min(static_cast<int>(threadIdx.x) * per_thread, num_marks);
+  const int end = min(begin + per_thread, num_marks);
+  int own = 0;
+  for (int i = begin; i < end; ++i) own += __popc(marks[i]);
+  const Sums<int> sums = SumOverBlock(own, memory);
+  const int pieces = sums.total / kPieceWords + 1;  // with the first word
+  const bool fits = pieces * kPieceWords <= row.list_words;
+  if (fits) {
+    unsigned long long* const list = row.lists + int64_t{row.member} * row.list_words;
+    unsigned long long* out = list + 1 + sums.before;
+    for (int i = begin; i < end; ++i) {
+      for (uint32_t mark = marks[i]; mark != 0; mark &= mark - 1) {
+        const int at = i * 32 + __ffs(static_cast<int>(mark)) - 1;
+        *out++ = ListWord(bits[at], slice.begin + at);
+      }
+    }
+    if (threadIdx.x == 0) *list = static_cast<unsigned long long>(lowest) << 32 | kLowestMark;
+    const int last = sums.total + 1 + static_cast<int>(threadIdx.x);
+    if (last < pieces * kPieceWords) list[last] = 0;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    StoreRelease(row.headers + row.member,
+                 row.number << kHeaderBits | (fits ? static_cast<uint32_t>(pieces) : kTooMany));
+  }
+  return sums.total;
+}
+
+// Reads all blocks' lists, one after the other, with zeros between; returns how many words those
+// are, or 0 if they are too many. memory.lowest and memory.highest must be 1 and 0 before.
+__device__ int ReadLists(const ShortRow& row, unsigned long long* words, BlockMemory& memory) {
+  const int thread = threadIdx.x;
+  uint32_t own = 0;
+  if (thread < row.members) {
+    unsigned long long header;
+    do {
+      header = LoadAcquire(row.headers + thread);
+    } while (header >> kHeaderBits != row.number);
+    own = static_cast<uint32_t>(header) & kTooMany;
+  }
+  const Sums<uint32_t> sums = SumOverBlock(own, memory);
+  constexpr uint32_t kPieces = kListed / kPieceWords;
+  static_assert(kTooMany > kPieces && kPieceWords == 4);
+  if (sums.total > kPieces) return 0;
+  const int pieces = static_cast<int>(sums.total);
+  if (thread < kMaxTeam) {
+    memory.starts[thread] = thread < row.members ? static_cast<int>(sums.before) : kListed;
+  }
+  __syncthreads();
+  // Without a detour by registers, of which a source may have taken most.
+#pragma unroll 1
+  for (int piece = thread; piece < pieces; piece += kThreads) {
+    int member = 0;  // whose list has it: each has a piece at least
+#pragma unroll
+    for (int step = kMaxTeam / 2; step >= 1; step /= 2) {
+      member += memory.starts[member + step] <= piece ? step : 0;
+    }
+    const unsigned long long* const from = row.lists + int64_t{member} * row.list_words +
+                                           (piece - memory.starts[member]) * kPieceWords;
+    CopyAsync(words + piece * kPieceWords, from, true);
+    CopyAsync(words + piece * kPieceWords + 2, from + 2, true);
+  }
+  CommitCopies();
+  AwaitCopies<0>();
+  uint32_t lowest = 0, highest = 0;
+  for (int piece = thread; piece < pieces; piece += kThreads) {
+    unsigned long long* const own_words = words + piece * kPieceWords;
+    if (static_cast<uint32_t>(own_words[0]) == kLowestMark) {
+      lowest = max(lowest, static_cast<uint32_t>(own_words[0] >> 32));
+      own_words[0] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kPieceWords; ++i) {
+      highest = max(highest, static_cast<uint32_t>(own_words[i] >> 32));
+    }
+  }
+  lowest = __reduce_max_sync(0xffffffffu, lowest);
+  highest = __reduce_max_sync(0xffffffffu, highest);
+  if (thread % 32 == 0) {
+    atomicMax(&memory.lowest, lowest);
+    atomicMax(&memory.highest, highest);
+  }
+  __syncthreads();
+  return pieces * kPieceWords;
+}
+
+// Before the short way, and a barrier of the block.
+__device__ void PrepareShortWay(BlockMemory& memory) {
+  if (threadIdx.x < kSamples) memory.samples[threadIdx.x] = 0;
+  if (threadIdx.x == 0) {
+    memory.sampled_lowest = memory.lowest = 1;
+    memory.highest = 0;
+  }
+}
+
+// Selects a row's entries. Returns how many are taken up to the block's last; -1 if the lists were
+// of no use, which all blocks find alike. `words`: memory for kListed of them.
+template <typename Row>
+__device__ int64_t SelectFromLists(const Row& source_row, const uint32_t* bits, Slice slice,
+                                   int64_t top_k, bool lists_all, const ShortRow& row,
+                                   unsigned long long* words, BlockMemory& memory, Candidate* out) {
+  const uint32_t own_lowest = lists_all ? 1 : EstimateLowest(bits, slice.size(), row, memory);
+  const int own =
+      PostList(bits, slice, own_lowest, row, reinterpret_cast<uint32_t*>(words), memory);
+  const int count = ReadLists(row, words, memory);
+  if (count == 0) return -1;
+  const unsigned long long lowest = static_cast<unsigned long long>(memory.lowest) << 32;
+  const unsigned long long highest =
+      static_cast<unsigned long long>(memory.highest) << 32 | 0xffffffffu;
+  unsigned long long word =
+      FirstWord(words, count, lowest, max(lowest, highest), static_cast<uint32_t>(top_k), memory);
+  if (word == 0) {
+    if (memory.lowest > 1) return -1;
+    word = 1;  // the lists hold all scores, no more than top_k: all are taken
+  }
+  const int begin = memory.starts[row.member] * kPieceWords + 1;
+  uint32_t before = 0;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < begin; i += kThreads) before += words[i] >= word;
+  const int per_thread = (own + kThreads - 1) / kThreads;
+  const int from = begin + min(static_cast<int>(threadIdx.x) * per_thread, own);
+  const int to = min(from + per_thread, begin + own);
+  uint32_t taken = 0;
+  for (int i = from; i < to; ++i) taken += words[i] >= word;
+  const auto sums = SumOverBlock(Pair(before, taken), memory);
+  Candidate* next = out + static_cast<uint32_t>(sums.total) + (sums.before >> 32);
+  for (int i = from; i < to; ++i) {
+    if (words[i] < word) continue;
+    const int64_t entry = 0xffffffffu - static_cast<uint32_t>(words[i]);
+    *next++ = MakeCandidate(static_cast<uint32_t>(words[i] >> 32), source_row.Position(entry));
+  }
+  return static_cast<int64_t>(static_cast<uint32_t>(sums.total)) +
+         static_cast<int64_t>(sums.total >> 32);
+}
+
 template <typename Source>
 __global__ void __launch_bounds__(kThreads)
     SelectKernel(const Source source, const Problem problem) {
   extern __shared__ __align__(16) float dynamic[];
   __shared__ BlockMemory memory;
+  LetSuccessorsStart();
   const Teams& teams = problem.teams;
   const int member = teams.Member();
   if (teams.Team() >= teams.count) return;
@@ -364,56 +668,47 @@ __global__ void __launch_bounds__(kThreads)
   uint32_t* const bits = problem.shared_bits != nullptr
                              ? problem.shared_bits + blockIdx.x * problem.slice
                              : reinterpret_cast<uint32_t*>(dynamic + problem.scratch_floats);
+  auto* const words = reinterpret_cast<unsigned long long*>(dynamic);
+  // The first block writes it when all have read it, as they tell in the headers of their lists.
+  unsigned long long row_number = __ldcg(&state.row_number);
   int half = 0;
   for (int r = teams.Team(); r < problem.rows; r += teams.count, half ^= 1) {
     const auto row = source.At(r);
     const Slice slice = SliceOfMember(row.begin, row.end, teams);
     if (slice.size() > problem.slice) __trap();  // a row has outgrown what the host said
+    PrepareShortWay(memory);
     row.Fill(slice, dynamic, bits);
 
-    Threshold threshold;
-    threshold.left = static_cast<uint32_t>(problem.top_k);
-    threshold.inside = static_cast<uint32_t>(row.end - row.begin);
-    int digit = 0;
-    do {
-      uint32_t* const histogram = state.histograms[half][digit];
-      CountDigit(bits, slice.size(), threshold, digit, memory, histogram);
-      TeamBarrier(&state.barrier, teams.size, member == 0);
-      const Bin bin = FindTeamBin(histogram, threshold.left, memory);
-      if (bin.index < 0) {
-        threshold = {1, 0, 0, 0};  // there are no more than that: all are taken
-      } else {
-        const uint32_t lowest = digit == 0 ? 0 : threshold.lowest;
-        threshold = {lowest + (static_cast<uint32_t>(bin.index) << kShifts[digit]),
-                     1u << kShifts[digit], threshold.left - bin.before, bin.count};
-      }
-      ++digit;
-    } while (threshold.inside > kListed && threshold.width > 1);
-
-    const bool lists = threshold.inside <= kListed && threshold.left > 0;
-    CountAndList(bits, slice, threshold, lists, memory, &state.listed[half], state.list,
-                 counts + member);
-    TeamBarrier(&state.barrier, teams.size, member == 0);
-    // Nobody needs these any more, and the next row uses the other half.
-    uint32_t* const used = &state.histograms[half][0][0];
-    for (int i = member * kThreads + threadIdx.x; i < digit * kBins; i += teams.size * kThreads) {
-      used[i] = 0;
+    Candidate* const out = problem.selected.candidates + r * problem.top_k;
+    const int64_t entries = row.end - row.begin;
+    const bool lists_all = entries + int64_t{kPieceWords} * teams.size <= kListed;
+    int64_t count = -1;
+    ++row_number;
+    if (problem.list_words > 0 && (lists_all || problem.top_k <= kMaxShortTopK)) {
+      const int64_t first_list = (half * teams.count + teams.Team()) * int64_t{teams.size};
+      const ShortRow short_row = {entries,
+                                  1.9f * static_cast<float>(problem.top_k) + 64.0f,
+                                  row_number,
+                                  member,
+                                  teams.size,
+                                  state.samples[half],
+                                  state.headers[half],
+                                  problem.lists + first_list * problem.list_words,
+                                  problem.list_words};
+      count = SelectFromLists(row, bits, slice, problem.top_k, lists_all, short_row, words, memory,
+                              out);
     }
-    if (member == 0 && threadIdx.x == 0) state.listed[half] = 0;
-    const Taken taken = Decide(threshold, lists, state.list, counts, slice, member,
-                               reinterpret_cast<unsigned long long*>(dynamic), memory);
-    const uint32_t written =
-        Write(row, bits, slice, taken, memory, problem.selected.candidates + r * problem.top_k);
+    if (count < 0) {
+      count = SelectByDigits(row, bits, slice, problem, half, state, counts, words, memory, out);
+    }
     if (member == teams.size - 1) {
-      const int64_t count = taken.offset + written;
       if (threadIdx.x == 0) problem.selected.counts[r] = static_cast<int32_t>(count);
       // No candidates: what ranks gather has no counts.
-      for (int64_t i = count + threadIdx.x; i < problem.top_k; i += kThreads) {
-        problem.selected.candidates[r * problem.top_k + i] = 0;
-      }
+      for (int64_t i = count + threadIdx.x; i < problem.top_k; i += kThreads) out[i] = 0;
     }
     __syncthreads();
   }
+  if (member == 0 && threadIdx.x == 0) state.row_number = row_number;
 }
 
 }  // namespace longspan::cuda::selection

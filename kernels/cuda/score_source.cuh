@@ -34,7 +34,7 @@ struct GivenScores {
     __device__ int64_t Position(int64_t entry) const { return entry; }
     // Writes the bits of the slice's entries.
     __device__ void Fill(Slice slice, float*, uint32_t* bits) const {
-      constexpr int kAtOnce = 8;  // loads under way
+      constexpr int kAtOnce = 16;  // loads under way
       const float* const from = scores + slice.begin;
       for (int i = threadIdx.x; i < slice.size(); i += kAtOnce * kThreads) {
         float values[kAtOnce];
@@ -98,8 +98,9 @@ struct ScoredKeys {
     };
 
     // scores[i]: of entry first_entry + i, NaN if it is not of the middle. A load is under way
-    // while the one before it is worked on.
-    __device__ void Score(uint32_t first_entry, int count, const float* shared_query,
+    // while the one before it is worked on, the first while the query is read. Threads of the block
+    // may use `scores` until they call this.
+    __device__ void Score(uint32_t first_entry, int count, float* shared_query,
                           float* scores) const {
       const int in_group = threadIdx.x % kLanes;
       const int chunks = static_cast<int>(args.dim) / kChunk;
@@ -108,6 +109,8 @@ struct ScoredKeys {
       next.base = threadIdx.x / 32 * kWarpKeys;
       next.chunk = in_group;
       Start(first_entry, count, chunks, keys, &next);
+      for (int i = threadIdx.x; i < args.dim; i += kThreads) shared_query[i] = query[i];
+      __syncthreads();
       float sums[kKeysAtOnce] = {};
       while (next.base < count) {
         const Load load = next;
@@ -238,10 +241,8 @@ struct ScoredKeys {
       float* const shared_query = scratch;
       float* const scores = scratch + args.dim;
       float* const spare = scores + kPiece + 2 * halo;
-      for (int i = threadIdx.x; i < args.dim; i += kThreads) shared_query[i] = query[i];
       for (int64_t from = slice.begin; from < slice.end; from += kPiece) {
         const int size = static_cast<int>(min(slice.end - from, int64_t{kPiece}));
-        __syncthreads();
         Score(static_cast<uint32_t>(from - halo), size + 2 * halo, shared_query, scores);
         __syncthreads();
         int run = 1;

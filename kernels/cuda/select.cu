@@ -29,13 +29,13 @@ int DeviceBlocks(int max_blocks) {
   return max_blocks > 0 ? std::min(max_blocks, multiprocessors) : multiprocessors;
 }
 
-int64_t CountBytes(int blocks) { return int64_t{blocks} * 8; }
+int64_t CountBytes(int blocks) { return (int64_t{blocks} * 8 + 127) / 128 * 128; }
 
 // Each block should have some work for every thread.
 Teams TeamsFor(int rows, int64_t keys, int blocks) {
   Teams teams;
-  teams.size =
-      static_cast<int>(std::clamp<int64_t>(keys / (2 * kThreads), 1, std::max(1, blocks / rows)));
+  teams.size = static_cast<int>(
+      std::clamp<int64_t>(keys / (2 * kThreads), 1, std::clamp(blocks / rows, 1, int{kMaxTeam})));
   teams.count = std::min(rows, blocks / teams.size);
   return teams;
 }
@@ -44,6 +44,24 @@ int64_t SliceOf(int64_t keys, int team_size) { return (keys + team_size - 1) / t
 
 int64_t StateBytes(int rows, int blocks) {
   return int64_t{std::min(rows, blocks)} * static_cast<int64_t>(sizeof(TeamState));
+}
+
+// Words of a block's list of the short way, at least all of a few entries'.
+int ListWords(int team_size) {
+  const int entries = std::max(512, (kListed + team_size - 1) / team_size);
+  return (entries / kPieceWords + 1) * kPieceWords;
+}
+
+int64_t ListBytes(int team_count, int team_size) {
+  return int64_t{2} * team_count * team_size * ListWords(team_size) * 8;
+}
+
+int64_t MaxListBytes(int rows, int blocks) {
+  int64_t bytes = 0;
+  for (int size = 1; size <= std::min(blocks, kMaxTeam); ++size) {
+    bytes = std::max(bytes, ListBytes(std::min(rows, blocks / size), size));
+  }
+  return bytes;
 }
 
 // ---- Launches ----
@@ -65,6 +83,9 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
   problem.states = reinterpret_cast<TeamState*>(workspace.data());
   std::byte* rest = workspace.data() + StateBytes(workspace.rows(), workspace.blocks());
   problem.counts = reinterpret_cast<unsigned long long*>(rest);
+  rest += CountBytes(workspace.blocks());
+  problem.lists = reinterpret_cast<unsigned long long*>(rest);
+  rest += MaxListBytes(workspace.rows(), workspace.blocks());
   problem.rows = rows;
   problem.top_k = top_k;
   problem.selected = selected;
@@ -77,8 +98,10 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
   int64_t bytes = problem.scratch_floats * 4;
   const bool fits = bytes + problem.slice * 4 <= workspace.shared_bytes();
   if (fits) bytes += problem.slice * 4;
-  problem.shared_bits =
-      fits ? nullptr : reinterpret_cast<uint32_t*>(rest + CountBytes(workspace.blocks()));
+  problem.shared_bits = fits ? nullptr : reinterpret_cast<uint32_t*>(rest);
+  // The short way marks entries in the scratch memory.
+  const bool marks_fit = problem.slice <= 32 * problem.scratch_floats;
+  problem.list_words = marks_fit ? ListWords(problem.teams.size) : 0;
   if (bytes > workspace.shared_bytes()) {
     return absl::UnimplementedError(absl::StrCat(
         "a selection with these settings needs ", bytes, " bytes of shared memory, more than ",
@@ -151,7 +174,7 @@ int64_t SelectWorkspace::Bytes(int rows, int64_t max_keys, int max_blocks) {
     const Teams teams = TeamsFor(r, max_keys, blocks);
     bits = std::max(bits, teams.count * (max_keys + teams.size));
   }
-  return StateBytes(rows, blocks) + CountBytes(blocks) + bits * 4;
+  return StateBytes(rows, blocks) + CountBytes(blocks) + MaxListBytes(rows, blocks) + bits * 4;
 }
 
 absl::StatusOr<SelectWorkspace> SelectWorkspace::Create(int rows, int64_t max_keys,

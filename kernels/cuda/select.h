@@ -11,7 +11,7 @@
 #include "sharding/topk_merge.h"
 
 // Exact top-k in the total order of sharding/topk_merge.h, of scores or of what is scored on the
-// way. One cooperative launch for all rows: a radix selection whose blocks meet at four barriers.
+// way. One cooperative launch for all rows; radix_select.cuh says how.
 // Every block of it must be resident at once, so nothing else may hold the multiprocessors for
 // good.
 namespace longspan::cuda {
@@ -23,7 +23,8 @@ struct Selected {
   int32_t* counts = nullptr;        // device [rows]
 };
 
-// Zeroed device memory that one launch at a time may use, and leaves zeroed.
+// Device memory that one launch at a time may use; zeroed at first, and selections leave behind
+// what later ones understand.
 class SelectWorkspace {
  public:
   // For up to `rows` rows of `max_keys` keys each. `max_blocks`: multiprocessors that this rank may

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/rope.h"
@@ -104,7 +105,7 @@ absl::Status DecodeInputs::Select(int variant, cuda::Stream stream) const {
   args.rows = batch_;
   args.queries = score_queries_.as<float>();
   args.dim = kv.score_dim;
-  args.dtype = kv.dtype;
+  args.dtype = kv.score_dtype;
   args.geometry = geometry();
   args.halo = static_cast<int32_t>(kv.halo);
   args.score_offset = kv.score_offset(0);
@@ -144,8 +145,9 @@ absl::Status DecodeInputs::Attend(int variant, cuda::Stream stream) const {
   return cuda::DecodeAttention(args, stream);
 }
 
-absl::Status BenchContext(KernelBench* bench, int64_t context) {
-  const BenchShape& shape = bench->shape;
+// `suffix` of the rows' names says how the shape differs from the run's.
+absl::Status BenchContext(KernelBench* bench, const BenchShape& shape, absl::string_view suffix,
+                          int64_t context) {
   const auto batch = static_cast<int>(bench->options.batch);
   LONGSPAN_ASSIGN_OR_RETURN(const DecodeInputs inputs, DecodeInputs::Create(shape, context, batch));
   const Work score = DecodeScoreWork(shape, context, batch);
@@ -155,15 +157,16 @@ absl::Status BenchContext(KernelBench* bench, int64_t context) {
   row.context = context;
   row.shape = absl::StrCat(batch, " x ", context, " tokens");
 
-  row.name = "decode score and select";
+  row.name = absl::StrCat("decode score and select", suffix);
   row.work = score;
   LONGSPAN_RETURN_IF_ERROR(bench->Add(row, inputs.variants(), [&](int v, cuda::Stream stream) {
     return inputs.Select(v, stream);
   }));
-  row.name = "decode attention";
+  row.name = absl::StrCat("decode attention", suffix);
   row.work = score + attend;
   LONGSPAN_RETURN_IF_ERROR(bench->Add(
       row, inputs.variants(), [&](int v, cuda::Stream stream) { return inputs.Both(v, stream); }));
+  if (!suffix.empty()) return absl::OkStatus();  // attention alone is the same
   row.name = "decode attend";
   row.shape = absl::StrCat(batch, " x ", AttendedKeys(shape, context), " of ", context, " tokens");
   row.work = attend;
@@ -175,7 +178,11 @@ absl::Status BenchContext(KernelBench* bench, int64_t context) {
 
 absl::Status BenchDecodeAttention(KernelBench* bench) {
   for (const int64_t context : bench->options.contexts) {
-    LONGSPAN_RETURN_IF_ERROR(BenchContext(bench, context));
+    LONGSPAN_RETURN_IF_ERROR(BenchContext(bench, bench->shape, "", context));
+    if (bench->shape.score_is_key || bench->shape.score_dtype == DType::kFloat8E4M3) continue;
+    BenchShape narrow = bench->shape;
+    narrow.score_dtype = DType::kFloat8E4M3;
+    LONGSPAN_RETURN_IF_ERROR(BenchContext(bench, narrow, ", fp8 score keys", context));
   }
   return absl::OkStatus();
 }

@@ -50,7 +50,7 @@ absl::StatusOr<NoiseCaches> NoiseCaches::Create(const BenchShape& shape, int64_t
   const int64_t pages = caches.variants_ * sequences * caches.pages_;
   LONGSPAN_ASSIGN_OR_RETURN(caches.kv_, CreatePart(pages, kv.kv_bytes(), shape.cache_dtype));
   if (kv.score_bytes() == 0) return caches;
-  LONGSPAN_ASSIGN_OR_RETURN(caches.scores_, CreatePart(pages, kv.score_bytes(), shape.cache_dtype));
+  LONGSPAN_ASSIGN_OR_RETURN(caches.scores_, CreatePart(pages, kv.score_bytes(), shape.score_dtype));
   return caches;
 }
 

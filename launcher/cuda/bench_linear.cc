@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/copy.h"
 #include "kernels/cuda/linear.h"
 #include "launcher/cuda/bench_inputs.h"
 #include "launcher/cuda/bench_kernels.h"
@@ -61,7 +62,7 @@ absl::Status BenchCopy(KernelBench* bench) {
   row.shape = absl::StrCat(kCopyBytes >> 20, " MiB");
   row.work.bytes = 2.0 * static_cast<double>(kCopyBytes);
   return bench->Add(std::move(row), /*variants=*/1, [&](int, cuda::Stream stream) {
-    return cuda::Copy(to.data(), from.data(), kCopyBytes, stream);
+    return cuda::CopyByKernel(to.data(), from.data(), kCopyBytes, stream);
   });
 }
 

@@ -64,8 +64,11 @@ absl::StatusOr<PrefillInputs> PrefillInputs::Create(const BenchShape& shape, int
   PrefillInputs inputs(shape, context);
   LONGSPAN_ASSIGN_OR_RETURN(inputs.caches_, NoiseCaches::Create(shape, context, 1));
   const int64_t rows = inputs.chunk_.size();
-  LONGSPAN_ASSIGN_OR_RETURN(inputs.score_queries_,
-                            RandomNumbers(rows * shape.score_dim, shape.cache_dtype));
+  LONGSPAN_ASSIGN_OR_RETURN(
+      inputs.score_queries_,
+      RandomNumbers(rows * shape.score_dim, shape.score_dtype == DType::kFloat8E4M3
+                                                ? DType::kBFloat16
+                                                : shape.score_dtype));
   LONGSPAN_ASSIGN_OR_RETURN(inputs.queries_,
                             RandomNumbers(rows * shape.query_dim(), DType::kFloat32));
   LONGSPAN_ASSIGN_OR_RETURN(inputs.angles_, MakeAngles(shape, context));
@@ -117,7 +120,7 @@ cuda::PrefillScoreArgs PrefillInputs::ScoreArgs(int variant) const {
   cuda::PrefillScoreArgs args;
   args.pages = caches_.scores(variant, 0);
   args.geometry = geometry();
-  args.dtype = kv.dtype;
+  args.dtype = kv.score_dtype;
   args.dim = kv.score_dim;
   args.halo = halo();
   args.score_offset = kv.score_offset(0);

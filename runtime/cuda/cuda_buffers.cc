@@ -60,7 +60,7 @@ int64_t CudaSizes::arriving_keys() const {
 void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
   const auto bytes = [arena](int64_t count) { return arena->Take<std::byte>(count); };
   const int64_t number = SizeOf(sizes.dtype);
-  const int64_t cached = SizeOf(sizes.kv.dtype);
+  const int64_t cached = SizeOf(sizes.score_query_dtype());
   const int64_t rows = sizes.rows;
   const int64_t query_dim = sizes.shape.query_dim();
   const int64_t kv_dim = sizes.shape.kv_dim();

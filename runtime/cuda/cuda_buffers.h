@@ -41,6 +41,10 @@ struct CudaSizes {
 
   int64_t qkv() const { return shape.query_dim() + 2 * shape.kv_dim(); }
   int64_t selections() const { return blocks > sequences ? blocks : sequences; }
+  // Of queries that meet score keys: numbers of 8 bits are for caches only.
+  DType score_query_dtype() const {
+    return kv.score_dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : kv.score_dtype;
+  }
   bool low_rank() const { return kv.score_dim > 0 && !kv.score_is_key; }
   // Tokens that are brought to a rank for a chunk.
   int64_t arriving_keys() const;
@@ -69,9 +73,9 @@ struct CudaBuffers {
   float* logits = nullptr;           // [kLogitRows, vocab]
 
   // Selection.
-  std::byte* score_input = nullptr;       // [rows, kv_dim] cache dtype: group sums, or keys
-  std::byte* score_queries = nullptr;     // [rows, score_dim] cache dtype
-  std::byte* gathered_queries = nullptr;  // [ranks, rows, score_dim] cache dtype
+  std::byte* score_input = nullptr;       // [rows, kv_dim] group sums, or keys
+  std::byte* score_queries = nullptr;     // [rows, score_dim] score_query_dtype
+  std::byte* gathered_queries = nullptr;  // [ranks, rows, score_dim] the same
   float* token_queries = nullptr;         // [sequences, score_dim]
   float* score_keys = nullptr;            // [rows, score_dim]
   float* maxima = nullptr;                // [ranks*rows]

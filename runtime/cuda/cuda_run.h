@@ -47,7 +47,7 @@ struct CudaRun {
     cuda::CacheLayer out;
     out.geometry = geometry();
     out.dtype = kv.dtype;
-    out.score_dtype = kv.dtype;
+    out.score_dtype = kv.score_dtype;
     out.kv_dim = kv.kv_dim;
     out.key_offset = kv.key_offset(layer);
     out.value_offset = kv.value_offset(layer);

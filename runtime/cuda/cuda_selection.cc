@@ -47,7 +47,7 @@ absl::StatusOr<const void*> ScoreQueries(CudaRun* run, int64_t layer, int64_t ro
   CudaBuffers& buffers = run->buffers;
   const KvShape& kv = run->sizes.kv;
   const bool low_rank = run->sizes.low_rank();
-  const DType dtype = low_rank ? run->sizes.dtype : kv.dtype;
+  const DType dtype = low_rank ? run->sizes.dtype : run->sizes.score_query_dtype();
   LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
       {run->sizes.shape, buffers.queries, rows, buffers.score_input, dtype}, run->stream()));
   std::byte* mine = buffers.score_input;
@@ -57,14 +57,14 @@ absl::StatusOr<const void*> ScoreQueries(CudaRun* run, int64_t layer, int64_t ro
                                      run->weights.layers[layer].query_factor, kv.score_dim,
                                      buffers.score_keys, DType::kFloat32));
     LONGSPAN_RETURN_IF_ERROR(cuda::Convert(buffers.score_keys, DType::kFloat32,
-                                           buffers.score_queries, kv.dtype, rows * kv.score_dim,
-                                           run->stream()));
+                                           buffers.score_queries, run->sizes.score_query_dtype(),
+                                           rows * kv.score_dim, run->stream()));
   }
   if (low_rank) mine = buffers.score_queries;
   if (run->ranks() == 1) return mine;
-  LONGSPAN_RETURN_IF_ERROR(
-      run->gpu->communicator->AllGather("select.queries", mine, buffers.gathered_queries,
-                                        per_rank * kv.score_row_bytes(), run->stream()));
+  LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllGather(
+      "select.queries", mine, buffers.gathered_queries,
+      per_rank * kv.score_dim * SizeOf(run->sizes.score_query_dtype()), run->stream()));
   return buffers.gathered_queries;
 }
 
@@ -171,7 +171,7 @@ absl::Status SelectForBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
   LONGSPAN_ASSIGN_OR_RETURN(score.queries, ScoreQueries(run, layer, own_rows, query_rows.per_rank));
   score.pages = reinterpret_cast<const std::byte* const*>(buffers.parameters + pages_at);
   score.geometry = run->geometry();
-  score.dtype = kv.dtype;
+  score.dtype = kv.score_dtype;
   score.dim = kv.score_dim;
   score.halo = static_cast<int32_t>(kv.halo);
   score.score_offset = kv.score_offset(layer);
@@ -196,7 +196,7 @@ absl::Status SelectForTokensCuda(CudaRun* run, int64_t layer, const CudaStep& st
   args.rows = step.rows;
   args.queries = run->buffers.token_queries;
   args.dim = kv.score_dim;
-  args.dtype = kv.dtype;
+  args.dtype = kv.score_dtype;
   args.geometry = run->geometry();
   args.halo = static_cast<int32_t>(kv.halo);
   args.score_offset = kv.score_offset(layer);

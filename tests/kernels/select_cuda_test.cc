@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <functional>
 #include <limits>
 #include <utility>
@@ -131,6 +133,83 @@ TEST_F(SelectCudaTest, ClusteredScores) {
                                  static_cast<uint32_t>(random.Integer(0, 5000)));
   }
   CheckTopK(scores, 1, 2048, workspace);
+}
+
+// The kernel guesses from samples which scores to list. Whatever it guesses, what it selects is
+// right.
+TEST_F(SelectCudaTest, ScoresThatMisleadSamples) {
+  Random random(4);
+  const auto bits = [&](uint32_t low, uint32_t high) {
+    return std::bit_cast<float>(static_cast<uint32_t>(random.Integer(low, high)));
+  };
+  using Score = std::function<float(int64_t i, int64_t count)>;
+  const std::vector<std::pair<const char*, Score>> kinds = {
+      {"ascending", [](int64_t i, int64_t) { return static_cast<float>(i); }},
+      {"descending", [](int64_t i, int64_t) { return static_cast<float>(-i); }},
+      {"few outliers",
+       [&](int64_t, int64_t) {
+         return random.Integer(0, 4999) == 0 ? random.Real(1e30f, 2e30f) : random.Real();
+       }},
+      {"infinite outliers",
+       [&](int64_t, int64_t) { return random.Integer(0, 999) == 0 ? kInf : random.Real(); }},
+      {"mostly NaN",
+       [&](int64_t, int64_t) { return random.Integer(0, 299) == 0 ? random.Real() : kNan; }},
+      {"mostly -inf",
+       [&](int64_t, int64_t) { return random.Integer(0, 29) == 0 ? random.Real() : -kInf; }},
+      {"few values", [&](int64_t, int64_t) { return 100.0f + 1e-4f * random.Integer(0, 5); }},
+      {"all bits", [&](int64_t, int64_t) { return bits(0, 0xffffffff); }},
+      {"positive, of all exponents", [&](int64_t, int64_t) { return bits(0, 0x7f800000); }},
+      {"subnormal",
+       [&](int64_t, int64_t) {
+         return random.Integer(0, 1) == 0 ? bits(0, 0x7fffff) : bits(0x80000000, 0x807fffff);
+       }},
+      {"cluster at one place",
+       [&](int64_t i, int64_t count) {
+         return i > count / 3 && i < count / 3 + 2500 ? random.Real(5, 6) : random.Real();
+       }},
+      {"cluster too large for the lists",
+       [&](int64_t i, int64_t count) {
+         return i > count / 3 && i < count / 3 + 9500 ? random.Real(5, 6) : random.Real();
+       }},
+      {"high scores that few samples hit",
+       [&](int64_t i, int64_t) { return i % 4 == 0 ? random.Real(-3, -2) : random.Real(); }},
+      {"samples that are too high",
+       [&](int64_t i, int64_t) { return i % 64 == 0 ? random.Real(5, 6) : random.Real(); }}};
+  const SelectWorkspace all = Workspace(17, 262'144);
+  const SelectWorkspace few = Workspace(17, 262'144, 3);
+  for (const auto& [name, score] : kinds) {
+    for (const auto& [rows, count] :
+         std::vector<std::pair<int, int64_t>>{{1, 262'144}, {3, 60'001}, {17, 20'000}}) {
+      std::vector<float> scores;
+      for (int row = 0; row < rows; ++row) {
+        for (int64_t i = 0; i < count; ++i) scores.push_back(score(i, count));
+      }
+      for (const int64_t k : {1, 2048, 3072, 3073}) {
+        SCOPED_TRACE(testing::Message() << name << ", " << rows << " x " << count << ", k " << k);
+        CheckTopK(scores, rows, k, random.OneOf<bool>({false, true}) ? all : few);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// Rows and launches with teams of other sizes, short and long ways, one after the other in one
+// workspace.
+TEST_F(SelectCudaTest, LaunchesShareAWorkspace) {
+  Random random(6);
+  const SelectWorkspace workspace = Workspace(40, 262'144);
+  for (int trial = 0; trial < 40; ++trial) {
+    const int rows = random.OneOf<int>({1, 2, 16, 40});
+    const int64_t count = random.OneOf<int64_t>({700, 8190, 30'000, 262'144 / rows});
+    const int64_t k = random.OneOf<int64_t>({1, 300, 2048, 4000});
+    std::vector<float> scores = random.Reals(rows * count);
+    for (int row = 0; row < rows; ++row) {
+      if (random.Integer(0, 2) == 0) std::fill_n(scores.begin() + row * count, count, 1.0f);
+    }
+    SCOPED_TRACE(testing::Message() << rows << " rows of " << count << ", k " << k);
+    CheckTopK(scores, rows, k, workspace);
+    if (HasFatalFailure()) return;
+  }
 }
 
 TEST_F(SelectCudaTest, MoreThanTwoToThe31Scores) {

@@ -133,6 +133,25 @@ TEST_F(CudaEsaTest, GraphsOfStepsGiveTheSameLogits) {
   }
 }
 
+TEST_F(CudaEsaTest, Fp8CachesMatchReferenceWithinTheirRounding) {
+  RandomModelOptions options = SmallModel();
+  options.head_dim = 64;
+  options.compressed_dim = 16;
+  const RandomModel model = MakeRandomModel(options);
+  for (const char* dtype : {"auto", "fp8_e4m3"}) {
+    for (const int ranks : {1, 2}) {
+      Config config = SmallGpuConfig();
+      config.esa.compressed_dim = 16;
+      config.kv_cache_dtype = dtype;
+      config.kv_cache_score_dtype = "fp8_e4m3";
+      const TestSequence sequence = MakeSequence(8, 150, 5, model.config.vocab_size);
+      const auto results = RunSharded(model, config, ranks, {sequence});
+      // Numbers have 3 bits behind the point, and scores are sums of products up to some hundreds.
+      ExpectMatchesReference(model, config, sequence, results[0], 0.3, 30.0);
+    }
+  }
+}
+
 // Where keys and values lie changes no bit.
 TEST_F(CudaEsaTest, ACacheOnTheHostIsTheSame) {
   const RandomModel model = MakeRandomModel(SmallModel());

@@ -30,6 +30,7 @@ class KvShardTest : public testing::Test {
     shape.stripe_tokens = Integer(1, 9);
     shape.halo = kind == 2 ? 0 : Integer(0, shape.stripe_tokens);
     shape.dtype = Integer(0, 1) == 0 ? DType::kFloat32 : DType::kBFloat16;
+    shape.score_dtype = kind == 0 && Integer(0, 1) == 0 ? DType::kFloat8E4M3 : shape.dtype;
     return shape;
   }
 
