@@ -12,8 +12,8 @@
 #include "collectives/thread_communicator.h"
 #include "kernels/base/convert.h"
 #include "kernels/base/status_macros.h"
-#include "runtime/model.h"
 #include "runtime/cpu_transformer.h"
+#include "runtime/model.h"
 #include "tests/reference/random_model.h"
 
 namespace longspan {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/cache_store.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/sum_across.cuh"
 
@@ -206,6 +207,8 @@ __device__ __forceinline__ void StoreToken(const StoreTokensArgs& args, const St
 template <typename T, typename ScoreT, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
     StoreTokensKernel(const StoreTokensArgs args, const __grid_constant__ StoredKinds kinds) {
+  LetSuccessorsStart();
+  WaitForPredecessors();
   const StoredKind kind = kinds.kinds[blockIdx.y];
   if constexpr (!std::is_same_v<T, ScoreT>) {
     if (blockIdx.y == kScoreKind) return StoreToken<ScoreT, kStored<ScoreT, kVectors>>(args, kind);
@@ -278,6 +281,8 @@ __global__ void __launch_bounds__(kThreads) SumGroupsKernel(const SumGroupsArgs 
 template <typename T, typename Out, int kVector>
 __global__ void __launch_bounds__(kThreads)
     ConvertKernel(const T* from, Out* to, const int64_t count) {
+  LetSuccessorsStart();
+  WaitForPredecessors();
   const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
   if (i + kVector <= count) {
     float numbers[kVector];
@@ -294,11 +299,11 @@ void LaunchConvert(const void* from, void* to, int64_t count, Stream stream) {
   const T* const source = static_cast<const T*>(from);
   Out* const target = static_cast<Out*>(to);
   if (IsAligned(from, kVector * sizeof(T)) && IsAligned(to, kVector * sizeof(Out))) {
-    ConvertKernel<T, Out, kVector>
-        <<<BlocksOf(count, kThreads * kVector), kThreads, 0, stream>>>(source, target, count);
+    LaunchAfter(ConvertKernel<T, Out, kVector>, BlocksOf(count, kThreads * kVector), dim3(kThreads),
+                0, stream, source, target, count);
   } else {
-    ConvertKernel<T, Out, 1>
-        <<<BlocksOf(count, kThreads), kThreads, 0, stream>>>(source, target, count);
+    LaunchAfter(ConvertKernel<T, Out, 1>, BlocksOf(count, kThreads), dim3(kThreads), 0, stream,
+                source, target, count);
   }
 }
 
@@ -313,7 +318,7 @@ static_assert(kColumns == 4 * kThreads);
 template <bool kIsQuery>
 __device__ float4 FourColumns(const CompressTokensArgs& args, int64_t row, int64_t column) {
   if constexpr (!kIsQuery) {
-    return __ldg(reinterpret_cast<const float4*>(
+    return *(reinterpret_cast<const float4*>(
         args.keys + row * args.shape.kv_heads * args.shape.head_dim + column));
   } else {
     const auto dim = static_cast<uint32_t>(args.shape.head_dim);
@@ -325,7 +330,7 @@ __device__ float4 FourColumns(const CompressTokensArgs& args, int64_t row, int64
     float4 sum = {0, 0, 0, 0};
 #pragma unroll 4
     for (uint32_t h = 0; h < group; ++h) {
-      const float4 query = __ldg(reinterpret_cast<const float4*>(queries + h * dim));
+      const float4 query = *reinterpret_cast<const float4*>(queries + h * dim);
       sum.x += query.x;
       sum.y += query.y;
       sum.z += query.z;
@@ -369,6 +374,7 @@ __device__ void Compress(const CompressTokensArgs& args, SharedColumns<T, kRows>
       raw[v] =
           i < count ? __ldg(reinterpret_cast<const uint4*>(factor + begin + i)) : uint4{0, 0, 0, 0};
     }
+    WaitForPredecessors();  // factors are on their way meanwhile
     if (begin > 0) __syncthreads();
     if (const int i = threadIdx.x * 4; i < count) {
 #pragma unroll
@@ -411,6 +417,7 @@ __device__ void Compress(const CompressTokensArgs& args, SharedColumns<T, kRows>
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kThreads) CompressTokensKernel(const CompressTokensArgs args) {
   __shared__ SharedColumns<T, kRows> columns;
+  LetSuccessorsStart();
   if (blockIdx.y == 0) {
     Compress<true>(args, columns);
   } else {
@@ -421,7 +428,7 @@ __global__ void __launch_bounds__(kThreads) CompressTokensKernel(const CompressT
 template <typename T, int kRows>
 void LaunchCompress(const CompressTokensArgs& args, Stream stream) {
   const dim3 grid(BlocksOf(args.dim, kCompressWarps), 2, BlocksOf(args.rows, kRows));
-  CompressTokensKernel<T, kRows><<<grid, kThreads, 0, stream>>>(args);
+  LaunchAfter(CompressTokensKernel<T, kRows>, grid, dim3(kThreads), 0, stream, args);
 }
 
 }  // namespace
@@ -446,7 +453,8 @@ absl::Status StoreTokens(const StoreTokensArgs& args, Stream stream) {
                             KindsOf(args.layer, args.keys, args.values, args.score_keys));
   const auto launch = [&]<typename T, typename ScoreT, bool kVectors>() {
     const dim3 grid(args.num_rows, kinds.count);
-    StoreTokensKernel<T, ScoreT, kVectors><<<grid, kThreads, 0, stream>>>(args, kinds);
+    LaunchAfter(StoreTokensKernel<T, ScoreT, kVectors>, grid, dim3(kThreads), 0, stream, args,
+                kinds);
   };
   LONGSPAN_RETURN_IF_ERROR(WithVectors(args.layer, kinds, launch));
   return CheckLaunch("StoreTokens");
