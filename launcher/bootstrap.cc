@@ -101,8 +101,7 @@ absl::StatusOr<bool> PrepareMpi(const RankJob& job, int ranks, Config* config) {
   }
   LONGSPAN_RETURN_IF_ERROR(ResolveConfig(ranks, config));
   if (config->parallel.communicator == CommunicatorKind::kAuto) {
-    config->parallel.communicator =
-        config->device == "cuda" ? CommunicatorKind::kNccl : CommunicatorKind::kMpi;
+    config->parallel.communicator = DefaultUnderMpirun(*config);
   }
   return Prepare(job, *config);
 }

@@ -182,12 +182,12 @@ void CheckCompressor(const Config& config, const ModelConfig& model, const Model
 absl::StatusOr<MemoryPlan> PlanOf(const Config& config, const ModelConfig& model,
                                   const ModelWeights& weights, const World& world) {
   if (config.device == "cuda") {
-    LONGSPAN_RETURN_IF_ERROR(UseFirstGpu());
+    LONGSPAN_ASSIGN_OR_RETURN(const int ranks_on_gpu, UseFirstGpu(world.ranks_on_host));
     AttentionContext context = MakeAttentionContext(config, model, world.ranks);
     if (context.selects && config.esa.compression == Compression::kLowRank) {
       context.factors = MakeScoreFactors(MakeDummyCompressor(model, config.esa.compressed_dim));
     }
-    return PlanGpuMemory(config, model, weights, context, world.ranks_on_host);
+    return PlanGpuMemory(config, model, weights, context, ranks_on_gpu, world.ranks_on_host);
   }
   MemoryPlan plan = PlanMemory(config, model, MakeKvShape(config, model), world.ranks,
                                world.ranks_on_host, CountWeights(weights).bytes);
@@ -207,11 +207,12 @@ void CheckFit(Config config, const ModelConfig& model, const ModelWeights& weigh
   const absl::Status fits =
       FitCache(plan, plan.MaxPages(config.kv_cache_memory_fraction), &config, layout);
   if (!fits.ok()) return report->Bad("fit", fits);
-  const int64_t cache = layout.NumPages(0, config.max_model_len) * plan.page;
+  const int64_t pages = layout.NumPages(0, config.max_model_len);
+  const int64_t cache = pages * plan.page;
   const std::string on_host =
       plan.host_page == 0
           ? ""
-          : absl::StrCat(" and ", FormatBytes(cache / plan.page * plan.host_page), " of the host");
+          : absl::StrCat(" and ", FormatBytes(pages * plan.host_page), " of the host");
   report->Good(
       "fit",
       absl::StrCat("a request of ", config.max_model_len, " tokens",

@@ -206,6 +206,7 @@ Config AloneWithDenseAttention(Config config, int64_t window) {
   config.parallel.stripe_tokens = window;
   config.max_model_len = window;
   config.kv_cache_dtype = "auto";
+  config.kv_cache_tier = "device";
   return config;
 }
 

@@ -495,6 +495,15 @@ std::string CompressorPath(const Config& config) {
                                        : config.esa.compressor;
 }
 
+CommunicatorKind DefaultUnderMpirun(const Config& config) {
+#ifdef LONGSPAN_NCCL
+  if (config.device == "cuda") return CommunicatorKind::kNccl;
+#else
+  static_cast<void>(config);
+#endif
+  return CommunicatorKind::kMpi;
+}
+
 DType KvCacheDType(const Config& config) {
   const std::string& dtype = config.kv_cache_dtype == "auto" ? config.dtype : config.kv_cache_dtype;
   return dtype == "fp8_e4m3"   ? DType::kFloat8E4M3

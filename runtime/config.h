@@ -91,6 +91,9 @@ absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml);
 
 inline bool IsDummy(const Config& config) { return config.load_format == "dummy"; }
 
+// What `parallel.communicator: auto` means under mpirun: NCCL between GPUs, if it was built in.
+CommunicatorKind DefaultUnderMpirun(const Config& config);
+
 // Where the compressor is.
 std::string CompressorPath(const Config& config);
 

@@ -21,13 +21,15 @@ absl::Status OpenModelGpu(const Config& config, Communicator* communicator, Mode
 
 // "NVIDIA H200, 143.8 GB (140.1 GB free)" of each GPU of this host; none where there is none.
 absl::StatusOr<std::vector<std::string>> DescribeGpus();
-// Makes the first GPU the calling thread's. Unavailable: there is none.
-absl::Status UseFirstGpu();
+// Makes the first GPU the calling thread's, and says how many ranks of a host with so many would
+// share it. Unavailable: there is none.
+absl::StatusOr<int> UseFirstGpu(int ranks_on_host);
 
 // Of device memory: what is free now on the GPU in use.
 absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig& model,
                                          const ModelWeights& weights,
-                                         const AttentionContext& attention, int ranks_on_host);
+                                         const AttentionContext& attention, int ranks_on_gpu,
+                                         int ranks_on_host);
 // The same of an opened model.
 absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const Model& model);
 

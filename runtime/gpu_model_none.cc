@@ -11,10 +11,10 @@ absl::Status OpenModelGpu(const Config&, Communicator*, Model*) { return NoCuda(
 
 absl::StatusOr<std::vector<std::string>> DescribeGpus() { return NoCuda(); }
 
-absl::Status UseFirstGpu() { return NoCuda(); }
+absl::StatusOr<int> UseFirstGpu(int) { return NoCuda(); }
 
 absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config&, const ModelConfig&, const ModelWeights&,
-                                         const AttentionContext&, int) {
+                                         const AttentionContext&, int, int) {
   return NoCuda();
 }
 

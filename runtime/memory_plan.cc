@@ -112,11 +112,14 @@ std::string FormatBytes(int64_t bytes) {
 }
 
 int64_t MemoryPlan::MaxPages(double fraction) const {
-  const double room = static_cast<double>(available) * fraction - static_cast<double>(fixed());
-  const int64_t pages = room <= 0 ? 0 : static_cast<int64_t>(room / static_cast<double>(page));
-  if (host_page == 0) return pages;
-  const double host_room = static_cast<double>(host_available) * fraction;
-  return std::min(pages, static_cast<int64_t>(host_room / static_cast<double>(host_page)));
+  // Of whichever memory a part of the pages is in.
+  const auto pages_in = [fraction](int64_t bytes, int64_t taken, int64_t of_page) {
+    const double room = static_cast<double>(bytes) * fraction - static_cast<double>(taken);
+    if (room <= 0) return int64_t{0};
+    return of_page == 0 ? kNoLimit : static_cast<int64_t>(room / static_cast<double>(of_page));
+  };
+  const int64_t pages = pages_in(available, fixed(), page);
+  return host_page == 0 ? pages : std::min(pages, pages_in(host_available, 0, host_page));
 }
 
 std::string MemoryPlan::ToString() const {

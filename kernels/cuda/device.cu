@@ -117,6 +117,10 @@ absl::StatusOr<DeviceInfo> CurrentDevice() {
       ToStatus(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
   DeviceInfo info;
   info.name = properties.name;
+  char bus_id[32] = {};
+  LONGSPAN_RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), device), "cudaDeviceGetPCIBusId"));
+  info.bus_id = bus_id;
   info.compute_capability = properties.major * 10 + properties.minor;
   info.multiprocessors = properties.multiProcessorCount;
   info.memory = static_cast<int64_t>(properties.totalGlobalMem);

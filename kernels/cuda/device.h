@@ -23,6 +23,7 @@ using Stream = CUstream_st*;  // cudaStream_t
 
 struct DeviceInfo {
   std::string name;
+  std::string bus_id;          // "0000:0f:00.0", of the host
   int compute_capability = 0;  // 90: 9.0
   int multiprocessors = 0;
   int64_t memory = 0;                   // bytes

@@ -215,12 +215,14 @@ absl::StatusOr<std::vector<std::vector<int64_t>>> DownloadSelections(CudaRun* ru
   if (top_k == 0) return selections;
   std::vector<Candidate> selected(rows * top_k);
   std::vector<int32_t> counts(rows);
+  // Copies to memory that is not page-locked wait without a limit, so what may hang comes first.
+  LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->Synchronize(run->stream()));
   LONGSPAN_RETURN_IF_ERROR(cuda::Copy(selected.data(), run->buffers.selected,
                                       rows * top_k * static_cast<int64_t>(sizeof(Candidate)),
                                       run->stream()));
   LONGSPAN_RETURN_IF_ERROR(cuda::Copy(counts.data(), run->buffers.counts,
                                       rows * static_cast<int64_t>(sizeof(int32_t)), run->stream()));
-  LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->Synchronize(run->stream()));
+  LONGSPAN_RETURN_IF_ERROR(cuda::Synchronize(run->stream()));
   for (int64_t row = 0; row < rows; ++row) {
     for (int32_t i = 0; i < counts[row]; ++i) {
       selections[row].push_back(PositionOf(selected[row * top_k + i]));

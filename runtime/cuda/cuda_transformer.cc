@@ -193,15 +193,18 @@ absl::Status CudaTransformer::PrefillLayer(int64_t layer, const PrefillChunk& ch
   absl::Span<const PrefillBlock> blocks = chunk.blocks;
   int64_t first_row = 0;
   LONGSPAN_RETURN_IF_ERROR(Normalize(weights.attention_norm, x_, chunk.rows));
-  if (outputs == Outputs::kAll) {
+  // Products of other widths may have other bits: deterministic runs have the same in all layers.
+  if (outputs == Outputs::kAll && !run_.context->deterministic) {
     LONGSPAN_RETURN_IF_ERROR(ProjectQkv(weights, CudaStage::kPrefill, chunk.rows));
     LONGSPAN_RETURN_IF_ERROR(StoreChunkCuda(&run_, layer, chunk));
   } else {
     LONGSPAN_RETURN_IF_ERROR(ProjectKeysAndValues(weights, chunk.rows));
     LONGSPAN_RETURN_IF_ERROR(StoreChunkCuda(&run_, layer, chunk));
-    blocks = outputs == Outputs::kNone ? blocks.subspan(blocks.size()) : blocks.last(1);
-    const bool own = !blocks.empty() && blocks[0].rank == run_.rank();
-    first_row = own ? blocks[0].row : chunk.rows;
+    if (outputs != Outputs::kAll) {
+      blocks = outputs == Outputs::kNone ? blocks.subspan(blocks.size()) : blocks.last(1);
+      const bool own = !blocks.empty() && blocks[0].rank == run_.rank();
+      first_row = own ? blocks[0].row : chunk.rows;
+    }
     x_ += first_row * config_.hidden_size;
     rows_ = chunk.rows - first_row;
     if (blocks.empty()) return absl::OkStatus();

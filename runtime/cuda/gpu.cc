@@ -1,5 +1,6 @@
 #include "runtime/cuda/gpu.h"
 
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -32,13 +33,27 @@ absl::StatusOr<HostRanks> CountHostRanks(Communicator& communicator) {
   return count;
 }
 
+// Ranks on the same GPU, which each may know by another number.
+absl::StatusOr<int> CountSharers(Communicator& communicator, const cuda::DeviceInfo& info) {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, HostNames(communicator));
+  char mine[32] = {};
+  info.bus_id.copy(mine, sizeof(mine) - 1);
+  std::vector<char> all(communicator.size() * sizeof(mine));
+  LONGSPAN_RETURN_IF_ERROR(communicator.AllGather("gpu.ids", mine, all.data(), sizeof(mine)));
+  int sharers = 0;
+  for (int r = 0; r < communicator.size(); ++r) {
+    if (hosts[r] != hosts[communicator.rank()]) continue;
+    if (std::strcmp(all.data() + r * sizeof(mine), mine) == 0) ++sharers;
+  }
+  return sharers;
+}
+
 absl::StatusOr<std::unique_ptr<Gpu>> Open(HostRanks ranks) {
   LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
   if (devices == 0) return NoGpu();
   auto gpu = std::make_unique<Gpu>();
   gpu->device = ranks.before % devices;
   gpu->ranks_on_host = ranks.all;
-  gpu->sharers = (ranks.all - gpu->device + devices - 1) / devices;
   LONGSPAN_ASSIGN_OR_RETURN(gpu->info, cuda::UseDevice(gpu->device));
   LONGSPAN_ASSIGN_OR_RETURN(gpu->stream, cuda::StreamHandle::Create());
   return gpu;
@@ -62,6 +77,7 @@ absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator*
   LONGSPAN_ASSIGN_OR_RETURN(const HostRanks ranks, CountHostRanks(*communicator));
   absl::StatusOr<std::unique_ptr<Gpu>> gpu = Open(ranks);
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, gpu.status()));
+  LONGSPAN_ASSIGN_OR_RETURN((*gpu)->sharers, CountSharers(*communicator, (*gpu)->info));
   absl::StatusOr<std::unique_ptr<DeviceCommunicator>> between =
       config.parallel.communicator == CommunicatorKind::kNccl
           ? MakeNcclCommunicator(communicator, (*gpu)->device)

@@ -38,9 +38,10 @@ int64_t BufferBytes(Config config, const ModelConfig& model, const AttentionCont
       CudaSizes::Of(config, model, attention, ranks_on_gpu, info.multiprocessors / ranks_on_gpu));
 }
 
-absl::StatusOr<int> RanksOnGpu(int ranks_on_host) {
-  LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
-  return (ranks_on_host + devices - 1) / std::max(devices, 1);
+// What an allocation of device memory takes.
+int64_t Granules(int64_t bytes) {
+  constexpr int64_t kGranule = int64_t{2} << 20;
+  return (bytes + kGranule - 1) / kGranule * kGranule;
 }
 
 }  // namespace
@@ -63,15 +64,17 @@ absl::StatusOr<std::vector<std::string>> DescribeGpus() {
   return texts;
 }
 
-absl::Status UseFirstGpu() {
+absl::StatusOr<int> UseFirstGpu(int ranks_on_host) {
   LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
-  return devices == 0 ? NoGpu() : cuda::UseDevice(0).status();
+  if (devices == 0) return NoGpu();
+  LONGSPAN_RETURN_IF_ERROR(cuda::UseDevice(0).status());
+  return (ranks_on_host + devices - 1) / devices;
 }
 
 absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig& model,
                                          const ModelWeights& weights,
-                                         const AttentionContext& attention, int ranks_on_host) {
-  LONGSPAN_ASSIGN_OR_RETURN(const int ranks_on_gpu, RanksOnGpu(ranks_on_host));
+                                         const AttentionContext& attention, int ranks_on_gpu,
+                                         int ranks_on_host) {
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::DeviceInfo info, cuda::CurrentDevice());
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::MemoryInfo memory, cuda::FreeMemory());
   const DType dtype = config.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
@@ -81,9 +84,10 @@ absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig
   MemoryPlan plan;
   plan.available = memory.free / ranks_on_gpu;
   plan.weights = CudaWeights::Bytes(weights, attention.factors, dtype);
-  plan.page = attention.kv.page_bytes();
+  const int64_t score_bytes = Granules(attention.kv.score_bytes());
+  plan.page = Granules(attention.kv.kv_bytes()) + score_bytes;
   if (config.kv_cache_tier == "host") {
-    plan.page = attention.kv.score_bytes();
+    plan.page = score_bytes;
     plan.host_page = attention.kv.kv_bytes();
     plan.host_available = AvailableMemory() / ranks_on_host;
   }
@@ -102,7 +106,7 @@ absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig
 }
 
 absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const Model& model) {
-  return PlanGpuMemory(config, model.config, model.weights, model.attention,
+  return PlanGpuMemory(config, model.config, model.weights, model.attention, model.gpu->sharers,
                        model.gpu->ranks_on_host);
 }
 
