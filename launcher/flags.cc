@@ -29,7 +29,9 @@ ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the c
 ABSL_FLAG(
     std::string, output, "",
     "generate: JSONL of answers; requests whose custom_id it answers already are not run again, "
-    "whatever has changed; `-` is standard output. calibrate: the compressor, by default "
+    "whatever has changed; `-` is standard output. bench: the results, by default on standard "
+    "output. calibrate: the "
+    "compressor, by default "
     "compressor.safetensors of the model");
 ABSL_FLAG(std::string, progress, "auto",
           "bar, lines, off, or auto: a bar if standard error is a terminal (mpirun hides whether "

@@ -16,7 +16,9 @@ struct LinearArgs {
   const void* x = nullptr;  // [rows, in], of `dtype`
   int64_t rows = 0;
   int64_t in = 0;
-  const void* weight = nullptr;  // [out, in], of `dtype`
+  // [out, in], of `dtype`. Read before earlier launches have ended: no kernel in the stream writes
+  // it.
+  const void* weight = nullptr;
   DType dtype = DType::kFloat32;
   int64_t out = 0;
   void* y = nullptr;                // [rows, out], of `y_dtype`

@@ -15,7 +15,7 @@ namespace longspan::cuda {
 // each head is that of rows * heads rows of head_dim.
 struct RmsNormArgs {
   const float* x = nullptr;       // [rows, dim]
-  const float* weight = nullptr;  // [dim]
+  const float* weight = nullptr;  // [dim]; no kernel in the stream writes it (LinearArgs)
   int64_t rows = 0;
   int64_t dim = 0;
   float epsilon = 0;
