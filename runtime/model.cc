@@ -86,6 +86,13 @@ absl::Status PlanOnHost(const Config& config, Communicator* communicator, Weight
   return absl::OkStatus();
 }
 
+// Ranks must agree on how much fits, so that none runs out first.
+absl::StatusOr<int64_t> LeastOf(Communicator* communicator, int64_t mine) {
+  std::vector<int64_t> all(communicator->size());
+  LONGSPAN_RETURN_IF_ERROR(communicator->AllGather("cache.room", &mine, all.data(), sizeof(mine)));
+  return *std::min_element(all.begin(), all.end());
+}
+
 absl::Status PlanOnGpu(const Config& config, Model* model) {
   LONGSPAN_ASSIGN_OR_RETURN(model->memory, PlanGpuMemory(config, *model));
   return absl::OkStatus();
@@ -180,12 +187,12 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
       communicator, on_gpu ? PlanOnGpu(*config, model.get())
                            : PlanOnHost(*config, communicator, at_once, model.get())));
-  // Ranks must agree on how much fits, so that none runs out first.
-  int64_t pages = model->memory.MaxPages(config->kv_cache_memory_fraction);
-  std::vector<int64_t> all(communicator->size());
-  LONGSPAN_RETURN_IF_ERROR(
-      communicator->AllGather("cache.pages", &pages, all.data(), sizeof(pages)));
-  pages = *std::min_element(all.begin(), all.end());
+  LONGSPAN_ASSIGN_OR_RETURN(
+      const int64_t pages,
+      LeastOf(communicator, model->memory.MaxPages(config->kv_cache_memory_fraction)));
+  if (on_gpu) {
+    LONGSPAN_ASSIGN_OR_RETURN(model->memory.longest, LeastOf(communicator, *model->memory.longest));
+  }
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, FitCache(model->memory, pages, config, model->attention.layout)));
   model->pool = std::make_unique<PagePool>(model->attention.kv, pages,
