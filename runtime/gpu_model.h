@@ -25,7 +25,8 @@ absl::StatusOr<std::vector<std::string>> DescribeGpus();
 // share it. Unavailable: there is none.
 absl::StatusOr<int> UseFirstGpu(int ranks_on_host);
 
-// Of device memory: what is free now on the GPU in use.
+// Of device memory: what is free now on the GPU in use. Refuses what its kernels do not take
+// (cuda/cuda_limits.h).
 absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig& model,
                                          const ModelWeights& weights,
                                          const AttentionContext& attention, int ranks_on_gpu,

@@ -7,6 +7,7 @@
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/split_heads.h"
+#include "runtime/cuda/cuda_limits.h"
 #include "runtime/rope_config.h"
 
 namespace longspan {
@@ -56,6 +57,7 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
   run.context = &attention;
   run.gpu = gpu;
   run.sizes = CudaSizes::Of(config, model, attention, gpu->sharers, gpu->multiprocessors());
+  LONGSPAN_RETURN_IF_ERROR(CheckCudaLimits(config, run.sizes, gpu->info));
   LONGSPAN_ASSIGN_OR_RETURN(
       run.weights, CudaWeights::Upload(weights, attention.factors, run.sizes.dtype, gpu->s()));
   Arena plan;

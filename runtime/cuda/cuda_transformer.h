@@ -28,7 +28,7 @@ class CudaTransformer final : public Transformer {
 
   // Uploads the weights; `weights` is not needed afterwards. `config` is resolved, its
   // max_model_len too. attention and gpu must outlive the transformer. ResourceExhausted: there is
-  // no room on the GPU.
+  // no room on the GPU. Others: as CheckCudaLimits.
   static absl::StatusOr<std::unique_ptr<CudaTransformer>> Create(const Config& config,
                                                                  const ModelConfig& model,
                                                                  const ModelWeights& weights,

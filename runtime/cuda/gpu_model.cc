@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/cuda/cuda_limits.h"
 #include "runtime/cuda/cuda_transformer.h"
 #include "runtime/cuda/gpu.h"
 
@@ -76,6 +77,7 @@ absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig
     return CudaSizes::Of(with_length, model, attention, ranks_on_gpu,
                          info.multiprocessors / ranks_on_gpu);
   };
+  LONGSPAN_RETURN_IF_ERROR(CheckCudaLimits(config, sizes(config.max_model_len), info));
   const auto buffers = [&](int64_t tokens) { return CudaTransformer::Bytes(sizes(tokens)); };
   MemoryPlan plan;
   plan.available = memory.free / ranks_on_gpu;
