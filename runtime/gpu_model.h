@@ -16,7 +16,8 @@
 // never reached, as ResolveConfig refuses `device: cuda` there.
 namespace longspan {
 
-// The rank's GPU, opened (cuda/gpu.h). Collective.
+// The rank's GPU, opened (cuda/gpu.h), with a communicator among the ranks of the model's
+// attention. Collective over all ranks of the job.
 absl::Status OpenModelGpu(const Config& config, Communicator* communicator, Model* model);
 
 // "NVIDIA H200, 143.8 GB (140.1 GB free)" of each GPU of this host; none where there is none.

@@ -81,8 +81,8 @@ absl::Status PlanOnHost(const Config& config, Communicator* communicator, Weight
   LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(*communicator));
   int64_t weight_bytes = CountWeights(model->weights).bytes;
   if (at_once == WeightsAtOnce::kOneLayer) weight_bytes /= model->config.num_layers;
-  model->memory = PlanMemory(config, model->config, model->attention.kv, communicator->size(),
-                             on_host, weight_bytes);
+  model->memory = PlanMemory(config, model->config, model->attention.kv,
+                             model->attention.layout.num_ranks, on_host, weight_bytes);
   return absl::OkStatus();
 }
 
@@ -173,10 +173,10 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
 }
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config,
-                                                 WeightsAtOnce at_once) {
+                                                 WeightsAtOnce at_once, Communicator* alone) {
   auto model = std::make_unique<Model>();
-  LONGSPAN_RETURN_IF_ERROR(
-      AgreeOnStatus(communicator, LoadFiles(communicator, config, model.get())));
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
+      communicator, LoadFiles(alone == nullptr ? communicator : alone, config, model.get())));
   const bool on_gpu = config->device == "cuda";
   if (on_gpu) {
     LONGSPAN_RETURN_IF_ERROR(

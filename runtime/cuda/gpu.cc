@@ -73,16 +73,17 @@ absl::Status NoGpu() {
       "or use `device: cpu`");
 }
 
-absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* communicator) {
-  LONGSPAN_ASSIGN_OR_RETURN(const HostRanks ranks, CountHostRanks(*communicator));
+absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* world,
+                                             Communicator* of_model) {
+  LONGSPAN_ASSIGN_OR_RETURN(const HostRanks ranks, CountHostRanks(*world));
   absl::StatusOr<std::unique_ptr<Gpu>> gpu = Open(ranks);
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, gpu.status()));
-  LONGSPAN_ASSIGN_OR_RETURN((*gpu)->sharers, CountSharers(*communicator, (*gpu)->info));
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(world, gpu.status()));
+  LONGSPAN_ASSIGN_OR_RETURN((*gpu)->sharers, CountSharers(*world, (*gpu)->info));
   absl::StatusOr<std::unique_ptr<DeviceCommunicator>> between =
       config.parallel.communicator == CommunicatorKind::kNccl
-          ? MakeNcclCommunicator(communicator, (*gpu)->device)
-          : MakeStagedCommunicator(communicator);
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, between.status()));
+          ? MakeNcclCommunicator(of_model, (*gpu)->device)
+          : MakeStagedCommunicator(of_model);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(world, between.status()));
   (*gpu)->communicator = *std::move(between);
   return gpu;
 }

@@ -26,10 +26,12 @@ struct Gpu {
   int multiprocessors() const { return info.multiprocessors / sharers; }
 };
 
-// The rank's GPU by its place among the ranks of its host, and a communicator between the ranks'
-// GPUs: NCCL or, with `parallel.communicator` mpi or threads, pinned host memory. Collective: every
-// rank returns the same error.
-absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* communicator);
+// The rank's GPU by its place among the ranks of `world` on its host, and a communicator between
+// the GPUs of the ranks that share a model, all of `world` or this one alone: NCCL or, with
+// `parallel.communicator` mpi or threads, pinned host memory. Collective: every rank of `world`
+// returns the same error.
+absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* world,
+                                             Communicator* of_model);
 
 absl::Status NoGpu();
 

@@ -41,7 +41,8 @@ int64_t Granules(int64_t bytes) {
 }  // namespace
 
 absl::Status OpenModelGpu(const Config& config, Communicator* communicator, Model* model) {
-  LONGSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Gpu> gpu, OpenGpu(config, communicator));
+  LONGSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Gpu> gpu,
+                            OpenGpu(config, communicator, model->attention.communicator));
   model->gpu = std::move(gpu);
   return config.deterministic ? CheckSameGpus(communicator, *model->gpu) : absl::OkStatus();
 }
