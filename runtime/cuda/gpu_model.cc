@@ -51,9 +51,14 @@ absl::StatusOr<std::vector<std::string>> DescribeGpus() {
   LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
   std::vector<std::string> texts;
   for (int device = 0; device < devices; ++device) {
-    LONGSPAN_ASSIGN_OR_RETURN(const cuda::DeviceInfo info, cuda::UseDevice(device));
+    const absl::StatusOr<cuda::DeviceInfo> info = cuda::UseDevice(device);
+    if (absl::IsUnimplemented(info.status())) {
+      texts.push_back(absl::StrCat("not supported: ", info.status().message()));
+      continue;
+    }
+    LONGSPAN_RETURN_IF_ERROR(info.status());
     LONGSPAN_ASSIGN_OR_RETURN(const cuda::MemoryInfo memory, cuda::FreeMemory());
-    texts.push_back(absl::StrCat(info.name, ", ", FormatBytes(memory.total), " (",
+    texts.push_back(absl::StrCat(info->name, ", ", FormatBytes(memory.total), " (",
                                  FormatBytes(memory.free), " free)"));
   }
   return texts;
@@ -62,7 +67,9 @@ absl::StatusOr<std::vector<std::string>> DescribeGpus() {
 absl::StatusOr<int> UseFirstGpu(int ranks_on_host) {
   LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
   if (devices == 0) return NoGpu();
-  LONGSPAN_RETURN_IF_ERROR(cuda::UseDevice(0).status());
+  for (int device = std::min(devices, ranks_on_host) - 1; device >= 0; --device) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::UseDevice(device).status());
+  }
   return (ranks_on_host + devices - 1) / devices;
 }
 
