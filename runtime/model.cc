@@ -198,7 +198,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   model->pool = std::make_unique<PagePool>(model->attention.kv, pages,
                                            on_gpu ? GpuPages(*config) : PageMemory());
   if (IsDummy(*config)) {  // only now, for nothing may be taken before it is known to fit
-    LONGSPAN_ASSIGN_OR_RETURN(model->weights, MakeDummyWeights(model->config, /*fill=*/true));
+    absl::StatusOr<ModelWeights> made = MakeDummyWeights(model->config, /*fill=*/true);
+    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, made.status()));
+    model->weights = *std::move(made);
   }
   if (!on_gpu) {
     model->transformer =
