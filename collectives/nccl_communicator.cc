@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <list>
+#include <memory>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -173,7 +174,7 @@ class NcclCommunicator : public DeviceCommunicator {
   const WindowFunctions windows_;
   bool starting_ = true;
   ncclComm_t comm_ = nullptr;
-  bool left_behind_ = false;  // NCCL is still in there: its memory must stay
+  std::shared_ptr<absl::Notification> ended_;  // of Abort: until then NCCL's memory must stay
   CallRecord last_call_;
   absl::Status broken_;
   CommunicatorStats stats_;
@@ -210,21 +211,21 @@ NcclCommunicator::~NcclCommunicator() {
       Abort();
     }
   }
+  if (ended_ != nullptr && !ended_->WaitForNotificationWithTimeout(kAbortPatience)) return;
   for (Shared& shared : shared_) {
-    if (shared.data != nullptr && !left_behind_) ncclMemFree(shared.data);
+    if (shared.data != nullptr) ncclMemFree(shared.data);
   }
 }
 
 // NCCL's own end of an error waits for the GPU and for graphs that captured its calls, which this
-// rank can only destroy once it has the error.
+// rank can only destroy once it has the error: so only the destructor waits for it.
 void NcclCommunicator::Abort() {
   if (comm_ == nullptr) return;
-  auto done = std::make_shared<absl::Notification>();
-  std::thread([done, comm = std::exchange(comm_, nullptr)] {
+  ended_ = std::make_shared<absl::Notification>();
+  std::thread([ended = ended_, comm = std::exchange(comm_, nullptr)] {
     ncclCommAbort(comm);
-    done->Notify();
+    ended->Notify();
   }).detach();
-  if (!done->WaitForNotificationWithTimeout(kAbortPatience)) left_behind_ = true;
 }
 
 absl::Status NcclCommunicator::Break(const absl::Status& error) {
