@@ -399,7 +399,7 @@ def print_table(rows):
         own = row["longspan_seconds"]
         beside = ("", "") if own is None else (format_time(own), f"{row['seconds'] / own:.2f}x")
         print(f"{row['operation']:44} {row['peer']:34} {format_time(row['seconds']):>12} "
-              f"{row['how']:6} {beside[0]:>12} {beside[1]:>8}")
+              f"{row['how']:6} {beside[0]:>12} {beside[1]:>8}".rstrip())
 
 
 def parse_arguments():
