@@ -23,6 +23,7 @@ constexpr int kWarp = 32;
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kFewRows = static_cast<int>(kMaxFewRows);
+constexpr int64_t kMaxLaunchRows = 65535 * kMaxFewRows;  // gridDim.y; keeps the rest aligned
 
 // What the sum at `at` of y is added to. Read early, for it comes from afar.
 __device__ float Before(const LinearArgs& args, int64_t at) {
@@ -404,6 +405,15 @@ absl::Status DescribePreference(const Key& key, cublasLtMatmulPreferenceOpaque_t
 absl::Status LinearFewRows(const LinearArgs& args, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(CheckTypes(args));
   if (args.rows == 0 || args.out == 0) return absl::OkStatus();
+  if (args.rows > kMaxLaunchRows) {
+    LinearArgs first = args, rest = args;
+    first.rows = kMaxLaunchRows;
+    rest.rows -= kMaxLaunchRows;
+    rest.x = static_cast<const std::byte*>(args.x) + first.rows * args.in * SizeOf(args.dtype);
+    rest.y = static_cast<std::byte*>(args.y) + first.rows * args.out * SizeOf(args.y_dtype);
+    LONGSPAN_RETURN_IF_ERROR(LinearFewRows(first, stream));
+    return LinearFewRows(rest, stream);
+  }
   const bool aligned = IsAligned(args.x, 16) && IsAligned(args.weight, 16);
   return WithType(args.dtype, [&]<typename T>() {
     constexpr bool kIsFloat = std::is_same_v<T, float>;

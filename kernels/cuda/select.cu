@@ -97,8 +97,8 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
   problem.top_k = top_k;
   problem.selected = selected;
   problem.slice = SliceOf(max_keys, problem.teams.size);
-  // Entries fit 32 bits, and a thread steps over the end of a slice by less than 8 times a block.
-  static_assert(kMaxScoreKeys <= std::numeric_limits<int32_t>::max() - 8 * kThreads);
+  // Entries fit 32 bits, and a thread steps over the end of a slice by at most 16 times a block.
+  static_assert(kMaxScoreKeys <= std::numeric_limits<int32_t>::max() - 16 * kThreads);
   if (max_keys > 0xffffffff || problem.slice > kMaxScoreKeys) {
     return absl::InvalidArgumentError(absl::StrCat("cannot select among ", max_keys, " scores"));
   }

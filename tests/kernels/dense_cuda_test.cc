@@ -112,12 +112,6 @@ class Numbers {
   Buffer buffer_;
 };
 
-bool HasMemory(int64_t bytes) {
-  size_t available = 0, total = 0;
-  EXPECT_EQ(cudaMemGetInfo(&available, &total), cudaSuccess);
-  return static_cast<int64_t>(available) > bytes + (int64_t{1} << 28);
-}
-
 // ---- RMSNorm ----
 
 class RmsNormCudaTest : public CudaTest {
@@ -202,32 +196,6 @@ TEST_F(RmsNormCudaTest, NanAndInfinityStayInTheirRow) {
     for (const DType dtype : kDTypes) {
       ExpectClose(Run(x, weight, dtype), Expected(x, weight), ToleranceOf(dtype));
     }
-  }
-}
-
-TEST_F(RmsNormCudaTest, MoreThanTwoToThe31Numbers) {
-  const int64_t dim = 4096;
-  const int64_t rows = (int64_t{1} << 31) / dim + 3;
-  if (!HasMemory(rows * dim * 6)) GTEST_SKIP() << "too little GPU memory";
-  Random random(5);
-  const std::vector<float> weight = random.Reals(dim);
-  const std::vector<float> row = random.Reals(dim);
-  const Numbers device_weight(weight, DType::kFloat32);
-  absl::StatusOr<Buffer> x = Buffer::Allocate(rows * dim * 4);
-  ASSERT_TRUE(x.ok()) << x.status();
-  ExpectOk(Fill(x->data(), 0, x->bytes(), nullptr));
-  const Buffer out = Poisoned(rows * dim * 2);
-  const std::vector<int64_t> places = {0, (int64_t{1} << 31) / dim, rows - 1};
-  for (const int64_t place : places) {
-    ExpectOk(Copy(x->as<float>() + place * dim, row.data(), dim * 4, nullptr));
-  }
-  ExpectOk(RmsNorm(
-      {x->as<float>(), device_weight.floats(), rows, dim, 1e-5f, out.data(), DType::kBFloat16},
-      nullptr));
-  for (const int64_t place : places) {
-    const std::vector<float> values =
-        FloatsOf(Download<std::byte>(out.data() + place * dim * 2, dim * 2), DType::kBFloat16);
-    ExpectClose(values, Expected(row, weight), ToleranceOf(DType::kBFloat16));
   }
 }
 
@@ -454,22 +422,6 @@ TEST_F(EmbedCudaTest, TakesRowsOfTheTable) {
       }
     }
   }
-}
-
-TEST_F(EmbedCudaTest, TableOfMoreThanTwoToThe31Numbers) {
-  const int64_t hidden = 8192;
-  const int64_t vocabulary = (int64_t{1} << 31) / hidden + 5;
-  if (!HasMemory(vocabulary * hidden * 2)) GTEST_SKIP() << "too little GPU memory";
-  Random random(31);
-  const std::vector<float> row = Rounded(random.Reals(hidden), DType::kBFloat16);
-  const std::vector<std::byte> bytes = BytesOf(row, DType::kBFloat16);
-  const Buffer table = Poisoned(vocabulary * hidden * 2);
-  ExpectOk(Copy(table.data() + (vocabulary - 1) * hidden * 2, bytes.data(), hidden * 2, nullptr));
-  const Buffer ids = Upload(std::vector<int32_t>{static_cast<int32_t>(vocabulary - 1)});
-  Numbers out(hidden, DType::kFloat32);
-  ExpectOk(
-      Embed({table.data(), DType::kBFloat16, ids.as<int32_t>(), 1, hidden, out.floats()}, nullptr));
-  ExpectSameBits(out.Values(), row);
 }
 
 // ---- Linear ----
