@@ -54,8 +54,11 @@ CudaSizes CudaSizes::Of(const Config& config, const ModelConfig& model,
 }
 
 int64_t CudaSizes::arriving_keys() const {
-  return ranks == 1 && !on_host ? 0 : std::min(max_tokens, own_blocks * listed_keys);
+  return reads_pages() ? 0 : std::min(max_tokens, own_blocks * listed_keys);
 }
+
+// All ranks may want the same.
+int64_t CudaSizes::sent_keys() const { return ranks * std::min(arriving_keys(), own_tokens); }
 
 void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
   const auto bytes = [arena](int64_t count) { return arena->Take<std::byte>(count); };
@@ -120,8 +123,19 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
     }
   }
 
-  key_rows = arena->Take<uint32_t>(sizes.own_blocks * sizes.listed_keys);
-  key_positions = arena->Take<uint32_t>(sizes.own_blocks * sizes.listed_keys);
+  const int64_t listed = sizes.own_blocks * sizes.listed_keys;
+  if (sizes.reads_pages()) {
+    key_rows = arena->Take<uint32_t>(listed);
+    key_positions = arena->Take<uint32_t>(listed);
+  } else {
+    constexpr int64_t kLists = 1 + 4 * kRingGroups;
+    ring_list_bytes = (1 + pages) * 8 + (sizes.sent_keys() + 2 * listed) * 4 +
+                      sizes.own_blocks * static_cast<int64_t>(sizeof(cuda::AttentionBlock)) +
+                      kLists * 256;
+    ring_lists = bytes(ring_list_bytes);
+    sent = bytes(sizes.sent_keys() * 2 * sizes.kv.row_bytes());
+    arrived = bytes(sizes.arriving_keys() * 2 * sizes.kv.row_bytes());
+  }
   decode_lse = arena->Take<float>(sizes.sequences * heads);
   decode_workspace_bytes = cuda::DecodeAttentionWorkspaceBytes(
       sizes.shape, static_cast<int>(sizes.sequences), sizes.multiprocessors);
@@ -131,14 +145,6 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
     partial = arena->Take<float>(partial_floats);
     partials = arena->Take<float>(sizes.ranks * partial_floats);
     outputs = bytes(sizes.ranks * sizes.sequences * query_dim * number);
-  }
-  if (sizes.arriving_keys() > 0) {
-    const int64_t moved = sizes.arriving_keys();
-    // All ranks may want the same.
-    const int64_t sent_rows = sizes.ranks * std::min(moved, sizes.own_tokens);
-    send_rows = arena->Take<uint32_t>(sent_rows);
-    sent = bytes(sent_rows * 2 * sizes.kv.row_bytes());
-    arrived = bytes(moved * 2 * sizes.kv.row_bytes());
   }
 }
 

@@ -81,6 +81,7 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
                               cuda::SelectWorkspace::Create(static_cast<int>(run.sizes.sequences),
                                                             run.sizes.own_keys, blocks));
   }
+  if (!run.reads_pages()) run.arrived_rows.resize(run.sizes.max_tokens);
   transformer->x_ = run.buffers.x;
   LONGSPAN_RETURN_IF_ERROR(cuda::Synchronize(gpu->s()));
   return transformer;

@@ -313,6 +313,42 @@ absl::Status CheckStreamOrder(DeviceCommunicator& c) {
   return findings.status();
 }
 
+// Calls in turn in two streams, put in order by events alone: each reads what the one before
+// brought.
+absl::Status CheckTwoStreams(DeviceCommunicator& c) {
+  constexpr int64_t kBytes = 5000, kBusyBytes = int64_t{256} << 20;
+  constexpr int kRounds = 5;
+  const int n = c.size();
+  LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::StreamHandle ring, cuda::StreamHandle::CreateUrgent());
+  LONGSPAN_ASSIGN_OR_RETURN(cuda::Event event, cuda::Event::Create());
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer busy, bench.Allocate(kBusyBytes));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer send, bench.Upload(MakeBytes(c.rank(), kBytes)));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer receive, bench.Allocate(kBytes * n));
+  const int next = (c.rank() + 1) % n, last = (c.rank() + n - 1) % n;
+  for (int round = 0; round < kRounds; ++round) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(busy.data(), round, kBusyBytes, bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(
+        c.AllGather("main", send.data(), receive.data(), kBytes, bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(event.Record(bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::WaitFor(ring.get(), event));
+    // Of what was gathered, the part of the rank behind: all parts go round by one.
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(busy.data(), round, kBusyBytes, ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(c.Exchange("ring",
+                                        {Transfer{next, receive.data() + last * kBytes, kBytes}},
+                                        {Transfer{last, send.data(), kBytes}}, ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(event.Record(ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::WaitFor(bench.stream(), event));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<char> held,
+                            bench.Download<char>(send.data(), kBytes));
+  // A round brings what the rank two before held.
+  const int origin = ((c.rank() - 2 * kRounds) % n + n) % n;
+  Findings findings;
+  findings.Expect(held == MakeBytes(origin, kBytes), "what went round");
+  return findings.status();
+}
+
 // Gathers between memory that the communicator gave, at several places in it.
 absl::Status CheckShared(DeviceCommunicator& c) {
   constexpr int64_t kMost = 100'000;
@@ -463,6 +499,7 @@ const std::vector<DeviceCheck>& DeviceChecks() {
       {"Ring", CheckRing},
       {"RandomExchanges", CheckRandomExchanges},
       {"StreamOrder", CheckStreamOrder},
+      {"TwoStreams", CheckTwoStreams},
       {"Shared", CheckShared},
       {"Graph", CheckGraph},
       {"FailedCapture", CheckFailedCapture},
