@@ -114,7 +114,9 @@ struct CudaBuffers {
   std::byte* sent = nullptr;     // [sent_keys, key row, value row]
   std::byte* arrived = nullptr;  // [arriving_keys, key row, value row]
 
-  void Lay(const CudaSizes& sizes, Arena* arena);
+  // `shared`: memory that the communicator gave, for what ranks gather (AllocateShared); a rank
+  // that is alone takes nothing of it.
+  void Lay(const CudaSizes& sizes, Arena* arena, Arena* shared);
 };
 
 }  // namespace longspan

@@ -36,9 +36,10 @@ absl::Status Product(CudaRun* run, CudaStage stage, const void* x, int64_t rows,
 }
 
 int64_t CudaTransformer::Bytes(const CudaSizes& sizes) {
-  Arena arena;
-  CudaBuffers().Lay(sizes, &arena);
-  int64_t bytes = arena.bytes();
+  constexpr int64_t kGranule = int64_t{2} << 20;  // of memory that ranks share
+  Arena arena, shared;
+  CudaBuffers().Lay(sizes, &arena, &shared);
+  int64_t bytes = arena.bytes() + (shared.bytes() + kGranule - 1) / kGranule * kGranule;
   if (sizes.top_k > 0) {
     const int blocks = sizes.sharers > 1 ? sizes.multiprocessors : 0;
     bytes += cuda::SelectWorkspace::Bytes(static_cast<int>(sizes.blocks), sizes.own_tokens, blocks);
@@ -56,14 +57,20 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
   run.context = &attention;
   run.gpu = gpu;
   run.sizes = CudaSizes::Of(config, model, attention, gpu->sharers, gpu->multiprocessors());
+  Arena plan, shared_plan;
+  run.buffers.Lay(run.sizes, &plan, &shared_plan);
+  // Collective, so before all that a rank can fail at by itself.
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const shared_memory,
+                            gpu->communicator->AllocateShared(shared_plan.bytes()));
   LONGSPAN_ASSIGN_OR_RETURN(
       run.weights, CudaWeights::Upload(weights, attention.factors, run.sizes.dtype, gpu->s()));
-  Arena plan;
-  run.buffers.Lay(run.sizes, &plan);
   LONGSPAN_ASSIGN_OR_RETURN(run.memory, cuda::Buffer::Allocate(plan.bytes()));
-  Arena arena(run.memory.data());
-  run.buffers.Lay(run.sizes, &arena);
+  Arena arena(run.memory.data()), shared(shared_memory);
+  run.buffers.Lay(run.sizes, &arena, &shared);
   LONGSPAN_RETURN_IF_ERROR(cuda::Fill(run.memory.data(), 0, plan.bytes(), gpu->s()));
+  if (shared_plan.bytes() > 0) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(shared_memory, 0, shared_plan.bytes(), gpu->s()));
+  }
   const int64_t positions =
       std::max({run.sizes.max_tokens, attention.esa.far_position,
                 attention.sizes.initial_tokens + attention.sizes.local_tokens}) +

@@ -353,10 +353,13 @@ absl::Status CheckTwoStreams(DeviceCommunicator& c) {
 absl::Status CheckShared(DeviceCommunicator& c) {
   constexpr int64_t kMost = 100'000;
   LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
-  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const send, c.AllocateShared(kMost));
+  // Of another size on each rank.
+  const int64_t odd = int64_t{3'000'000} * c.rank();
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const send, c.AllocateShared(kMost + odd));
   LONGSPAN_ASSIGN_OR_RETURN(std::byte* const receive, c.AllocateShared(kMost * c.size()));
   Findings findings;
   findings.Expect(c.AllocateShared(0).ok(), "no memory");
+  findings.Expect(c.AllocateShared(100 * c.rank()).ok(), "no memory on one rank");
   for (int round = 0; round < 20; ++round) {
     for (const int64_t bytes : {16, 1000, 16384, 65536 + 4}) {
       const int64_t offset = round * 256;
