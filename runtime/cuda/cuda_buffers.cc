@@ -8,6 +8,7 @@
 #include "kernels/cuda/merge.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/prefill_score.h"
+#include "kernels/cuda/sampling.h"
 #include "sharding/sequence_layout.h"
 
 namespace longspan {
@@ -95,6 +96,8 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
   gate_up = bytes(rows * 2 * sizes.intermediate * number);
   activated = bytes(rows * sizes.intermediate * number);
   logits = arena->Take<float>(kLogitRows * sizes.vocab);
+  likeliest = arena->Take<int32_t>(kLogitRows);
+  arg_max = bytes(cuda::ArgMaxWorkspaceBytes(kLogitRows));
 
   if (sizes.top_k > 0) {
     const int64_t dim = sizes.kv.score_dim;

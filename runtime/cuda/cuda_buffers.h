@@ -79,6 +79,8 @@ struct CudaBuffers {
   std::byte* gate_up = nullptr;      // [rows, 2*intermediate] compute dtype
   std::byte* activated = nullptr;    // [rows, intermediate] compute dtype
   float* logits = nullptr;           // [kLogitRows, vocab]
+  int32_t* likeliest = nullptr;      // [kLogitRows] tokens
+  std::byte* arg_max = nullptr;      // workspace of ArgMax
 
   // Selection.
   std::byte* score_input = nullptr;       // [rows, kv_dim] group sums, or keys

@@ -6,6 +6,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/sampling.h"
 #include "kernels/cuda/split_heads.h"
 #include "runtime/rope_config.h"
 
@@ -319,21 +320,44 @@ absl::Status CudaTransformer::Decode(absl::Span<const DecodeToken> tokens,
   return Finish();
 }
 
+absl::Status CudaTransformer::ComputeLogits(int64_t first, int64_t rows) {
+  LONGSPAN_RETURN_IF_ERROR(
+      Normalize(run_.weights.final_norm, x_ + first * config_.hidden_size, rows));
+  return Product(&run_, CudaStage::kDecode, run_.buffers.normed, rows, config_.hidden_size,
+                 run_.weights.lm_head, config_.vocab_size, run_.buffers.logits, DType::kFloat32);
+}
+
 absl::StatusOr<std::vector<float>> CudaTransformer::Logits(int64_t first, int64_t count) {
   const int64_t vocab = config_.vocab_size;
   std::vector<float> logits(count * vocab);
   for (int64_t row = 0; row < count; row += kLogitRows) {
     const int64_t rows = std::min(kLogitRows, count - row);
-    LONGSPAN_RETURN_IF_ERROR(
-        Normalize(run_.weights.final_norm, x_ + (first + row) * config_.hidden_size, rows));
-    LONGSPAN_RETURN_IF_ERROR(Product(&run_, CudaStage::kDecode, run_.buffers.normed, rows,
-                                     config_.hidden_size, run_.weights.lm_head, vocab,
-                                     run_.buffers.logits, DType::kFloat32));
+    LONGSPAN_RETURN_IF_ERROR(ComputeLogits(first + row, rows));
     LONGSPAN_RETURN_IF_ERROR(cuda::Copy(logits.data() + row * vocab, run_.buffers.logits,
                                         rows * vocab * 4, run_.stream()));
   }
   LONGSPAN_RETURN_IF_ERROR(Finish());
   return logits;
+}
+
+absl::StatusOr<std::vector<int32_t>> CudaTransformer::LikeliestTokens(int64_t first,
+                                                                      int64_t count) {
+  std::vector<int32_t> tokens(count);
+  for (int64_t row = 0; row < count; row += kLogitRows) {
+    cuda::ArgMaxArgs args;
+    args.logits = run_.buffers.logits;
+    args.rows = std::min(kLogitRows, count - row);
+    args.vocab = config_.vocab_size;
+    args.ids = run_.buffers.likeliest;
+    args.workspace = run_.buffers.arg_max;
+    LONGSPAN_RETURN_IF_ERROR(ComputeLogits(first + row, args.rows));
+    LONGSPAN_RETURN_IF_ERROR(cuda::ArgMax(args, run_.stream()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::Copy(tokens.data() + row, args.ids,
+                                        args.rows * static_cast<int64_t>(sizeof(int32_t)),
+                                        run_.stream()));
+  }
+  LONGSPAN_RETURN_IF_ERROR(Finish());
+  return tokens;
 }
 
 }  // namespace longspan
