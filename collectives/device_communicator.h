@@ -46,7 +46,7 @@ class DeviceCommunicator {
   // Device memory that lives as long as the communicator; null for no bytes on any rank. Ranks may
   // ask for different sizes, but pass the same offsets in it (except for the own part of a gather
   // in place): a gather may then write into the other GPUs' memory directly. Where the GPUs or NCCL
-  // cannot do that it is plain memory. To be called before a graph captures a call.
+  // cannot do that it is plain memory. To be called while no graph holds a call.
   // ResourceExhausted: there is no room.
   virtual absl::StatusOr<std::byte*> AllocateShared(int64_t bytes) = 0;
 

@@ -349,6 +349,28 @@ absl::Status CheckTwoStreams(DeviceCommunicator& c) {
   return findings.status();
 }
 
+// The first gather between such memory is captured, as that of a job whose prompts are short.
+absl::Status CheckSharedInGraph(DeviceCommunicator& c) {
+  constexpr int64_t kBytes = 3000, kOffset = 4096;
+  LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const shared, c.AllocateShared(kOffset + kBytes * c.size()));
+  if (!c.stream_ordered()) return absl::OkStatus();
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Graph graph, cuda::Graph::Capture(bench.stream(), [&] {
+                              return c.AllGather("captured", shared, shared + kOffset, kBytes,
+                                                 bench.stream());
+                            }));
+  Findings findings;
+  for (int replay = 0; replay < 3; ++replay) {
+    const uint64_t key = 100 * replay;
+    LONGSPAN_RETURN_IF_ERROR(bench.Put(MakeBytes(key + c.rank(), kBytes), shared));
+    LONGSPAN_RETURN_IF_ERROR(graph.Launch(bench.stream()));
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<char> all,
+                              bench.Download<char>(shared + kOffset, kBytes * c.size()));
+    findings.Expect(all == GatheredBytes(key, kBytes, c.size()), absl::StrCat("replay ", replay));
+  }
+  return findings.status();
+}
+
 // Gathers between memory that the communicator gave, at several places in it.
 absl::Status CheckShared(DeviceCommunicator& c) {
   constexpr int64_t kMost = 100'000;
@@ -503,6 +525,7 @@ const std::vector<DeviceCheck>& DeviceChecks() {
       {"RandomExchanges", CheckRandomExchanges},
       {"StreamOrder", CheckStreamOrder},
       {"TwoStreams", CheckTwoStreams},
+      {"SharedInGraph", CheckSharedInGraph},
       {"Shared", CheckShared},
       {"Graph", CheckGraph},
       {"FailedCapture", CheckFailedCapture},
