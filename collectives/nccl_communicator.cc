@@ -510,7 +510,7 @@ absl::StatusOr<std::unique_ptr<DeviceCommunicator>> MakeNcclCommunicator(Communi
   if (status.ok()) status = cuda::Fill(buffer->data(), 0, buffer->bytes(), stream->get());
   LONGSPAN_ASSIGN_OR_RETURN(const ncclUniqueId id, AgreeOnId(host, status));
 
-  // Ranks of one GPU share its memory in no other way than they do without.
+  // Windows are between GPUs: ranks that share one do without.
   const WindowFunctions windows =
       ShareGpus(ranks) ? WindowFunctions() : FindWindowFunctions(own->version);
   auto communicator = std::make_unique<NcclCommunicator>(host, windows);
