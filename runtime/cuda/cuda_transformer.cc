@@ -6,6 +6,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/sampling.h"
 #include "kernels/cuda/split_heads.h"
 #include "runtime/cuda/cuda_limits.h"
 #include "runtime/rope_config.h"
@@ -37,9 +38,10 @@ absl::Status Product(CudaRun* run, CudaStage stage, const void* x, int64_t rows,
 }
 
 int64_t CudaTransformer::Bytes(const CudaSizes& sizes) {
-  Arena arena;
-  CudaBuffers().Lay(sizes, &arena);
-  int64_t bytes = arena.bytes();
+  constexpr int64_t kGranule = int64_t{2} << 20;  // of memory that ranks share
+  Arena arena, shared;
+  CudaBuffers().Lay(sizes, &arena, &shared);
+  int64_t bytes = arena.bytes() + (shared.bytes() + kGranule - 1) / kGranule * kGranule;
   if (sizes.top_k > 0) {
     const int blocks = sizes.sharers > 1 ? sizes.multiprocessors : 0;
     bytes += cuda::SelectWorkspace::Bytes(static_cast<int>(sizes.blocks), sizes.own_tokens, blocks);
@@ -58,14 +60,20 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
   run.gpu = gpu;
   run.sizes = CudaSizes::Of(config, model, attention, gpu->sharers, gpu->multiprocessors());
   LONGSPAN_RETURN_IF_ERROR(CheckCudaLimits(config, run.sizes, gpu->info));
+  Arena plan, shared_plan;
+  run.buffers.Lay(run.sizes, &plan, &shared_plan);
+  // Collective, so before all that a rank can fail at by itself.
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const shared_memory,
+                            gpu->communicator->AllocateShared(shared_plan.bytes()));
   LONGSPAN_ASSIGN_OR_RETURN(
       run.weights, CudaWeights::Upload(weights, attention.factors, run.sizes.dtype, gpu->s()));
-  Arena plan;
-  run.buffers.Lay(run.sizes, &plan);
   LONGSPAN_ASSIGN_OR_RETURN(run.memory, cuda::Buffer::Allocate(plan.bytes()));
-  Arena arena(run.memory.data());
-  run.buffers.Lay(run.sizes, &arena);
+  Arena arena(run.memory.data()), shared(shared_memory);
+  run.buffers.Lay(run.sizes, &arena, &shared);
   LONGSPAN_RETURN_IF_ERROR(cuda::Fill(run.memory.data(), 0, plan.bytes(), gpu->s()));
+  if (shared_plan.bytes() > 0) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(shared_memory, 0, shared_plan.bytes(), gpu->s()));
+  }
   const int64_t positions =
       std::max({run.sizes.max_tokens, attention.esa.far_position,
                 attention.sizes.initial_tokens + attention.sizes.local_tokens}) +
@@ -83,6 +91,7 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
                               cuda::SelectWorkspace::Create(static_cast<int>(run.sizes.sequences),
                                                             run.sizes.own_keys, blocks));
   }
+  if (!run.reads_pages()) run.arrived_rows.resize(run.sizes.max_tokens);
   transformer->x_ = run.buffers.x;
   LONGSPAN_RETURN_IF_ERROR(cuda::Synchronize(gpu->s()));
   return transformer;
@@ -313,21 +322,44 @@ absl::Status CudaTransformer::Decode(absl::Span<const DecodeToken> tokens,
   return Finish();
 }
 
+absl::Status CudaTransformer::ComputeLogits(int64_t first, int64_t rows) {
+  LONGSPAN_RETURN_IF_ERROR(
+      Normalize(run_.weights.final_norm, x_ + first * config_.hidden_size, rows));
+  return Product(&run_, CudaStage::kDecode, run_.buffers.normed, rows, config_.hidden_size,
+                 run_.weights.lm_head, config_.vocab_size, run_.buffers.logits, DType::kFloat32);
+}
+
 absl::StatusOr<std::vector<float>> CudaTransformer::Logits(int64_t first, int64_t count) {
   const int64_t vocab = config_.vocab_size;
   std::vector<float> logits(count * vocab);
   for (int64_t row = 0; row < count; row += kLogitRows) {
     const int64_t rows = std::min(kLogitRows, count - row);
-    LONGSPAN_RETURN_IF_ERROR(
-        Normalize(run_.weights.final_norm, x_ + (first + row) * config_.hidden_size, rows));
-    LONGSPAN_RETURN_IF_ERROR(Product(&run_, CudaStage::kDecode, run_.buffers.normed, rows,
-                                     config_.hidden_size, run_.weights.lm_head, vocab,
-                                     run_.buffers.logits, DType::kFloat32));
+    LONGSPAN_RETURN_IF_ERROR(ComputeLogits(first + row, rows));
     LONGSPAN_RETURN_IF_ERROR(cuda::Copy(logits.data() + row * vocab, run_.buffers.logits,
                                         rows * vocab * 4, run_.stream()));
   }
   LONGSPAN_RETURN_IF_ERROR(Finish());
   return logits;
+}
+
+absl::StatusOr<std::vector<int32_t>> CudaTransformer::LikeliestTokens(int64_t first,
+                                                                      int64_t count) {
+  std::vector<int32_t> tokens(count);
+  for (int64_t row = 0; row < count; row += kLogitRows) {
+    cuda::ArgMaxArgs args;
+    args.logits = run_.buffers.logits;
+    args.rows = std::min(kLogitRows, count - row);
+    args.vocab = config_.vocab_size;
+    args.ids = run_.buffers.likeliest;
+    args.workspace = run_.buffers.arg_max;
+    LONGSPAN_RETURN_IF_ERROR(ComputeLogits(first + row, args.rows));
+    LONGSPAN_RETURN_IF_ERROR(cuda::ArgMax(args, run_.stream()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::Copy(tokens.data() + row, args.ids,
+                                        args.rows * static_cast<int64_t>(sizeof(int32_t)),
+                                        run_.stream()));
+  }
+  LONGSPAN_RETURN_IF_ERROR(Finish());
+  return tokens;
 }
 
 }  // namespace longspan

@@ -40,6 +40,7 @@ class CudaTransformer final : public Transformer {
   absl::Status SwapHidden(std::vector<float>* hidden) override;
   absl::Status Decode(absl::Span<const DecodeToken> tokens, absl::Span<const int32_t> ids) override;
   absl::StatusOr<std::vector<float>> Logits(int64_t first, int64_t count) override;
+  absl::StatusOr<std::vector<int32_t>> LikeliestTokens(int64_t first, int64_t count) override;
 
  private:
   explicit CudaTransformer(const ModelConfig& config)
@@ -58,6 +59,8 @@ class CudaTransformer final : public Transformer {
   absl::StatusOr<CudaStep> UploadStep(absl::Span<const DecodeToken> tokens,
                                       absl::Span<const int32_t> ids);
   absl::Status RunStep(const CudaStep& step);
+  // To run_.buffers.logits; at most kLogitRows rows.
+  absl::Status ComputeLogits(int64_t first, int64_t rows);
 
   const ModelConfig& config_;
   CudaRun run_;

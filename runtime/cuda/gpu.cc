@@ -56,6 +56,10 @@ absl::StatusOr<std::unique_ptr<Gpu>> Open(HostRanks ranks) {
   gpu->ranks_on_host = ranks.all;
   LONGSPAN_ASSIGN_OR_RETURN(gpu->info, cuda::UseDevice(gpu->device));
   LONGSPAN_ASSIGN_OR_RETURN(gpu->stream, cuda::StreamHandle::Create());
+  // Urgent, or a message would wait until all of the attention before it has had its turn.
+  LONGSPAN_ASSIGN_OR_RETURN(gpu->ring, cuda::StreamHandle::CreateUrgent());
+  LONGSPAN_ASSIGN_OR_RETURN(gpu->uploads, cuda::StreamHandle::Create());
+  LONGSPAN_ASSIGN_OR_RETURN(gpu->event, cuda::Event::Create());
   return gpu;
 }
 
@@ -66,6 +70,12 @@ Memory Own(Buffer buffer) {
 }
 
 }  // namespace
+
+// A wait keeps to what was recorded when it was made, so that one event does for all.
+absl::Status Gpu::Order(const cuda::StreamHandle& first, const cuda::StreamHandle& later) {
+  LONGSPAN_RETURN_IF_ERROR(event.Record(first.get()));
+  return cuda::WaitFor(later.get(), event);
+}
 
 absl::Status NoGpu() {
   return absl::UnavailableError(

@@ -16,12 +16,17 @@ namespace longspan {
 struct Gpu {
   int device = 0;
   cuda::DeviceInfo info;
-  int sharers = 1;        // ranks that use it, this one included
-  int ranks_on_host = 1;  // on any of its GPUs
-  cuda::StreamHandle stream;
+  int sharers = 1;             // ranks that use it, this one included
+  int ranks_on_host = 1;       // on any of its GPUs
+  cuda::StreamHandle stream;   // of all but
+  cuda::StreamHandle ring;     // keys and values on their way to this rank, and
+  cuda::StreamHandle uploads;  // what the host tells those two meanwhile
+  cuda::Event event;
   std::unique_ptr<DeviceCommunicator> communicator;
 
   cuda::Stream s() const { return stream.get(); }
+  // What is put in `later` from now on starts after what is in `first` now.
+  absl::Status Order(const cuda::StreamHandle& first, const cuda::StreamHandle& later);
   // Multiprocessors that a kernel of this rank may hold all at once.
   int multiprocessors() const { return info.multiprocessors / sharers; }
 };

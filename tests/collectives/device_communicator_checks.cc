@@ -246,14 +246,75 @@ absl::Status CheckStreamOrder(DeviceCommunicator& c) {
   return findings.status();
 }
 
+// Calls in turn in two streams, put in order by events alone: each reads what the one before
+// brought.
+absl::Status CheckTwoStreams(DeviceCommunicator& c) {
+  constexpr int64_t kBytes = 5000, kBusyBytes = int64_t{256} << 20;
+  constexpr int kRounds = 5;
+  const int n = c.size();
+  LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::StreamHandle ring, cuda::StreamHandle::CreateUrgent());
+  LONGSPAN_ASSIGN_OR_RETURN(cuda::Event event, cuda::Event::Create());
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer busy, bench.Allocate(kBusyBytes));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer send, bench.Upload(MakeBytes(c.rank(), kBytes)));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer receive, bench.Allocate(kBytes * n));
+  const int next = (c.rank() + 1) % n, last = (c.rank() + n - 1) % n;
+  for (int round = 0; round < kRounds; ++round) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(busy.data(), round, kBusyBytes, bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(
+        c.AllGather("main", send.data(), receive.data(), kBytes, bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(event.Record(bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::WaitFor(ring.get(), event));
+    // Of what was gathered, the part of the rank behind: all parts go round by one.
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(busy.data(), round, kBusyBytes, ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(c.Exchange("ring",
+                                        {Transfer{next, receive.data() + last * kBytes, kBytes}},
+                                        {Transfer{last, send.data(), kBytes}}, ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(event.Record(ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::WaitFor(bench.stream(), event));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<char> held,
+                            bench.Download<char>(send.data(), kBytes));
+  // A round brings what the rank two before held.
+  const int origin = ((c.rank() - 2 * kRounds) % n + n) % n;
+  Findings findings;
+  findings.Expect(held == MakeBytes(origin, kBytes), "what went round");
+  return findings.status();
+}
+
+// The first gather between such memory is captured, as that of a job whose prompts are short.
+absl::Status CheckSharedInGraph(DeviceCommunicator& c) {
+  constexpr int64_t kBytes = 3000, kOffset = 4096;
+  LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const shared, c.AllocateShared(kOffset + kBytes * c.size()));
+  if (!c.stream_ordered()) return absl::OkStatus();
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Graph graph, cuda::Graph::Capture(bench.stream(), [&] {
+                              return c.AllGather("captured", shared, shared + kOffset, kBytes,
+                                                 bench.stream());
+                            }));
+  Findings findings;
+  for (int replay = 0; replay < 3; ++replay) {
+    const uint64_t key = 100 * replay;
+    LONGSPAN_RETURN_IF_ERROR(bench.Put(MakeBytes(key + c.rank(), kBytes), shared));
+    LONGSPAN_RETURN_IF_ERROR(graph.Launch(bench.stream()));
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<char> all,
+                              bench.Download<char>(shared + kOffset, kBytes * c.size()));
+    findings.Expect(all == GatheredBytes(key, kBytes, c.size()), absl::StrCat("replay ", replay));
+  }
+  return findings.status();
+}
+
 // Gathers between memory that the communicator gave, at several places in it.
 absl::Status CheckShared(DeviceCommunicator& c) {
   constexpr int64_t kMost = 100'000;
   LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
-  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const send, c.AllocateShared(kMost));
+  // Of another size on each rank.
+  const int64_t odd = int64_t{3'000'000} * c.rank();
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const send, c.AllocateShared(kMost + odd));
   LONGSPAN_ASSIGN_OR_RETURN(std::byte* const receive, c.AllocateShared(kMost * c.size()));
   Findings findings;
   findings.Expect(c.AllocateShared(0).ok(), "no memory");
+  findings.Expect(c.AllocateShared(100 * c.rank()).ok(), "no memory on one rank");
   for (int round = 0; round < 20; ++round) {
     for (const int64_t bytes : {16, 1000, 16384, 65536 + 4}) {
       const int64_t offset = round * 256;
@@ -396,6 +457,8 @@ const std::vector<DeviceCheck>& DeviceChecks() {
       {"Ring", CheckRing},
       {"RandomExchanges", CheckRandomExchanges},
       {"StreamOrder", CheckStreamOrder},
+      {"TwoStreams", CheckTwoStreams},
+      {"SharedInGraph", CheckSharedInGraph},
       {"Shared", CheckShared},
       {"Graph", CheckGraph},
       {"FailedCapture", CheckFailedCapture},

@@ -129,6 +129,47 @@ TEST_F(CudaEsaTest, Fp8CachesMatchReferenceWithinTheirRounding) {
   }
 }
 
+// Groups of a chunk's blocks, whose keys come while others are attended to: more groups than ranks
+// have blocks in some, two or three blocks in a group, ranks without a block, last blocks that are
+// short.
+TEST_F(CudaEsaTest, GroupsOfBlocksAttendToWhatTheyWould) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  const int64_t vocab = model.config.vocab_size;
+  struct Case {
+    int ranks;
+    int64_t chunk, stripe, prompt;
+  };
+  for (const Case& c : {Case{2, 192, 96, 203}, Case{2, 160, 16, 331}, Case{3, 320, 96, 331},
+                        Case{4, 64, 48, 203}, Case{5, 400, 128, 411}, Case{1, 400, 400, 411}}) {
+    for (const Attention attention : {Attention::kEsa, Attention::kStreaming, Attention::kDense}) {
+      for (const char* tier : {"device", "host"}) {
+        SCOPED_TRACE(testing::Message()
+                     << c.ranks << " ranks, chunk " << c.chunk << ", stripe " << c.stripe << ", "
+                     << tier << ", attention " << static_cast<int>(attention));
+        Config config = SmallGpuConfig();
+        config.attention = attention;
+        config.deterministic = true;
+        const std::vector<TestSequence> sequences = {MakeSequence(21, c.prompt, 3, vocab),
+                                                     MakeSequence(22, 17, 5, vocab)};
+        config.prefill_chunk_tokens = 64;
+        config.parallel.stripe_tokens = 64;
+        const auto alone = RunSharded(model, config, 1, sequences);
+        config.kv_cache_tier = tier;
+        config.prefill_chunk_tokens = c.chunk;
+        config.parallel.stripe_tokens = c.stripe;
+        const auto together = RunSharded(model, config, c.ranks, sequences);
+        for (size_t i = 0; i < sequences.size(); ++i) {
+          EXPECT_EQ(together[i].selections, alone[i].selections) << "sequence " << i;
+          EXPECT_EQ(together[i].logits, alone[i].logits) << "sequence " << i;
+        }
+        config.deterministic = false;
+        const auto free = RunSharded(model, config, c.ranks, {sequences[0]});
+        ExpectMatchesReference(model, config, sequences[0], free[0], 2e-5);
+      }
+    }
+  }
+}
+
 // Where keys and values lie changes no bit.
 TEST_F(CudaEsaTest, ACacheOnTheHostIsTheSame) {
   const RandomModel model = MakeRandomModel(SmallModel());
