@@ -186,6 +186,9 @@ absl::Status CheckArgs(const DecodeAttentionArgs& args) {
     return absl::InvalidArgumentError(
         "decode attention: queries and output must be aligned to 16 bytes");
   }
+  if (args.output_dtype != DType::kFloat32 && args.output_dtype != DType::kBFloat16) {
+    return absl::InvalidArgumentError("decode attention: output must be float32 or bfloat16");
+  }
   if (geometry.stripe_tokens < 1 || geometry.rank < 0 || geometry.rank >= geometry.num_ranks) {
     return absl::InvalidArgumentError(absl::StrCat("decode attention: rank ", geometry.rank, " of ",
                                                    geometry.num_ranks, ", stripes of ",
