@@ -260,10 +260,9 @@ absl::Status StoreTokens(CudaRun* run, int64_t layer, const CudaStep& step) {
     compress.dtype = run->sizes.dtype;
     compress.dim = kv.score_dim;
     compress.compressed_queries = buffers.token_queries;
-    compress.compressed_keys = buffers.score_keys;
-    LONGSPAN_RETURN_IF_ERROR(cuda::CompressTokens(compress, run->stream()));
-    store.score_keys = buffers.score_keys;
-  } else if (kv.score_dim > 0) {
+    return cuda::CompressAndStoreTokens(compress, store, run->stream());
+  }
+  if (kv.score_dim > 0) {
     LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
         {run->sizes.shape, buffers.queries, step.rows, buffers.token_queries, DType::kFloat32},
         run->stream()));
