@@ -72,10 +72,6 @@ absl::Status Launch(const DecodeAttentionArgs& args, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(ToStatus(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, P::kSharedBytes),
       "shared memory of decode attention"));
-  LONGSPAN_RETURN_IF_ERROR(
-      ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                    cudaSharedmemCarveoutMaxShared),
-               "shared memory of decode attention"));
   const AttentionShape& shape = args.shape;
   const int splits = NumSplits(shape.kv_heads, args.multiprocessors);
   const int64_t partials = int64_t{args.num_rows} * splits * shape.heads;

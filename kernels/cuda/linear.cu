@@ -462,10 +462,6 @@ absl::Status LaunchFewRows(const LinearArgs& args, const LinearFusion& fusion, S
       ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(most_bytes)),
                "cudaFuncSetAttribute"));
-  LONGSPAN_RETURN_IF_ERROR(
-      ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                    cudaSharedmemCarveoutMaxShared),
-               "cudaFuncSetAttribute"));
   FewRows job = {args, fusion};
   job.tiles = static_cast<int>(fusion.swiglu ? BlocksOf(args.out / 2, kOutputs / 2)
                                              : BlocksOf(args.out, kOutputs));
