@@ -72,10 +72,6 @@ absl::Status Launch(const DecodeAttentionArgs& args, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(ToStatus(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, P::kSharedBytes),
       "shared memory of decode attention"));
-  LONGSPAN_RETURN_IF_ERROR(
-      ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                    cudaSharedmemCarveoutMaxShared),
-               "shared memory of decode attention"));
   const AttentionShape& shape = args.shape;
   const int splits = NumSplits(shape.kv_heads, args.multiprocessors);
   const int64_t partials = int64_t{args.num_rows} * splits * shape.heads;
@@ -163,6 +159,9 @@ absl::Status CheckArgs(const DecodeAttentionArgs& args) {
   if (!IsAligned(args.queries, 16) || !IsAligned(args.output, 16)) {
     return absl::InvalidArgumentError(
         "decode attention: queries and output must be aligned to 16 bytes");
+  }
+  if (args.output_dtype != DType::kFloat32 && args.output_dtype != DType::kBFloat16) {
+    return absl::InvalidArgumentError("decode attention: output must be float32 or bfloat16");
   }
   if (geometry.stripe_tokens < 1 || geometry.rank < 0 || geometry.rank >= geometry.num_ranks) {
     return absl::InvalidArgumentError(absl::StrCat("decode attention: rank ", geometry.rank, " of ",

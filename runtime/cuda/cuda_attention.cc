@@ -212,13 +212,11 @@ absl::Status AttendByPartials(CudaRun* run, int64_t layer, const CudaStep& step)
   args.workspace_bytes = buffers.decode_workspace_bytes;
   args.max_rows = static_cast<int>(run->sizes.sequences);
   args.multiprocessors = run->sizes.multiprocessors;
-  args.output = alone ? buffers.attended_floats : buffers.partial;
+  args.output = alone ? buffers.attended : reinterpret_cast<std::byte*>(buffers.partial);
+  args.output_dtype = alone ? run->sizes.dtype : DType::kFloat32;
   args.lse = alone ? buffers.decode_lse : buffers.partial + output_floats;
   LONGSPAN_RETURN_IF_ERROR(cuda::DecodeAttention(args, run->stream()));
-  if (alone) {
-    return cuda::Convert(buffers.attended_floats, DType::kFloat32, buffers.attended,
-                         run->sizes.dtype, output_floats, run->stream());
-  }
+  if (alone) return absl::OkStatus();
   LONGSPAN_RETURN_IF_ERROR(
       run->gpu->communicator->AllGather("attend.partials", buffers.partial, buffers.partials,
                                         part * static_cast<int64_t>(sizeof(float)), run->stream()));
@@ -287,10 +285,9 @@ absl::Status StoreTokens(CudaRun* run, int64_t layer, const CudaStep& step) {
     compress.dtype = run->sizes.dtype;
     compress.dim = kv.score_dim;
     compress.compressed_queries = buffers.token_queries;
-    compress.compressed_keys = buffers.score_keys;
-    LONGSPAN_RETURN_IF_ERROR(cuda::CompressTokens(compress, run->stream()));
-    store.score_keys = buffers.score_keys;
-  } else if (kv.score_dim > 0) {
+    return cuda::CompressAndStoreTokens(compress, store, run->stream());
+  }
+  if (kv.score_dim > 0) {
     LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
         {run->sizes.shape, buffers.queries, step.rows, buffers.token_queries, DType::kFloat32},
         run->stream()));

@@ -91,7 +91,6 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
   queries = arena->Take<float>(rows * query_dim);
   keys = arena->Take<float>(rows * kv_dim);
   values = arena->Take<float>(rows * kv_dim);
-  attended_floats = arena->Take<float>(sizes.sequences * query_dim);
   attended = shared->Take<std::byte>(rows * query_dim * number);
   gate_up = bytes(rows * 2 * sizes.intermediate * number);
   activated = bytes(rows * sizes.intermediate * number);

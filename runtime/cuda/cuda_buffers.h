@@ -68,19 +68,18 @@ struct CudaBuffers {
   int64_t parameter_bytes = 0;
   std::byte* step = nullptr;  // what changes from one decode step to the next
   int64_t step_bytes = 0;
-  float* x = nullptr;                // [rows, hidden] the residual stream
-  std::byte* normed = nullptr;       // [rows, hidden] compute dtype
-  float* stacked = nullptr;          // [rows, qkv]
-  float* queries = nullptr;          // [rows, heads, head_dim]
-  float* keys = nullptr;             // [rows, kv_dim]
-  float* values = nullptr;           // [rows, kv_dim]
-  float* attended_floats = nullptr;  // [sequences, heads, head_dim]
-  std::byte* attended = nullptr;     // [rows, heads, head_dim] compute dtype
-  std::byte* gate_up = nullptr;      // [rows, 2*intermediate] compute dtype
-  std::byte* activated = nullptr;    // [rows, intermediate] compute dtype
-  float* logits = nullptr;           // [kLogitRows, vocab]
-  int32_t* likeliest = nullptr;      // [kLogitRows] tokens
-  std::byte* arg_max = nullptr;      // workspace of ArgMax
+  float* x = nullptr;              // [rows, hidden] the residual stream
+  std::byte* normed = nullptr;     // [rows, hidden] compute dtype
+  float* stacked = nullptr;        // [rows, qkv]
+  float* queries = nullptr;        // [rows, heads, head_dim]
+  float* keys = nullptr;           // [rows, kv_dim]
+  float* values = nullptr;         // [rows, kv_dim]
+  std::byte* attended = nullptr;   // [rows, heads, head_dim] compute dtype
+  std::byte* gate_up = nullptr;    // [rows, 2*intermediate] compute dtype
+  std::byte* activated = nullptr;  // [rows, intermediate] compute dtype
+  float* logits = nullptr;         // [kLogitRows, vocab]
+  int32_t* likeliest = nullptr;    // [kLogitRows] tokens
+  std::byte* arg_max = nullptr;    // workspace of ArgMax
 
   // Selection.
   std::byte* score_input = nullptr;       // [rows, kv_dim] group sums, or keys

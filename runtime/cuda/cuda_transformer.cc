@@ -120,6 +120,11 @@ absl::Status CudaTransformer::ProjectQkv(const CudaLayer& layer, CudaStage stage
   CudaBuffers& buffers = run_.buffers;
   LONGSPAN_RETURN_IF_ERROR(Product(&run_, stage, buffers.normed, rows, config_.hidden_size,
                                    layer.qkv, run_.sizes.qkv(), buffers.stacked, DType::kFloat32));
+  return SplitQkv(layer, rows);
+}
+
+absl::Status CudaTransformer::SplitQkv(const CudaLayer& layer, int64_t rows) {
+  CudaBuffers& buffers = run_.buffers;
   return cuda::SplitHeads(
       {run_.sizes.shape, buffers.stacked, rows, layer.qkv_bias, layer.query_norm, layer.key_norm,
        static_cast<float>(config_.rms_norm_eps), buffers.queries, buffers.keys, buffers.values},
@@ -181,6 +186,88 @@ absl::Status CudaTransformer::Mlp(const CudaLayer& layer, CudaStage stage, int64
   LONGSPAN_RETURN_IF_ERROR(cuda::SwiGlu(args, run_.stream()));
   return Product(&run_, stage, buffers.activated, rows, intermediate, layer.down,
                  config_.hidden_size, x_, DType::kFloat32, true);
+}
+
+bool CudaTransformer::Fuses(int64_t rows) const {
+  if (!run_.context->deterministic && rows > cuda::kMaxFewRows) return false;
+  // All of the layers' products have as many inputs as x_, or as the heads.
+  const CudaBuffers& buffers = run_.buffers;
+  cuda::LinearArgs args;
+  args.dtype = run_.sizes.dtype;
+  args.rows = rows;
+  args.x = buffers.normed;
+  args.in = config_.hidden_size;
+  args.weight = run_.weights.lm_head;
+  args.out = std::max({run_.sizes.qkv(), 2 * config_.intermediate_size, config_.vocab_size});
+  if (!cuda::LinearFuses(args, {})) return false;
+  args.x = buffers.attended;
+  args.in = run_.sizes.shape.query_dim();
+  args.out = config_.hidden_size;
+  return cuda::LinearFuses(args, {});
+}
+
+absl::Status CudaTransformer::MultiplyNormed(const float* norm, const float* rows, int64_t count,
+                                             const std::byte* weight, int64_t out, void* y,
+                                             DType y_dtype, cuda::LinearFusion fusion) {
+  cuda::LinearArgs args;
+  args.x = rows;
+  args.rows = count;
+  args.in = config_.hidden_size;
+  args.weight = weight;
+  args.dtype = run_.sizes.dtype;
+  args.out = out;
+  args.y = y;
+  args.y_dtype = y_dtype;
+  fusion.norm = norm;
+  fusion.epsilon = static_cast<float>(config_.rms_norm_eps);
+  if (!cuda::LinearFuses(args, fusion)) {
+    LONGSPAN_RETURN_IF_ERROR(Normalize(norm, rows, count));
+    args.x = run_.buffers.normed;
+    fusion.norm = nullptr;
+  }
+  return cuda::LinearFewRows(args, fusion, run_.stream());
+}
+
+absl::Status CudaTransformer::FusedQkv(const CudaLayer& layer, int64_t rows) {
+  CudaBuffers& buffers = run_.buffers;
+  const int64_t qkv = run_.sizes.qkv();
+  cuda::LinearFusion fusion;
+  if (layer.query_norm == nullptr && layer.key_norm == nullptr) {
+    fusion.bias = layer.qkv_bias;
+    fusion.kv_dim = run_.sizes.shape.kv_dim();
+    fusion.keys = buffers.keys;
+    fusion.values = buffers.values;
+    return MultiplyNormed(layer.attention_norm, x_, rows, layer.qkv, qkv, buffers.queries,
+                          DType::kFloat32, fusion);
+  }
+  LONGSPAN_RETURN_IF_ERROR(MultiplyNormed(layer.attention_norm, x_, rows, layer.qkv, qkv,
+                                          buffers.stacked, DType::kFloat32, fusion));
+  return SplitQkv(layer, rows);
+}
+
+absl::Status CudaTransformer::FusedOutput(const CudaLayer& layer, int64_t rows) {
+  cuda::LinearArgs args;
+  args.x = run_.buffers.attended;
+  args.rows = rows;
+  args.in = run_.sizes.shape.query_dim();
+  args.weight = layer.output;
+  args.dtype = run_.sizes.dtype;
+  args.out = config_.hidden_size;
+  args.y = x_;
+  args.accumulate = true;
+  cuda::LinearFusion fusion;
+  fusion.bias = layer.output_bias;
+  return cuda::LinearFewRows(args, fusion, run_.stream());
+}
+
+absl::Status CudaTransformer::FusedMlp(const CudaLayer& layer, int64_t rows) {
+  cuda::LinearFusion fusion;
+  fusion.swiglu = true;
+  LONGSPAN_RETURN_IF_ERROR(MultiplyNormed(layer.mlp_norm, x_, rows, layer.gate_up,
+                                          2 * config_.intermediate_size, run_.buffers.activated,
+                                          run_.sizes.dtype, fusion));
+  return Product(&run_, CudaStage::kDecode, run_.buffers.activated, rows, config_.intermediate_size,
+                 layer.down, config_.hidden_size, x_, DType::kFloat32, true);
 }
 
 absl::Status CudaTransformer::EmbedChunk(const PrefillChunk& chunk,
@@ -288,8 +375,16 @@ absl::StatusOr<CudaStep> CudaTransformer::UploadStep(absl::Span<const DecodeToke
 
 absl::Status CudaTransformer::RunStep(const CudaStep& step) {
   LONGSPAN_RETURN_IF_ERROR(Embed(step.rows));
+  const bool fuses = Fuses(step.rows);
   for (size_t i = 0; i < run_.weights.layers.size(); ++i) {
     const CudaLayer& layer = run_.weights.layers[i];
+    if (fuses) {
+      LONGSPAN_RETURN_IF_ERROR(FusedQkv(layer, step.rows));
+      LONGSPAN_RETURN_IF_ERROR(AttendTokensCuda(&run_, static_cast<int64_t>(i), step));
+      LONGSPAN_RETURN_IF_ERROR(FusedOutput(layer, step.rows));
+      LONGSPAN_RETURN_IF_ERROR(FusedMlp(layer, step.rows));
+      continue;
+    }
     LONGSPAN_RETURN_IF_ERROR(Normalize(layer.attention_norm, x_, step.rows));
     LONGSPAN_RETURN_IF_ERROR(ProjectQkv(layer, CudaStage::kDecode, step.rows));
     LONGSPAN_RETURN_IF_ERROR(AttendTokensCuda(&run_, static_cast<int64_t>(i), step));
@@ -323,8 +418,12 @@ absl::Status CudaTransformer::Decode(absl::Span<const DecodeToken> tokens,
 }
 
 absl::Status CudaTransformer::ComputeLogits(int64_t first, int64_t rows) {
-  LONGSPAN_RETURN_IF_ERROR(
-      Normalize(run_.weights.final_norm, x_ + first * config_.hidden_size, rows));
+  const float* x = x_ + first * config_.hidden_size;
+  if (Fuses(rows)) {
+    return MultiplyNormed(run_.weights.final_norm, x, rows, run_.weights.lm_head,
+                          config_.vocab_size, run_.buffers.logits, DType::kFloat32, {});
+  }
+  LONGSPAN_RETURN_IF_ERROR(Normalize(run_.weights.final_norm, x, rows));
   return Product(&run_, CudaStage::kDecode, run_.buffers.normed, rows, config_.hidden_size,
                  run_.weights.lm_head, config_.vocab_size, run_.buffers.logits, DType::kFloat32);
 }

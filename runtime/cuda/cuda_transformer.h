@@ -51,10 +51,21 @@ class CudaTransformer final : public Transformer {
   absl::Status Normalize(const float* weight, const float* rows, int64_t count);
   // Queries, keys and values of rows that `normed` holds, from row `first` on.
   absl::Status ProjectQkv(const CudaLayer& layer, CudaStage stage, int64_t rows);
+  absl::Status SplitQkv(const CudaLayer& layer, int64_t rows);
   absl::Status ProjectKeysAndValues(const CudaLayer& layer, int64_t rows);
   absl::Status ProjectQueries(const CudaLayer& layer, int64_t first, int64_t rows);
   absl::Status ProjectOutput(const CudaLayer& layer, CudaStage stage, int64_t rows);
   absl::Status Mlp(const CudaLayer& layer, CudaStage stage, int64_t rows);
+  // Whether a decode step's products of so many rows also do what is around them.
+  bool Fuses(int64_t rows) const;
+  // A product of rows of x_ that are normed first, in one launch where they are few.
+  absl::Status MultiplyNormed(const float* norm, const float* rows, int64_t count,
+                              const std::byte* weight, int64_t out, void* y, DType y_dtype,
+                              cuda::LinearFusion fusion);
+  // The decode step's layer before and after attention, in x_'s rows.
+  absl::Status FusedQkv(const CudaLayer& layer, int64_t rows);
+  absl::Status FusedOutput(const CudaLayer& layer, int64_t rows);
+  absl::Status FusedMlp(const CudaLayer& layer, int64_t rows);
   absl::Status Observe(int64_t layer, int64_t first_row, int64_t rows);
   absl::StatusOr<CudaStep> UploadStep(absl::Span<const DecodeToken> tokens,
                                       absl::Span<const int32_t> ids);
