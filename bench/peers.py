@@ -2,12 +2,15 @@
 """What PyTorch and Hugging Face transformers take on the GPU for what longspan's kernels do.
 
 Everything is measured in this run, on this GPU, at the shape of Llama 3 8B in bfloat16: dense
-attention of a decoded token (scaled_dot_product_attention with its flash and cuDNN kernels),
-torch.topk, and the ESA decode step and prefill chunk (arXiv 2502.14477) written in PyTorch. Then
-`longspan bench kernels` runs, and its times stand beside. With --transformers a Llama 3 8B of
-random weights decodes behind a StaticCache, and `longspan bench decode` beside it.
+attention of a decoded token and of a prompt's last chunk (scaled_dot_product_attention with its
+flash and cuDNN kernels), torch.topk, and the ESA decode step and prefill chunk (arXiv 2502.14477)
+written in PyTorch. Then `longspan bench kernels` runs, and its times stand beside. With
+--transformers a Llama 3 8B of random weights decodes with dense attention, behind the StaticCache
+that the library offers for graphs, and behind one without mask or copies, whose attention is
+flash; `longspan bench decode` stands beside it.
 
     bench/peers.py --longspan build/cuda/launcher/longspan --context 262144
+    bench/peers.py --transformers 32768,262144 --format json > peers.json
 
 Times are medians between CUDA events, of inputs that rotate through more memory than the L2 cache
 holds. They are replays of CUDA graphs, so that Python is not what is measured; what cannot be
@@ -16,8 +19,10 @@ already, longspan rotates them as it reads them.
 """
 
 import argparse
+import functools
+import gc
+import inspect
 import json
-import math
 import os
 import shutil
 import statistics
@@ -31,6 +36,7 @@ BLOCK, CHUNK = 512, 4096
 PROXIMITY = 1
 GROUP = HEADS // KV_HEADS
 ROTATED_BYTES = 4 << 30  # of all inputs of one measurement
+DEVICE = "cuda"
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -47,6 +53,14 @@ def import_torch():
         fail("PyTorch sees no NVIDIA GPU: see nvidia-smi, and whether "
              f"torch {torch.__version__} is a build with CUDA")
     return torch
+
+
+def import_transformers():
+    try:
+        import transformers
+    except ImportError as error:
+        fail(f"--transformers needs transformers: pip install transformers ({error})")
+    return transformers
 
 
 class Timer:
@@ -104,7 +118,7 @@ def variants_of(bytes_each, most=8):
 
 
 def normal(torch, *shape, dtype=None):
-    return torch.randn(*shape, dtype=dtype or torch.bfloat16, device="cuda")
+    return torch.randn(*shape, dtype=dtype or torch.bfloat16, device=DEVICE)
 
 
 class Results:
@@ -112,6 +126,7 @@ class Results:
 
     def __init__(self):
         self.rows = []
+        self.refused = []
 
     def add(self, operation, peer, timing, against):
         seconds, how = timing
@@ -120,6 +135,7 @@ class Results:
         print(f"{operation:44} {peer:34} {format_time(seconds):>12}  {how}", file=sys.stderr)
 
     def refuse(self, operation, peer, error):
+        self.refused.append({"operation": operation, "peer": peer, "error": first_line(error)})
         print(f"{operation:44} {peer:34} {'not possible':>12}: {first_line(error)}",
               file=sys.stderr)
 
@@ -128,34 +144,43 @@ def attempt(torch, results, operation, peer, against, measure):
     """One row; what a version of PyTorch or this GPU cannot do is no reason to give up the rest."""
     try:
         results.add(operation, peer, measure(), against)
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
         results.refuse(operation, peer, error)
     finally:
-        torch.cuda.empty_cache()
+        give_memory_back(torch)
 
 
-def bench_dense_decode(torch, timer, results, context):
-    """One token's dense attention. A group's heads may stand as queries of one KV head, which is
-    the same where nothing is masked, and what a careful user would write."""
+def give_memory_back(torch):
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def bench_dense(torch, timer, results, context):
+    """Dense attention of one token, and of a chunk. A group's heads may stand as queries of one KV
+    head, which is the same where nothing is masked, and what a careful user would write. The chunk
+    is not masked either: the products of its own tokens that this is too many are 1% at 256k."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
     backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
-    layouts = {"grouped queries": (KV_HEADS, GROUP, False), "enable_gqa": (HEADS, 1, True)}
+    cases = [("a token", "grouped queries", KV_HEADS, GROUP, "decode attention"),
+             ("a token", "enable_gqa", HEADS, 1, "decode attention"),
+             (f"a chunk of {CHUNK}", "grouped queries", KV_HEADS, GROUP * CHUNK,
+              "prefill attention")]
     variants = variants_of(2 * context * KV_HEADS * HEAD_DIM * 2)
     keys = [normal(torch, 1, KV_HEADS, context, HEAD_DIM) for _ in range(variants)]
     values = [normal(torch, 1, KV_HEADS, context, HEAD_DIM) for _ in range(variants)]
     for backend_name, backend in backends.items():
-        for layout_name, (heads, length, gqa) in layouts.items():
+        for what, layout, heads, length, against in cases:
             query = normal(torch, 1, heads, length, HEAD_DIM)
 
             def run(variant):
                 with sdpa_kernel(backend):
                     return scaled_dot_product_attention(query, keys[variant], values[variant],
-                                                        enable_gqa=gqa)
+                                                        enable_gqa=heads != KV_HEADS)
 
-            attempt(torch, results, f"dense attention of a token, {context}",
-                    f"torch SDPA {backend_name}, {layout_name}", ("decode attention", 1, context),
+            attempt(torch, results, f"dense attention of {what}, {context}",
+                    f"torch SDPA {backend_name}, {layout}", (against, 1, context),
                     lambda: timer.measure(run, variants))
 
 
@@ -178,7 +203,7 @@ class EsaLayer:
         self.keys = normal(torch, context, KV_HEADS, HEAD_DIM)
         self.values = normal(torch, context, KV_HEADS, HEAD_DIM)
         self.score_keys = normal(torch, context, SCORE_DIM)
-        self.initial = torch.arange(INITIAL, device="cuda")
+        self.initial = torch.arange(INITIAL, device=DEVICE)
 
     def select(self, scores, first):
         """The TOP_K positions of scores that begin at position `first`."""
@@ -190,7 +215,7 @@ class EsaLayer:
         """Keys and values [1, kv_heads, n, head_dim]: initial, selected and near ones."""
         rows = self.torch.cat([
             self.initial, selected,
-            self.torch.arange(near_begin, near_end, device="cuda")])
+            self.torch.arange(near_begin, near_end, device=DEVICE)])
         keys = self.keys.index_select(0, rows)
         values = self.values.index_select(0, rows)
         return keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
@@ -231,8 +256,8 @@ class EsaLayer:
 
 def block_mask(torch):
     """What a block's queries may see: all but what of the block comes behind them."""
-    own = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device="cuda").tril()
-    before = torch.ones(BLOCK, INITIAL + TOP_K + LOCAL, dtype=torch.bool, device="cuda")
+    own = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=DEVICE).tril()
+    before = torch.ones(BLOCK, INITIAL + TOP_K + LOCAL, dtype=torch.bool, device=DEVICE)
     return torch.cat([before, own], dim=1).repeat(GROUP, 1)
 
 
@@ -255,52 +280,85 @@ def bench_esa(torch, timer, results, context):
                                   len(layers)))
 
 
-def make_transformers_model(torch, context, steps):
-    """Llama 3 8B of random weights, and a StaticCache with noise for `context` tokens."""
-    try:
-        from transformers import AutoModelForCausalLM, LlamaConfig, StaticCache
-    except ImportError as error:
-        fail(f"--transformers needs transformers: pip install transformers ({error})")
+def make_transformers_model(torch, transformers, max_positions):
     with open(os.path.join(REPOSITORY, "configs/shapes/llama3-8b/config.json")) as file:
         shape = json.load(file)
     shape = {key: value for key, value in shape.items()
              if key not in ("architectures", "model_type", "torch_dtype")}
-    config = LlamaConfig(**{**shape, "max_position_embeddings": context + steps})
-    with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16,
-                                                 attn_implementation="sdpa").eval()
-    cache = StaticCache(config=config, max_cache_len=context + steps)
-    return model, cache
+    config = transformers.LlamaConfig(**{**shape, "max_position_embeddings": max_positions})
+    with torch.device(DEVICE):
+        return transformers.AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
 
 
-def bench_transformers(torch, timer, results, context):
-    steps = timer.repeat + 16
-    operation = f"decode of the whole model, {context}"
+class TransformersStep:
+    """One decoded token, again and again at one position."""
 
-    def measure():
-        model, cache = make_transformers_model(torch, context, steps)
-        ids = torch.ones(1, 1, dtype=torch.long, device="cuda")
-        position = torch.zeros(1, 1, dtype=torch.long, device="cuda")
+    def __init__(self, torch, model, cache):
+        self.model = model
+        self.ids = torch.ones(1, 1, dtype=torch.long, device=DEVICE)
+        self.position = torch.zeros(1, 1, dtype=torch.long, device=DEVICE)
+        names = inspect.signature(model.forward).parameters
+        # Versions differ in what they call the cache, and in who knows where its end is.
+        self.more = {"cache" if "cache" in names else "past_key_values": cache}
+        if "cache_position" in names:
+            self.more["cache_position"] = self.position[0]
 
-        def step(_):
-            more = {}
-            if not hasattr(cache.layers[0], "cumulative_length"):  # older versions
-                more["cache_position"] = position[0]
-            return model(input_ids=ids, position_ids=position, past_key_values=cache,
-                         use_cache=True, logits_to_keep=1, **more).logits
+    def __call__(self, _=0):
+        return self.model(input_ids=self.ids, position_ids=self.position, use_cache=True,
+                          logits_to_keep=1, **self.more).logits
 
-        with torch.inference_mode():
-            step(0)  # makes the cache's memory
-            for layer in cache.layers:
-                layer.keys.normal_()
-                layer.values.normal_()
-                if hasattr(layer, "cumulative_length"):
-                    layer.cumulative_length.fill_(context)
-            position.fill_(context)
-            return timer.measure(step, 1)
 
-    attempt(torch, results, operation, "transformers Llama, StaticCache", ("decode", 1, context),
-            measure)
+def static_cache_step(torch, transformers, model, context, steps):
+    """Behind a StaticCache with noise for `context` tokens. It has a mask over all of its length,
+    which is a multiple of 64: an odd one would have to be padded in every layer."""
+    length = (context + steps + 63) // 64 * 64
+    cache = transformers.StaticCache(config=model.config, max_cache_len=length)
+    step = TransformersStep(torch, model, cache)
+    step()  # makes the cache's memory
+    for layer in cache.layers:
+        layer.keys.normal_()
+        layer.values.normal_()
+        if hasattr(layer, "cumulative_length"):
+            layer.cumulative_length.fill_(context)
+    step.position.fill_(context)
+    return step
+
+
+def overwrite_last(layer, keys, values, *_, **__):
+    layer.keys[:, :, -1:].copy_(keys)
+    layer.values[:, :, -1:].copy_(values)
+    return layer.keys, layer.values
+
+
+def fixed_cache_step(torch, transformers, model, context, _):
+    """Behind noise for `context` tokens, the last of which every step writes anew. There is nothing
+    to mask, and nothing grows, so that attention is flash and no key is copied."""
+    config = model.config
+    cache = transformers.DynamicCache(config=config)
+    shape = (1, config.num_key_value_heads, context, config.head_dim)
+    for layer in cache.layers:
+        layer.update(normal(torch, *shape), normal(torch, *shape))
+        layer.update = functools.partial(overwrite_last, layer)
+    step = TransformersStep(torch, model, cache)
+    step.position.fill_(context - 1)
+    return step
+
+
+def bench_transformers(torch, transformers, timer, results, contexts):
+    steps = timer.repeat + 16  # that a StaticCache has room for
+    model = make_transformers_model(torch, transformers, max(contexts) + steps)
+    caches = {"StaticCache": static_cache_step, "cache without mask": fixed_cache_step}
+    for context in contexts:
+        for name, make_step in caches.items():
+
+            def measure():
+                with torch.inference_mode():
+                    step = make_step(torch, transformers, model, context, steps)
+                    return timer.measure(step, 1)
+
+            attempt(torch, results, f"dense decode of the whole model, {context}",
+                    f"transformers, {name}", ("decode", 1, context), measure)
 
 
 def run_longspan(binary, arguments):
@@ -318,9 +376,9 @@ def longspan_times(args):
     reports = [run_longspan(args.longspan, ["kernels", "--context", contexts])]
     if args.transformers:
         reports.append(run_longspan(args.longspan, [
-            "decode", "--context", contexts,
+            "decode", "--context", ",".join(str(context) for context in args.transformers),
             "--model", os.path.join(REPOSITORY, "configs/shapes/llama3-8b"),
-            "--set", "load_format=dummy", "--set", "device=cuda"]))
+            "--set", "load_format=dummy", "--set", "device=cuda", "--set", "max_num_seqs=1"]))
     times = {}
     for report in reports:
         for row in report["rows"]:
@@ -335,13 +393,13 @@ def format_time(seconds):
     return f"{seconds:.3f} s"
 
 
-def print_table(rows, times):
+def print_table(rows):
     print(f"{'operation':44} {'peer':34} {'time':>12} {'':6} {'longspan':>12} {'ratio':>8}")
     for row in rows:
-        own = times.get(row["against"], math.nan)
-        beside = ("", "") if math.isnan(own) else (format_time(own), f"{row['seconds'] / own:.2f}x")
+        own = row["longspan_seconds"]
+        beside = ("", "") if own is None else (format_time(own), f"{row['seconds'] / own:.2f}x")
         print(f"{row['operation']:44} {row['peer']:34} {format_time(row['seconds']):>12} "
-              f"{row['how']:6} {beside[0]:>12} {beside[1]:>8}")
+              f"{row['how']:6} {beside[0]:>12} {beside[1]:>8}".rstrip())
 
 
 def parse_arguments():
@@ -355,9 +413,12 @@ def parse_arguments():
                         help="tokens, several separated by commas (default: 262144)")
     parser.add_argument("--repeat", type=positive, default=21,
                         help="runs that a median is over (default: %(default)s)")
-    parser.add_argument("--transformers", action="store_true",
-                        help="Llama 3 8B of Hugging Face too: some 16 GB of weights and 32 GiB of "
-                        "cache")
+    parser.add_argument("--transformers", type=positive_list, nargs="?", metavar="CONTEXTS",
+                        const=[32768, 131072, 262144],
+                        help="Llama 3 8B of Hugging Face too, behind so many tokens (default: "
+                        "32768,131072,262144): 16 GB of weights, and 34 GB of cache at 262144")
+    parser.add_argument("--format", choices=("table", "json"), default="table",
+                        help="of the results, which go to standard output (default: %(default)s)")
     return parser.parse_args()
 
 
@@ -379,22 +440,37 @@ def main():
     if with_longspan and shutil.which(args.longspan) is None:
         fail(f"--longspan {args.longspan}: no such program; build the preset cuda, or give `none`")
     torch = import_torch()
+    transformers = import_transformers() if args.transformers else None
     torch.manual_seed(1)
     timer, results = Timer(torch, args.repeat), Results()
     with torch.inference_mode():
         bench_topk(torch, timer, results)
         for context in args.context:
-            bench_dense_decode(torch, timer, results, context)
+            bench_dense(torch, timer, results, context)
             bench_esa(torch, timer, results, context)
-            torch.cuda.empty_cache()
+            give_memory_back(torch)
     if args.transformers:
-        for context in args.context:
-            bench_transformers(torch, timer, results, context)
-    torch.cuda.empty_cache()  # for longspan
-    times, about = longspan_times(args) if with_longspan else ({}, "no longspan")
-    print(f"torch {torch.__version__}, CUDA {torch.version.cuda}, "
-          f"{torch.cuda.get_device_name()}; {about}")
-    print_table(results.rows, times)
+        try:
+            bench_transformers(torch, transformers, timer, results, args.transformers)
+        except RuntimeError as error:  # no room for the weights
+            results.refuse("dense decode of the whole model", "transformers", error)
+    give_memory_back(torch)  # for longspan
+    times, about = longspan_times(args) if with_longspan else ({}, None)
+    for row in results.rows:
+        row["longspan_seconds"] = times.get(row["against"])
+    report = {"torch": torch.__version__, "cuda": torch.version.cuda,
+              "transformers": transformers.__version__ if transformers else None,
+              "device": torch.cuda.get_device_name(), "longspan": about, "rows": results.rows,
+              "refused": results.refused}
+    if args.format == "json":
+        json.dump(report, sys.stdout, indent=2)
+        print()
+        return
+    versions = f"torch {report['torch']}, CUDA {report['cuda']}"
+    if transformers:
+        versions += f", transformers {report['transformers']}"
+    print(f"{versions}, {report['device']}; {about or 'no longspan'}")
+    print_table(results.rows)
 
 
 if __name__ == "__main__":

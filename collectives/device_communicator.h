@@ -43,9 +43,11 @@ class DeviceCommunicator {
   virtual absl::Status Exchange(std::string_view name, absl::Span<const Transfer> sends,
                                 absl::Span<const Transfer> receives, cuda::Stream stream) = 0;
 
-  // Device memory that lives as long as the communicator. All ranks allocate alike, and pass the
-  // same offsets in it (but for the own part of a gather in place): a gather may then write into
-  // the other GPUs' memory directly.
+  // Device memory that lives as long as the communicator; null for no bytes on any rank. Ranks may
+  // ask for different sizes, but pass the same offsets in it (except for the own part of a gather
+  // in place): a gather may then write into the other GPUs' memory directly. Where the GPUs or NCCL
+  // cannot do that it is plain memory. To be called while no graph holds a call.
+  // ResourceExhausted: there is no room.
   virtual absl::StatusOr<std::byte*> AllocateShared(int64_t bytes) = 0;
 
   // Waits for the stream, as long as the communicator's timeout allows; a failure or a timeout of

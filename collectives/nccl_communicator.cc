@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <list>
+#include <memory>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -114,11 +115,22 @@ void Pause(double waited_seconds) {
   }
 }
 
+// What all ranks join NCCL with, if `status` is OK on all of them.
+absl::StatusOr<ncclUniqueId> AgreeOnId(Communicator* host, absl::Status status) {
+  ncclUniqueId id = {};
+  if (status.ok() && host->rank() == 0) {
+    const ncclResult_t result = ncclGetUniqueId(&id);
+    if (result != ncclSuccess) status = NcclError(result, "ncclGetUniqueId");
+  }
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(host, status));
+  LONGSPAN_RETURN_IF_ERROR(host->Broadcast("nccl id", &id, sizeof(id), 0));
+  return id;
+}
+
 class NcclCommunicator : public DeviceCommunicator {
  public:
-  // `version` of NCCL, the same on all ranks.
-  NcclCommunicator(Communicator* host, int version)
-      : host_(host), windows_(FindWindowFunctions(version)) {}
+  // `windows`: none if this NCCL has none, the same on all ranks.
+  NcclCommunicator(Communicator* host, WindowFunctions windows) : host_(host), windows_(windows) {}
   ~NcclCommunicator() override;
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
@@ -166,14 +178,15 @@ class NcclCommunicator : public DeviceCommunicator {
   absl::Status Break(const absl::Status& error);
   // A rank that fails to start waits for the others to agree on it: they must not be late.
   absl::Duration timeout() const { return host_->timeout() / (starting_ ? 2 : 1); }
-  absl::Status Allocate(int64_t bytes, Shared& shared);
-  absl::Status RegisterWindow(int64_t bytes, Shared& shared);
+  // All ranks return the same error.
+  absl::Status AllocateWindow(int64_t bytes, Shared& shared);
+  absl::Status RestartWithoutWindows();
 
   Communicator* host_;
-  const WindowFunctions windows_;
+  WindowFunctions windows_;
   bool starting_ = true;
   ncclComm_t comm_ = nullptr;
-  bool left_behind_ = false;  // NCCL is still in there: its memory must stay
+  std::shared_ptr<absl::Notification> ended_;  // of Abort: until then NCCL's memory must stay
   CallRecord last_call_;
   absl::Status broken_;
   CommunicatorStats stats_;
@@ -210,21 +223,21 @@ NcclCommunicator::~NcclCommunicator() {
       Abort();
     }
   }
+  if (ended_ != nullptr && !ended_->WaitForNotificationWithTimeout(kAbortPatience)) return;
   for (Shared& shared : shared_) {
-    if (shared.data != nullptr && !left_behind_) ncclMemFree(shared.data);
+    if (shared.data != nullptr) ncclMemFree(shared.data);
   }
 }
 
 // NCCL's own end of an error waits for the GPU and for graphs that captured its calls, which this
-// rank can only destroy once it has the error.
+// rank can only destroy once it has the error: so only the destructor waits for it.
 void NcclCommunicator::Abort() {
   if (comm_ == nullptr) return;
-  auto done = std::make_shared<absl::Notification>();
-  std::thread([done, comm = std::exchange(comm_, nullptr)] {
+  ended_ = std::make_shared<absl::Notification>();
+  std::thread([ended = ended_, comm = std::exchange(comm_, nullptr)] {
     ncclCommAbort(comm);
-    done->Notify();
+    ended->Notify();
   }).detach();
-  if (!done->WaitForNotificationWithTimeout(kAbortPatience)) left_behind_ = true;
 }
 
 absl::Status NcclCommunicator::Break(const absl::Status& error) {
@@ -333,43 +346,48 @@ absl::Status NcclCommunicator::Exchange(std::string_view name, absl::Span<const 
 absl::StatusOr<std::byte*> NcclCommunicator::AllocateShared(int64_t bytes) {
   LONGSPAN_RETURN_IF_ERROR(CheckSize("shared memory", bytes));
   LONGSPAN_RETURN_IF_ERROR(broken_);
+  // Windows must be of one size.
+  std::vector<int64_t> all(size());
+  LONGSPAN_RETURN_IF_ERROR(host_->AllGather("shared memory", &bytes, all.data(), sizeof(bytes)));
+  bytes = *std::max_element(all.begin(), all.end());
   if (bytes == 0) return nullptr;
-  const int64_t rounded = (bytes + kWindowAlignment - 1) / kWindowAlignment * kWindowAlignment;
+  bytes = (bytes + kWindowAlignment - 1) / kWindowAlignment * kWindowAlignment;
   Shared& shared = shared_.emplace_back();
-  // Agreed, as registering would wait for a rank that has no memory.
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(host_, Allocate(rounded, shared)));
-  if (shared.data == nullptr) return shared.plain.data();
-  if (const absl::Status status = RegisterWindow(rounded, shared); !status.ok()) {
-    return Break(status);
+  if (windows_.add != nullptr && size() > 1) {
+    if (AllocateWindow(bytes, shared).ok()) return static_cast<std::byte*>(shared.data);
+    LONGSPAN_RETURN_IF_ERROR(RestartWithoutWindows());
   }
-  return static_cast<std::byte*>(shared.data);
+  absl::StatusOr<cuda::Buffer> plain = cuda::Buffer::Allocate(bytes);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(host_, plain.status()));
+  shared.plain = *std::move(plain);
+  return shared.plain.data();
 }
 
-absl::Status NcclCommunicator::Allocate(int64_t bytes, Shared& shared) {
-  if (windows_.add == nullptr || size() == 1) {
-    LONGSPAN_ASSIGN_OR_RETURN(shared.plain, cuda::Buffer::Allocate(bytes));
-    return absl::OkStatus();
-  }
+absl::Status NcclCommunicator::AllocateWindow(int64_t bytes, Shared& shared) {
+  absl::Status status;
   if (const ncclResult_t result = ncclMemAlloc(&shared.data, bytes); result != ncclSuccess) {
     shared.data = nullptr;
-    const absl::StatusOr<cuda::MemoryInfo> memory = cuda::FreeMemory();
-    if (memory.ok() && memory->free < bytes + (int64_t{64} << 20)) {
-      return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes,
-                                                       " bytes on the GPU: ", memory->free, " of ",
-                                                       memory->total, " are free"));
-    }
-    return NcclError(result, "ncclMemAlloc");
+    status = NcclError(result, "ncclMemAlloc");
   }
-  return absl::OkStatus();
+  // Agreed, as registering would wait for a rank that has no memory.
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(host_, status));
+  status = Finish(windows_.add(comm_, shared.data, bytes, &shared.window, kSymmetric),
+                  "ncclCommWindowRegister", host_->timeout() / 2);
+  return AgreeOnStatus(host_, status);
 }
 
-absl::Status NcclCommunicator::RegisterWindow(int64_t bytes, Shared& shared) {
-  const absl::Status status =
-      Finish(windows_.add(comm_, shared.data, bytes, &shared.window, kSymmetric),
-             "ncclCommWindowRegister");
-  if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat(status.message(),
-                                                  "; NCCL_WIN_ENABLE=0 does without such memory"));
+// NCCL goes no further after an error, and there may be one on another rank only.
+absl::Status NcclCommunicator::RestartWithoutWindows() {
+  Abort();
+  if (left_behind_) return Break(absl::InternalError("NCCL does not end after an error"));
+  windows_ = {};
+  for (Shared& shared : shared_) shared.window = nullptr;
+  if (shared_.back().data != nullptr) ncclMemFree(std::exchange(shared_.back().data, nullptr));
+  LONGSPAN_ASSIGN_OR_RETURN(const ncclUniqueId id, AgreeOnId(host_, absl::OkStatus()));
+  starting_ = true;
+  const absl::Status joined = AgreeOnStatus(host_, Join(id));
+  starting_ = false;
+  return joined.ok() ? joined : Break(joined);
 }
 
 absl::Status NcclCommunicator::Synchronize(cuda::Stream stream) {
@@ -460,6 +478,15 @@ absl::Status CheckRankGpus(const std::vector<RankGpu>& ranks) {
   return absl::OkStatus();
 }
 
+bool ShareGpus(const std::vector<RankGpu>& ranks) {
+  for (size_t b = 1; b < ranks.size(); ++b) {
+    for (size_t a = 0; a < b; ++a) {
+      if (std::string_view(ranks[a].gpu) == std::string_view(ranks[b].gpu)) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string NcclVersion() {
@@ -477,20 +504,17 @@ absl::StatusOr<std::unique_ptr<DeviceCommunicator>> MakeNcclCommunicator(Communi
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(host, CheckRankGpus(ranks)));
 
   // All that a rank can fail at by itself comes before they join.
-  ncclUniqueId id = {};
   absl::StatusOr<cuda::StreamHandle> stream = cuda::StreamHandle::Create();
   absl::StatusOr<cuda::Buffer> buffer = cuda::Buffer::Allocate(int64_t{1024} * host->size());
   absl::Status status = stream.status();
   status.Update(buffer.status());
   if (status.ok()) status = cuda::Fill(buffer->data(), 0, buffer->bytes(), stream->get());
-  if (status.ok() && host->rank() == 0) {
-    const ncclResult_t result = ncclGetUniqueId(&id);
-    if (result != ncclSuccess) status = NcclError(result, "ncclGetUniqueId");
-  }
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(host, status));
-  LONGSPAN_RETURN_IF_ERROR(host->Broadcast("nccl id", &id, sizeof(id), 0));
+  LONGSPAN_ASSIGN_OR_RETURN(const ncclUniqueId id, AgreeOnId(host, status));
 
-  auto communicator = std::make_unique<NcclCommunicator>(host, own->version);
+  // Windows are between GPUs: ranks that share one do without.
+  const WindowFunctions windows =
+      ShareGpus(ranks) ? WindowFunctions() : FindWindowFunctions(own->version);
+  auto communicator = std::make_unique<NcclCommunicator>(host, windows);
   status = AgreeOnStatus(host, communicator->Join(id));
   if (status.ok()) status = AgreeOnStatus(host, communicator->Try(*buffer, stream->get()));
   if (!status.ok()) {

@@ -208,9 +208,11 @@ struct EngineJob {
   absl::StatusOr<int> Run(const Config& config, Communicator& communicator) {
     LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
     CatchStopSignals();
-    if (communicator.rank() == 0) return Drive(*engine, communicator.size());
-    LONGSPAN_RETURN_IF_ERROR(engine->RunWorker());
-    return kExitOk;
+    return RunOrAbort(communicator, [&]() -> absl::StatusOr<int> {
+      if (communicator.rank() == 0) return Drive(*engine, communicator.size());
+      LONGSPAN_RETURN_IF_ERROR(engine->RunWorker());
+      return kExitOk;
+    });
   }
 
   absl::StatusOr<int> Drive(Engine& engine, int ranks) {

@@ -160,21 +160,27 @@ class LayerBench {
   std::vector<std::unique_ptr<KvShard>> caches_;  // before the model goes
 };
 
-absl::StatusOr<int> RunLayerBench(const BenchOptions& options, const Config& config,
-                                  Communicator& communicator, BenchReport* report) {
-  LONGSPAN_ASSIGN_OR_RETURN(LayerBench bench, LayerBench::Load(options, config, communicator));
+absl::StatusOr<int> MeasureLayer(const BenchOptions& options, int rank, LayerBench& bench,
+                                 BenchReport* report) {
   std::vector<BenchRow> rows;
   for (const int64_t context : options.contexts) {
     LONGSPAN_ASSIGN_OR_RETURN(const std::vector<BenchRow> more, bench.Measure(context));
     rows.insert(rows.end(), more.begin(), more.end());
   }
-  if (communicator.rank() != 0) return kExitOk;
+  if (rank != 0) return kExitOk;
   report->benchmark = "layer";
   report->shape = bench.shape();
   report->rows = std::move(rows);
   // Of rank 0 alone, and the others are through.
   const absl::Status written = FinishBench(options, *std::move(report));
   return written.ok() ? int{kExitOk} : ReportError(written, 0);
+}
+
+absl::StatusOr<int> RunLayerBench(const BenchOptions& options, const Config& config,
+                                  Communicator& communicator, BenchReport* report) {
+  LONGSPAN_ASSIGN_OR_RETURN(LayerBench bench, LayerBench::Load(options, config, communicator));
+  return RunOrAbort(communicator,
+                    [&] { return MeasureLayer(options, communicator.rank(), bench, report); });
 }
 
 }  // namespace

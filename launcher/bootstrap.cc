@@ -156,9 +156,11 @@ int RunMpi(const RankJob& job) {
 absl::StatusOr<int> RunEngine(const Job& job, const Config& config, Communicator& communicator) {
   LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
   CatchStopSignals();
-  if (communicator.rank() == 0) return job.run(*engine);
-  LONGSPAN_RETURN_IF_ERROR(engine->RunWorker());
-  return kExitOk;
+  return RunOrAbort(communicator, [&]() -> absl::StatusOr<int> {
+    if (communicator.rank() == 0) return job.run(*engine);
+    LONGSPAN_RETURN_IF_ERROR(engine->RunWorker());
+    return kExitOk;
+  });
 }
 
 }  // namespace
@@ -208,6 +210,13 @@ int RunOnRanks(const Job& job) {
   return RunOnRanks(RankJob{job.prepare, [&job](const Config& config, Communicator& communicator) {
                               return RunEngine(job, config, communicator);
                             }});
+}
+
+absl::StatusOr<int> RunOrAbort(Communicator& communicator,
+                               absl::FunctionRef<absl::StatusOr<int>()> body) {
+  absl::StatusOr<int> exit_code = WithoutExceptions<int>(body);
+  if (!exit_code.ok() && !IsAgreed(exit_code.status())) communicator.Abort(exit_code.status());
+  return exit_code;
 }
 
 int ReportError(const absl::Status& status, int rank) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "collectives/communicator.h"
@@ -43,6 +44,12 @@ struct RankJob {
   std::function<absl::StatusOr<int>(const Config&, Communicator&)> run;
 };
 int RunOnRanks(const RankJob& job);
+
+// Runs a rank's part of a job on what it has loaded. Of an error or an exception that not all ranks
+// know the job ends here (Communicator::Abort), and not only when main has it: what `body` works
+// with is still there, and its destructors may wait for ranks that never come.
+absl::StatusOr<int> RunOrAbort(Communicator& communicator,
+                               absl::FunctionRef<absl::StatusOr<int>()> body);
 
 // For an error that every rank has, or that concerns rank 0 alone: rank 0 prints it. Returns
 // kExitFailed.

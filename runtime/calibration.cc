@@ -361,9 +361,9 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
   const UntimedWaits untimed(&communicator);
   const auto run_windows = [&](Communicator& alone) -> absl::Status {
     Config own = AloneWithDenseAttention(config, window);
-    auto loaded = LoadModel(&alone, &own, WeightsAtOnce::kOneLayer);
-    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(&communicator, loaded.status()));
-    Model& model = **loaded;
+    LONGSPAN_ASSIGN_OR_RETURN(const std::unique_ptr<Model> loaded,
+                              LoadModel(&communicator, &own, WeightsAtOnce::kOneLayer, &alone));
+    Model& model = *loaded;
     report.fingerprint = ModelFingerprint(model.config, model.weights);
     model.transformer->set_observer(
         [&](int64_t layer, const float* queries, const float* keys, int64_t rows) {

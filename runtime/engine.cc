@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,7 +24,8 @@ namespace {
 struct StepResult {
   std::vector<float> prefill_logits;  // [vocab] of the prompt's last token, if the step ended it
   std::vector<TokenLogprobs> prompt_logprobs;  // of the tokens that follow each of the chunk's
-  std::vector<float> decode_logits;            // [decodes, vocab]
+  std::vector<float> decode_logits;            // [decodes, vocab], or if all are greedy
+  std::vector<int32_t> decode_tokens;          // [decodes]
   double prefill_s = 0;
   double decode_s = 0;
 };
@@ -34,7 +36,8 @@ class StepRunner {
   StepRunner(Communicator* communicator, Model* model, int64_t selection_block)
       : communicator_(communicator), model_(model), selection_block_(selection_block) {}
 
-  absl::StatusOr<StepResult> Run(const StepPlan& plan) {
+  // `greedy`, of rank 0: all decodes take the likeliest token and want no log-probabilities.
+  absl::StatusOr<StepResult> Run(const StepPlan& plan, bool greedy) {
     StepResult result;
     for (const int64_t sequence : plan.closes) sequences_.erase(sequence);
     absl::Status opened;
@@ -43,7 +46,7 @@ class StepRunner {
     const double start = MonotonicSeconds();
     if (plan.prefill) LONGSPAN_RETURN_IF_ERROR(Prefill(*plan.prefill, &result));
     const double middle = MonotonicSeconds();
-    if (!plan.decodes.empty()) LONGSPAN_RETURN_IF_ERROR(Decode(plan.decodes, &result));
+    if (!plan.decodes.empty()) LONGSPAN_RETURN_IF_ERROR(Decode(plan.decodes, greedy, &result));
     result.prefill_s = middle - start;
     result.decode_s = MonotonicSeconds() - middle;
     return result;
@@ -161,7 +164,8 @@ class StepRunner {
     return absl::OkStatus();
   }
 
-  absl::Status Decode(const std::vector<StepPlan::Decode>& decodes, StepResult* result) {
+  absl::Status Decode(const std::vector<StepPlan::Decode>& decodes, bool greedy,
+                      StepResult* result) {
     std::vector<DecodeToken> tokens;
     std::vector<int32_t> ids;
     for (const StepPlan::Decode& decode : decodes) {
@@ -169,10 +173,13 @@ class StepRunner {
       ids.push_back(decode.id);
     }
     LONGSPAN_RETURN_IF_ERROR(model_->transformer->Decode(tokens, ids));
-    if (IsDriver()) {
-      LONGSPAN_ASSIGN_OR_RETURN(
-          result->decode_logits,
-          model_->transformer->Logits(0, static_cast<int64_t>(decodes.size())));
+    if (!IsDriver()) return absl::OkStatus();
+    const auto count = static_cast<int64_t>(decodes.size());
+    if (greedy) {
+      LONGSPAN_ASSIGN_OR_RETURN(result->decode_tokens,
+                                model_->transformer->LikeliestTokens(0, count));
+    } else {
+      LONGSPAN_ASSIGN_OR_RETURN(result->decode_logits, model_->transformer->Logits(0, count));
     }
     return absl::OkStatus();
   }
@@ -236,7 +243,7 @@ class EngineImpl final : public Engine {
     std::vector<int64_t> words = plan.Serialize();
     LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
     const AttentionCounts before = model_->counts;
-    LONGSPAN_ASSIGN_OR_RETURN(StepResult result, runner_.Run(plan));
+    LONGSPAN_ASSIGN_OR_RETURN(StepResult result, runner_.Run(plan, AllGreedy(plan)));
     stats_.prefill_s += result.prefill_s;
     stats_.decode_s += result.decode_s;
     stats_.attended_keys += model_->counts.attended - before.attended;
@@ -263,7 +270,7 @@ class EngineImpl final : public Engine {
       LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
       const StepPlan plan = StepPlan::Deserialize(words);
       if (plan.shutdown) return GatherMemory();
-      LONGSPAN_RETURN_IF_ERROR(runner_.Run(plan).status());
+      LONGSPAN_RETURN_IF_ERROR(runner_.Run(plan, /*greedy=*/false).status());
     }
   }
 
@@ -348,9 +355,11 @@ class EngineImpl final : public Engine {
     const int64_t vocab = model_->config.vocab_size;
     stats_.decoded_tokens += static_cast<int64_t>(plan.decodes.size());
     for (size_t d = 0; d < plan.decodes.size(); ++d) {
-      updates.push_back(
-          Extend(&sequences_.at(plan.decodes[d].sequence),
-                 absl::MakeConstSpan(result.decode_logits.data() + d * vocab, vocab)));
+      Sequence* sequence = &sequences_.at(plan.decodes[d].sequence);
+      updates.push_back(result.decode_tokens.empty()
+                            ? Extend(sequence, absl::MakeConstSpan(
+                                                   result.decode_logits.data() + d * vocab, vocab))
+                            : Append(sequence, result.decode_tokens[d], std::nullopt));
     }
     for (const RequestUpdate& update : updates) {
       if (!update.finished) continue;
@@ -361,13 +370,25 @@ class EngineImpl final : public Engine {
     return updates;
   }
 
+  bool AllGreedy(const StepPlan& plan) const {
+    for (const StepPlan::Decode& decode : plan.decodes) {
+      const SamplingParams& params = sequences_.at(decode.sequence).request().sampling;
+      if (params.temperature != 0 || params.logprobs) return false;
+    }
+    return true;
+  }
+
   RequestUpdate Extend(Sequence* sequence, absl::Span<const float> logits) {
-    stats_.generated_tokens += 1;
     const int64_t position = sequence->next_position();
     const SamplingParams& params = sequence->request().sampling;
     const int32_t token = SampleToken(logits, params, params.seed.value_or(0), position);
     std::optional<TokenLogprobs> logprobs;
     if (params.logprobs) logprobs = ComputeLogprobs(logits, token, *params.logprobs);
+    return Append(sequence, token, std::move(logprobs));
+  }
+
+  RequestUpdate Append(Sequence* sequence, int32_t token, std::optional<TokenLogprobs> logprobs) {
+    stats_.generated_tokens += 1;
     return sequence->Append(token, std::move(logprobs), model_->config.eos_token_ids,
                             MonotonicSeconds());
   }

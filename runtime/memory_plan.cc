@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "runtime/attention_context.h"
@@ -92,6 +95,79 @@ int64_t ControlGroupAvailable() {
   return available;
 }
 
+int64_t Part(int64_t bytes, double fraction) {
+  return fraction == 1 ? bytes : static_cast<int64_t>(static_cast<double>(bytes) * fraction);
+}
+
+// Pages that fit in `fraction` of so many bytes, of which some are taken.
+int64_t PagesIn(int64_t bytes, double fraction, int64_t taken, int64_t of_page) {
+  const int64_t room = Part(bytes, fraction) - taken;
+  if (room <= 0) return 0;
+  return of_page == 0 ? kNoLimit : room / of_page;
+}
+
+// Whether the host's memory is what holds fewer pages than the GPU's.
+bool HostLimits(const MemoryPlan& plan, double fraction) {
+  return plan.host_page > 0 && PagesIn(plan.host_available, fraction, 0, plan.host_page) <
+                                   PagesIn(plan.available, fraction, plan.fixed(), plan.page);
+}
+
+// What `pages` take of the memory that limits them, and what there is.
+std::string Shortage(const MemoryPlan& plan, int64_t pages, const Config& config) {
+  const double fraction = config.kv_cache_memory_fraction;
+  const bool on_host = HostLimits(plan, fraction);
+  const int64_t available = on_host ? plan.host_available : plan.available;
+  return absl::StrCat(
+      "a rank needs ", on_host ? pages * plan.host_page : plan.fixed() + pages * plan.page,
+      " bytes of ", on_host || config.device == "cpu" ? "its host's" : "its GPU's",
+      " memory and may use ", Part(available, fraction), " (kv_cache.memory_fraction ", fraction,
+      " of ", available, ": ", plan.ToString(), ")");
+}
+
+// Settings that make a page smaller where it does not fit, or move it to where there is more room.
+std::vector<std::string> SmallerPages(const MemoryPlan& plan, const Config& config) {
+  const double fraction = config.kv_cache_memory_fraction;
+  std::vector<std::string> advice;
+  const DType dtype = KvCacheDType(config);
+  if (dtype == DType::kFloat32) {
+    advice.push_back("`kv_cache.dtype: bfloat16` or `fp8_e4m3`");
+  } else if (dtype != DType::kFloat8E4M3) {
+    advice.push_back("`kv_cache.dtype: fp8_e4m3`");
+  }
+  const bool may_move =
+      config.device == "cuda" && config.kv_cache_tier == "device" &&
+      !(config.attention == Attention::kEsa && config.esa.compression == Compression::kExact);
+  if (may_move && PagesIn(plan.host_available, fraction, 0, plan.page) > plan.MaxPages(fraction)) {
+    advice.push_back("`kv_cache.tier: host`");
+  }
+  return advice;
+}
+
+// What to change so that a request fits, of which `longest` tokens do.
+std::string Advice(const MemoryPlan& plan, int64_t longest, const Config& config) {
+  const double fraction = config.kv_cache_memory_fraction;
+  const bool on_gpu = config.device == "cuda" && !HostLimits(plan, fraction);
+  const bool only_pages = plan.fixed() < Part(plan.available, fraction);
+  std::vector<std::string> advice;
+  if (longest > 0) {
+    advice.push_back(absl::StrCat("a max_model_len of at most ", longest));
+  } else {
+    advice.push_back("a higher kv_cache.memory_fraction");
+  }
+  if (longest > 0 || only_pages) {
+    for (std::string& way : SmallerPages(plan, config)) advice.push_back(std::move(way));
+  } else {
+    advice.push_back("a lower prefill.chunk_tokens");
+  }
+  advice.push_back(!on_gpu                     ? "more machines"
+                   : longest > 0 || only_pages ? "more GPUs"
+                                               : "GPUs with more memory");
+  const std::string last = std::move(advice.back());
+  advice.pop_back();
+  return absl::StrCat(longest > 0 ? "use " : "free memory, or use ", absl::StrJoin(advice, ", "),
+                      ", or ", last);
+}
+
 }  // namespace
 
 int64_t AvailableMemory() { return std::min(MemInfoAvailable(), ControlGroupAvailable()); }
@@ -112,14 +188,8 @@ std::string FormatBytes(int64_t bytes) {
 }
 
 int64_t MemoryPlan::MaxPages(double fraction) const {
-  // Of whichever memory a part of the pages is in.
-  const auto pages_in = [fraction](int64_t bytes, int64_t taken, int64_t of_page) {
-    const double room = static_cast<double>(bytes) * fraction - static_cast<double>(taken);
-    if (room <= 0) return int64_t{0};
-    return of_page == 0 ? kNoLimit : static_cast<int64_t>(room / static_cast<double>(of_page));
-  };
-  const int64_t pages = pages_in(available, fixed(), page);
-  return host_page == 0 ? pages : std::min(pages, pages_in(host_available, 0, host_page));
+  const int64_t pages = PagesIn(available, fraction, fixed(), page);
+  return host_page == 0 ? pages : std::min(pages, PagesIn(host_available, fraction, 0, host_page));
 }
 
 std::string MemoryPlan::ToString() const {
@@ -169,35 +239,40 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
   return plan;
 }
 
+int64_t LongestRequest(MemoryPlan plan, double fraction, const SequenceLayout& layout,
+                       absl::FunctionRef<int64_t(int64_t tokens)> activations) {
+  const int64_t round = layout.stripe_tokens * layout.num_ranks;
+  const auto tokens_of = [&](int64_t pages) { return std::min(pages * round, kMaxPosition); };
+  int64_t fit = 0;  // pages
+  plan.activations = 0;
+  int64_t most = std::min(plan.MaxPages(fraction), (kMaxPosition + round - 1) / round);
+  while (fit < most) {
+    const int64_t pages = most - (most - fit) / 2;
+    plan.activations = activations(tokens_of(pages));
+    plan.MaxPages(fraction) >= pages ? fit = pages : most = pages - 1;
+  }
+  return tokens_of(fit);
+}
+
 absl::Status FitCache(const MemoryPlan& plan, int64_t pages, Config* config,
                       const SequenceLayout& layout) {
   const int64_t round = layout.stripe_tokens * layout.num_ranks;
+  const int64_t longest =
+      plan.longest.value_or(pages > kMaxPosition / round ? kMaxPosition : pages * round);
   if (config->max_model_len == 0) {
-    if (pages == 0) {
+    if (longest == 0) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("the model leaves no memory for a cache: a rank needs ",
-                       plan.fixed() + plan.page, " bytes and may use ",
-                       static_cast<int64_t>(static_cast<double>(plan.available) *
-                                            config->kv_cache_memory_fraction),
-                       " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ",
-                       plan.available, ": ", plan.ToString(), ")"));
+          absl::StrCat("the model leaves no memory for a cache: ", Shortage(plan, 1, *config), "; ",
+                       Advice(plan, 0, *config)));
     }
-    config->max_model_len = std::min(pages * round, kMaxPosition);
+    config->max_model_len = longest;
     return absl::OkStatus();
   }
   const int64_t needed = layout.NumPages(0, config->max_model_len);
   if (needed <= pages) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "the cache does not fit: for max_model_len ", config->max_model_len, " a rank needs ",
-      plan.fixed() + needed * plan.page, " bytes and may use ",
-      static_cast<int64_t>(static_cast<double>(plan.available) * config->kv_cache_memory_fraction),
-      " (kv_cache.memory_fraction ", config->kv_cache_memory_fraction, " of ", plan.available, ": ",
-      plan.ToString(), "); ",
-      pages == 0
-          ? "raise kv_cache.memory_fraction, free memory, or use more machines"
-          : absl::StrCat("use more machines, kv_cache.dtype bfloat16, or a max_model_len of at "
-                         "most ",
-                         pages * round)));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the cache does not fit: for max_model_len ", config->max_model_len, " ",
+                   Shortage(plan, needed, *config), "; ", Advice(plan, longest, *config)));
 }
 
 }  // namespace longspan

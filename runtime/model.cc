@@ -81,9 +81,16 @@ absl::Status PlanOnHost(const Config& config, Communicator* communicator, Weight
   LONGSPAN_ASSIGN_OR_RETURN(const int on_host, CountRanksOnHost(*communicator));
   int64_t weight_bytes = CountWeights(model->weights).bytes;
   if (at_once == WeightsAtOnce::kOneLayer) weight_bytes /= model->config.num_layers;
-  model->memory = PlanMemory(config, model->config, model->attention.kv, communicator->size(),
-                             on_host, weight_bytes);
+  model->memory = PlanMemory(config, model->config, model->attention.kv,
+                             model->attention.layout.num_ranks, on_host, weight_bytes);
   return absl::OkStatus();
+}
+
+// Ranks must agree on how much fits, so that none runs out first.
+absl::StatusOr<int64_t> LeastOf(Communicator* communicator, int64_t mine) {
+  std::vector<int64_t> all(communicator->size());
+  LONGSPAN_RETURN_IF_ERROR(communicator->AllGather("cache.room", &mine, all.data(), sizeof(mine)));
+  return *std::min_element(all.begin(), all.end());
 }
 
 absl::Status PlanOnGpu(const Config& config, Model* model) {
@@ -166,10 +173,10 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
 }
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config,
-                                                 WeightsAtOnce at_once) {
+                                                 WeightsAtOnce at_once, Communicator* alone) {
   auto model = std::make_unique<Model>();
-  LONGSPAN_RETURN_IF_ERROR(
-      AgreeOnStatus(communicator, LoadFiles(communicator, config, model.get())));
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
+      communicator, LoadFiles(alone == nullptr ? communicator : alone, config, model.get())));
   const bool on_gpu = config->device == "cuda";
   if (on_gpu) {
     LONGSPAN_RETURN_IF_ERROR(
@@ -180,18 +187,20 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
       communicator, on_gpu ? PlanOnGpu(*config, model.get())
                            : PlanOnHost(*config, communicator, at_once, model.get())));
-  // Ranks must agree on how much fits, so that none runs out first.
-  int64_t pages = model->memory.MaxPages(config->kv_cache_memory_fraction);
-  std::vector<int64_t> all(communicator->size());
-  LONGSPAN_RETURN_IF_ERROR(
-      communicator->AllGather("cache.pages", &pages, all.data(), sizeof(pages)));
-  pages = *std::min_element(all.begin(), all.end());
+  LONGSPAN_ASSIGN_OR_RETURN(
+      const int64_t pages,
+      LeastOf(communicator, model->memory.MaxPages(config->kv_cache_memory_fraction)));
+  if (on_gpu) {
+    LONGSPAN_ASSIGN_OR_RETURN(model->memory.longest, LeastOf(communicator, *model->memory.longest));
+  }
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, FitCache(model->memory, pages, config, model->attention.layout)));
   model->pool = std::make_unique<PagePool>(model->attention.kv, pages,
                                            on_gpu ? GpuPages(*config) : PageMemory());
   if (IsDummy(*config)) {  // only now, for nothing may be taken before it is known to fit
-    LONGSPAN_ASSIGN_OR_RETURN(model->weights, MakeDummyWeights(model->config, /*fill=*/true));
+    absl::StatusOr<ModelWeights> made = MakeDummyWeights(model->config, /*fill=*/true);
+    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, made.status()));
+    model->weights = *std::move(made);
   }
   if (!on_gpu) {
     model->transformer =

@@ -37,9 +37,11 @@ enum class WeightsAtOnce { kAll, kOneLayer };
 
 // Loads the model directory for this rank and plans its memory; refuses what does not fit before
 // reading any weight. Collective: every rank returns the same error. `config` is resolved; a
-// max_model_len of 0 becomes the longest that the cache can hold.
+// max_model_len of 0 becomes the longest that the cache can hold. If each rank is to run a model of
+// its own, `alone` is a communicator of this rank; hosts and GPUs are shared all the same.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Config* config,
-                                                 WeightsAtOnce at_once = WeightsAtOnce::kAll);
+                                                 WeightsAtOnce at_once = WeightsAtOnce::kAll,
+                                                 Communicator* alone = nullptr);
 
 // Mapped files, or of a dummy model memory that is not filled yet. No weight is read.
 absl::StatusOr<ModelWeights> MapWeights(const Config& config, const ModelConfig& model);

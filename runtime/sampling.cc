@@ -39,12 +39,20 @@ std::vector<int32_t> AllTokens(absl::Span<const float> logits) {
 
 }  // namespace
 
+int32_t LikeliestToken(absl::Span<const float> logits) {
+  const auto likelier = LikelierThan(logits);
+  int32_t best = 0;
+  for (int32_t token = 1; token < static_cast<int32_t>(logits.size()); ++token) {
+    if (likelier(token, best)) best = token;
+  }
+  return best;
+}
+
 int32_t SampleToken(absl::Span<const float> logits, const SamplingParams& params, uint64_t seed,
                     int64_t position) {
+  if (params.temperature == 0) return LikeliestToken(logits);
   std::vector<int32_t> tokens = AllTokens(logits);
   const auto likelier = LikelierThan(logits);
-  if (params.temperature == 0) return *std::min_element(tokens.begin(), tokens.end(), likelier);
-
   std::sort(tokens.begin(), tokens.end(), likelier);
   std::vector<double> weights(tokens.size());
   double total = 0;
@@ -72,7 +80,7 @@ TokenLogprobs ComputeLogprobs(absl::Span<const float> logits, int32_t token, int
   std::vector<int32_t> tokens = AllTokens(logits);
   const int64_t count = std::min<int64_t>(num_top, static_cast<int64_t>(tokens.size()));
   std::partial_sort(tokens.begin(), tokens.begin() + count, tokens.end(), likelier);
-  const double max = logits[*std::min_element(tokens.begin(), tokens.end(), likelier)];
+  const double max = logits[LikeliestToken(logits)];
   double total = 0;
   for (const float logit : logits) total += std::exp(static_cast<double>(logit) - max);
   const double log_total = max + std::log(total);

@@ -15,6 +15,9 @@ namespace longspan {
 int32_t SampleToken(absl::Span<const float> logits, const SamplingParams& params, uint64_t seed,
                     int64_t position);
 
+// The same at temperature 0. NaN counts as -inf.
+int32_t LikeliestToken(absl::Span<const float> logits);
+
 // Log-probabilities, at temperature 1, of `token` and of the `num_top` likeliest tokens.
 TokenLogprobs ComputeLogprobs(absl::Span<const float> logits, int32_t token, int64_t num_top);
 

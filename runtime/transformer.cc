@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/status_macros.h"
+#include "runtime/sampling.h"
 
 namespace longspan {
 
@@ -23,6 +24,16 @@ PrefillChunk PlanChunk(const AttentionContext& context, int64_t selection_block,
     chunk.rows += (range.size() + panel - 1) / panel * panel;
   }
   return chunk;
+}
+
+absl::StatusOr<std::vector<int32_t>> Transformer::LikeliestTokens(int64_t first, int64_t count) {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<float> logits, Logits(first, count));
+  std::vector<int32_t> tokens;
+  for (int64_t row = 0; row < count; ++row) {
+    const auto vocab = static_cast<int64_t>(logits.size()) / count;
+    tokens.push_back(LikeliestToken(absl::MakeConstSpan(logits).subspan(row * vocab, vocab)));
+  }
+  return tokens;
 }
 
 absl::Status Transformer::Prefill(const PrefillChunk& chunk, absl::Span<const int32_t> tokens,

@@ -53,6 +53,8 @@ class Transformer {
 
   // Logits of rows [first, first + count) of the last layer's output: [count, vocab].
   virtual absl::StatusOr<std::vector<float>> Logits(int64_t first, int64_t count) = 0;
+  // LikeliestToken (sampling.h) of each of these rows, without their logits leaving the device.
+  virtual absl::StatusOr<std::vector<int32_t>> LikeliestTokens(int64_t first, int64_t count);
 
   void set_observer(QueryKeyObserver observer) { observer_ = std::move(observer); }
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(
-  build-essential cmake ninja-build pkgconf ccache clang-format-14 jq
+  build-essential cmake ninja-build pkgconf ccache clang-format-14 jq python3
   libabsl-dev nlohmann-json3-dev libyaml-cpp-dev libspdlog-dev libpcre2-dev
   libutf8proc-dev
   libopenblas-dev liblapacke-dev

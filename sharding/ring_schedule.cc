@@ -1,6 +1,7 @@
 #include "sharding/ring_schedule.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace longspan {
 namespace {
@@ -18,6 +19,21 @@ std::vector<Range> Union(std::vector<Range> runs) {
     }
   }
   return joined;
+}
+
+// What of `runs` is not in `others`; both are ascending and apart.
+std::vector<Range> Without(absl::Span<const Range> runs, absl::Span<const Range> others) {
+  std::vector<Range> left;
+  auto next = others.begin();
+  for (Range run : runs) {
+    while (next != others.end() && next->end <= run.begin) ++next;
+    for (auto other = next; other != others.end() && other->begin < run.end; ++other) {
+      if (run.begin < other->begin) left.push_back({run.begin, other->begin});
+      run.begin = other->end;
+    }
+    if (!run.empty()) left.push_back(run);
+  }
+  return left;
 }
 
 void AppendRuns(const BlockKeys& block, std::vector<Range>* runs) {
@@ -61,6 +77,18 @@ std::vector<Range> Owned(const SequenceLayout& layout, int owner, absl::Span<con
   return owned;
 }
 
+// What `rank` sends and receives inside `window` so that each reader has its runs.
+RingRound PlanRound(const SequenceLayout& layout, int rank,
+                    absl::Span<const std::vector<Range>> readers, Range window) {
+  RingRound round;
+  round.window = window;
+  for (int other = 0; other < layout.num_ranks; ++other) {
+    round.sends.push_back(Owned(layout, rank, readers[other], window));
+    round.receives.push_back(Owned(layout, other, readers[rank], window));
+  }
+  return round;
+}
+
 }  // namespace
 
 std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const BlockKeys> blocks) {
@@ -77,14 +105,24 @@ std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
   for (const auto& runs : readers) all.insert(all.end(), runs.begin(), runs.end());
   std::vector<RingRound> rounds;
   for (const Range& window : Windows(Union(std::move(all)), max_tokens)) {
-    RingRound& round = rounds.emplace_back();
-    round.window = window;
-    for (int other = 0; other < layout.num_ranks; ++other) {
-      round.sends.push_back(Owned(layout, rank, readers[other], window));
-      round.receives.push_back(Owned(layout, other, readers[rank], window));
-    }
+    rounds.push_back(PlanRound(layout, rank, readers, window));
   }
   return rounds;
+}
+
+RingRound PlanGroup(const SequenceLayout& layout, int rank, absl::Span<const BlockKeys> blocks,
+                    std::vector<std::vector<Range>>* brought) {
+  brought->resize(layout.num_ranks);
+  std::vector<std::vector<Range>> readers = RunsByReader(layout.num_ranks, blocks);
+  Range window;
+  for (int reader = 0; reader < layout.num_ranks; ++reader) {
+    std::vector<Range>& had = (*brought)[reader];
+    readers[reader] = Without(readers[reader], had);
+    had.insert(had.end(), readers[reader].begin(), readers[reader].end());
+    had = Union(std::move(had));
+    if (!had.empty()) window.end = std::max(window.end, had.back().end);
+  }
+  return PlanRound(layout, rank, readers, window);
 }
 
 int64_t CountTokens(absl::Span<const Range> runs) {

@@ -35,6 +35,12 @@ std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const Blo
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
                                 absl::Span<const BlockKeys> blocks, int64_t max_tokens);
 
+// The round of `rank`, over all positions, that brings what `blocks` read and their ranks were not
+// brought before: [rank] runs of `brought`, ascending and apart, to which it adds. So blocks may
+// come group by group, and each token still moves once to each rank that reads it.
+RingRound PlanGroup(const SequenceLayout& layout, int rank, absl::Span<const BlockKeys> blocks,
+                    std::vector<std::vector<Range>>* brought);
+
 inline int RingDestination(int rank, int step, int num_ranks) { return (rank + step) % num_ranks; }
 inline int RingSource(int rank, int step, int num_ranks) {
   return (rank - step + num_ranks) % num_ranks;

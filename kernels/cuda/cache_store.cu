@@ -65,23 +65,25 @@ absl::Status CheckLayer(const CacheLayer& layer) {
   return absl::OkStatus();
 }
 
+StoredKind ScoreKind(const CacheLayer& layer, const float* from) {
+  const int64_t halo_bytes = layer.halo * layer.score_dim * SizeOf(layer.score_dtype);
+  return {from, layer.score_dim, layer.score_offset + halo_bytes, layer.halo};
+}
+
 // What is to be stored where. Exact scores read the keys, which then have the halo.
 absl::StatusOr<StoredKinds> KindsOf(const CacheLayer& layer, const float* keys, const float* values,
                                     const float* score_keys) {
   LONGSPAN_RETURN_IF_ERROR(CheckLayer(layer));
-  const int64_t halo_bytes = layer.halo * layer.score_dim * SizeOf(layer.score_dtype);
-  const int64_t score_offset = layer.score_offset + halo_bytes;  // of the stripe
+  const StoredKind scores = ScoreKind(layer, score_keys);
   const bool scores_keys = layer.score_dim > 0 && score_keys == nullptr;
   if (scores_keys && (layer.score_dim != layer.kv_dim || layer.score_dtype != layer.dtype ||
-                      score_offset != layer.key_offset)) {
+                      scores.offset != layer.key_offset)) {
     return absl::InvalidArgumentError("no score keys to store, though they are not the keys");
   }
   StoredKinds kinds;
   kinds.Add({keys, layer.kv_dim, layer.key_offset, scores_keys ? layer.halo : 0});
   kinds.Add({values, layer.kv_dim, layer.value_offset, 0});
-  if (layer.score_dim > 0 && score_keys != nullptr) {
-    kinds.Add({score_keys, layer.score_dim, score_offset, layer.halo});
-  }
+  if (layer.score_dim > 0 && score_keys != nullptr) kinds.Add(scores);
   return kinds;
 }
 
@@ -97,6 +99,12 @@ bool AreVectors(const StoredKinds& kinds) {
     if (kind.dim % vector != 0 || kind.offset % 16 != 0 || !IsAligned(kind.from, 16)) return false;
   }
   return true;
+}
+
+absl::Status UnsupportedScores(const CacheLayer& layer) {
+  return absl::UnimplementedError(
+      absl::StrCat("score keys of ", std::string(DTypeName(layer.score_dtype)), " beside keys of ",
+                   std::string(DTypeName(layer.dtype))));
 }
 
 // f<T, ScoreT, whether threads store 16 bytes at a time>(), the types of keys and score keys.
@@ -117,9 +125,7 @@ absl::Status WithVectors(const CacheLayer& layer, const StoredKinds& kinds, F&& 
     if (layer.score_dtype == DType::kFloat8E4M3) {
       return with_types.template operator()<T, __nv_fp8_e4m3>();
     }
-    return absl::UnimplementedError(
-        absl::StrCat("score keys of ", std::string(DTypeName(layer.score_dtype)),
-                     " beside keys of ", std::string(DTypeName(layer.dtype))));
+    return UnsupportedScores(layer);
   });
 }
 
@@ -173,34 +179,43 @@ __global__ void __launch_bounds__(kThreads)
   StoreRunsOf<T, kStored<T, kVectors>>(args, kind);
 }
 
-template <typename T, int kVector>
-__device__ __forceinline__ void StoreToken(const StoreTokensArgs& args, const StoredKind& kind) {
+// put(page, row from its stripe's first) for every page of this rank that has a row of this kind
+// for the newest token of sequence `index`.
+template <typename F>
+__device__ __forceinline__ void ForPlacesOf(const StoreTokensArgs& args, const StoredKind& kind,
+                                            bool is_score, int64_t index, F&& put) {
   const ShardGeometry& geometry = args.layer.geometry;
-  const DecodeRow row = args.rows[blockIdx.x];
+  const DecodeRow row = args.rows[index];
   if (row.position < 0) return;
   const int64_t stripe = geometry.stripe_tokens;
   const int64_t own = row.position / stripe;
-  const float* const from = kind.from + blockIdx.x * kind.dim;
   // The halo is at most a stripe, so only the neighbouring stripes can be near.
   for (int64_t s = max(int64_t{0}, own - 1); s <= own + 1; ++s) {
     if (s % geometry.num_ranks != geometry.rank) continue;
     const int64_t to = row.position - s * stripe;  // row of the page, from its stripe's first
     if (to < -kind.halo || to >= stripe + kind.halo) continue;
     const int64_t page = s / geometry.num_ranks;
-    if (page >= args.pages_of[blockIdx.x]) {
+    if (page >= args.pages_of[index]) {
       if (s == own) __trap();
       continue;
     }
     // The table is the cache's: kernels that only read it see it as constant.
-    const bool apart = blockIdx.y == kScoreKind && row.score_pages != nullptr;
-    std::byte* const begin =
-        const_cast<std::byte*>(apart ? row.score_pages[page] : row.pages[page]);
+    const bool apart = is_score && row.score_pages != nullptr;
+    put(const_cast<std::byte*>(apart ? row.score_pages[page] : row.pages[page]), to);
+  }
+}
+
+template <typename T, int kVector>
+__device__ __forceinline__ void StoreToken(const StoreTokensArgs& args, const StoredKind& kind,
+                                           bool is_score, int64_t index) {
+  const float* const from = kind.from + index * kind.dim;
+  ForPlacesOf(args, kind, is_score, index, [&](std::byte* page, int64_t row) {
     for (int64_t i = threadIdx.x * kVector; i < kind.dim; i += kThreads * kVector) {
       float numbers[kVector];
       LoadManyFloats(from + i, numbers);
-      StoreFloats(numbers, NumberAt<T>(begin, kind, to * kind.dim + i));
+      StoreFloats(numbers, NumberAt<T>(page, kind, row * kind.dim + i));
     }
-  }
+  });
 }
 
 // Block (row, kind).
@@ -210,10 +225,13 @@ __global__ void __launch_bounds__(kThreads)
   LetSuccessorsStart();
   WaitForPredecessors();
   const StoredKind kind = kinds.kinds[blockIdx.y];
+  const bool is_score = blockIdx.y == kScoreKind;
   if constexpr (!std::is_same_v<T, ScoreT>) {
-    if (blockIdx.y == kScoreKind) return StoreToken<ScoreT, kStored<ScoreT, kVectors>>(args, kind);
+    if (is_score) {
+      return StoreToken<ScoreT, kStored<ScoreT, kVectors>>(args, kind, true, blockIdx.x);
+    }
   }
-  StoreToken<T, kStored<T, kVectors>>(args, kind);
+  StoreToken<T, kStored<T, kVectors>>(args, kind, is_score, blockIdx.x);
 }
 
 // ---- Moving rows as they are ----
@@ -351,9 +369,69 @@ struct SharedColumns {
   float4 numbers[kRows][kQuads][kVectors];
 };
 
+// Where keys, values and compressed keys go in the same launch.
+struct CompressedStore {
+  StoreTokensArgs args;
+  StoredKind kinds[2];  // keys and values
+  StoredKind scores;
+  bool vectors = false;  // threads store keys and values 16 bytes at a time
+  bool stores = false;   // otherwise compressed keys go to a plain array, and that is all
+};
+
+// One number of a compressed key.
+__device__ __forceinline__ void StoreScoreNumber(const CompressedStore& store, int64_t index,
+                                                 int64_t i, float value) {
+  const StoredKind& kind = store.scores;
+  const float number[1] = {value};
+  ForPlacesOf(store.args, kind, true, index, [&](std::byte* page, int64_t row) {
+    const int64_t at = row * kind.dim + i;
+    switch (store.args.layer.score_dtype) {
+      case DType::kFloat32:
+        return StoreFloats(number, NumberAt<float>(page, kind, at));
+      case DType::kBFloat16:
+        return StoreFloats(number, NumberAt<__nv_bfloat16>(page, kind, at));
+      case DType::kFloat8E4M3:
+        return StoreFloats(number, NumberAt<__nv_fp8_e4m3>(page, kind, at));
+      case DType::kFloat16:
+        return;  // refused by the launch
+    }
+  });
+}
+
+template <typename T>
+__device__ __forceinline__ void StoreRowOf(const CompressedStore& store, const StoredKind& kind,
+                                           int64_t index) {
+  if (store.vectors) {
+    StoreToken<T, kStored<T, true>>(store.args, kind, false, index);
+  } else {
+    StoreToken<T, 1>(store.args, kind, false, index);
+  }
+}
+
+// A block's share of the keys or values of `count` rows.
+__device__ __forceinline__ void StoreRowsOf(const CompressedStore& store, const StoredKind& kind,
+                                            int64_t first, int64_t count) {
+  for (int64_t index = first + blockIdx.x; index < first + count; index += gridDim.x) {
+    switch (store.args.layer.dtype) {
+      case DType::kFloat32:
+        StoreRowOf<float>(store, kind, index);
+        break;
+      case DType::kBFloat16:
+        StoreRowOf<__nv_bfloat16>(store, kind, index);
+        break;
+      case DType::kFloat8E4M3:
+        StoreRowOf<__nv_fp8_e4m3>(store, kind, index);
+        break;
+      case DType::kFloat16:
+        break;  // refused by the launch
+    }
+  }
+}
+
 // A warp has a row of the factor, and multiplies kRows rows with it.
 template <bool kIsQuery, typename T, int kRows>
-__device__ void Compress(const CompressTokensArgs& args, SharedColumns<T, kRows>& columns) {
+__device__ void Compress(const CompressTokensArgs& args, const CompressedStore& store,
+                         SharedColumns<T, kRows>& columns) {
   constexpr int kVector = SharedColumns<T, kRows>::kVector;
   constexpr int kQuads = SharedColumns<T, kRows>::kQuads;
   constexpr int kLaneVectors = SharedColumns<T, kRows>::kVectors / kWarp;
@@ -409,26 +487,94 @@ __device__ void Compress(const CompressTokensArgs& args, SharedColumns<T, kRows>
   SumAcross<kRows, kWarp>(sums);
   const int row = lane * kRows / kWarp;
   if (lane % (kWarp / kRows) != 0 || row >= rows || output >= args.dim) return;
+  if (!kIsQuery && store.stores) {
+    StoreScoreNumber(store, first_row + row, output, sums[0]);
+    return;
+  }
   float* const out = kIsQuery ? args.compressed_queries : args.compressed_keys;
   out[(first_row + row) * args.dim + output] = sums[0];
 }
 
-// Block (outputs, matrix, rows).
+// Block (outputs, matrix, rows); beyond the two matrices (row, keys or values, rows).
 template <typename T, int kRows>
-__global__ void __launch_bounds__(kThreads) CompressTokensKernel(const CompressTokensArgs args) {
+__global__ void __launch_bounds__(kThreads)
+    CompressTokensKernel(const CompressTokensArgs args,
+                         const __grid_constant__ CompressedStore store) {
   __shared__ SharedColumns<T, kRows> columns;
   LetSuccessorsStart();
   if (blockIdx.y == 0) {
-    Compress<true>(args, columns);
+    Compress<true>(args, store, columns);
+  } else if (blockIdx.y == 1) {
+    Compress<false>(args, store, columns);
   } else {
-    Compress<false>(args, columns);
+    WaitForPredecessors();
+    const int64_t first = int64_t{blockIdx.z} * kRows;
+    StoreRowsOf(store, store.kinds[blockIdx.y - 2], first, min(int64_t{kRows}, args.rows - first));
   }
 }
 
-template <typename T, int kRows>
-void LaunchCompress(const CompressTokensArgs& args, Stream stream) {
-  const dim3 grid(BlocksOf(args.dim, kCompressWarps), 2, BlocksOf(args.rows, kRows));
-  LaunchAfter(CompressTokensKernel<T, kRows>, grid, dim3(kThreads), 0, stream, args);
+absl::Status CheckCompress(const CompressTokensArgs& args) {
+  const int64_t bytes = args.shape.kv_dim() * SizeOf(args.dtype);
+  if (bytes == 0 || bytes % 16 != 0 || args.shape.head_dim % 4 != 0 ||
+      !IsAligned(args.queries, 16) || !IsAligned(args.keys, 16) ||
+      !IsAligned(args.query_factor, 16) || !IsAligned(args.key_factor, 16)) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot compress ", args.shape.kv_heads,
+                                                   " heads of ", args.shape.head_dim,
+                                                   " numbers: no multiples of 16 bytes"));
+  }
+  if (args.dtype != DType::kFloat32 && args.dtype != DType::kBFloat16) {
+    return absl::UnimplementedError(absl::StrCat("factors of ", std::string(DTypeName(args.dtype)),
+                                                 ": they are float32 or bfloat16"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LaunchCompress(const CompressTokensArgs& args, const CompressedStore& store,
+                            Stream stream) {
+  const auto launch = [&]<typename T, int kRows>() {
+    const dim3 grid(BlocksOf(args.dim, kCompressWarps), store.stores ? 4 : 2,
+                    BlocksOf(args.rows, kRows));
+    LaunchAfter(CompressTokensKernel<T, kRows>, grid, dim3(kThreads), 0, stream, args, store);
+  };
+  const auto launch_rows = [&]<typename T>() {
+    if (args.rows == 1) {
+      launch.template operator()<T, 1>();
+    } else if (args.rows == 2) {
+      launch.template operator()<T, 2>();
+    } else if (args.rows <= 4) {
+      launch.template operator()<T, 4>();
+    } else {
+      launch.template operator()<T, kMaxCompressRows>();
+    }
+  };
+  if (args.dtype == DType::kFloat32) {
+    launch_rows.template operator()<float>();
+  } else {
+    launch_rows.template operator()<__nv_bfloat16>();
+  }
+  return CheckLaunch("CompressTokens");
+}
+
+absl::StatusOr<CompressedStore> CompressedStoreOf(const StoreTokensArgs& args) {
+  const CacheLayer& layer = args.layer;
+  LONGSPAN_RETURN_IF_ERROR(CheckLayer(layer));
+  if (layer.score_dtype != layer.dtype && layer.score_dtype != DType::kFloat8E4M3) {
+    return UnsupportedScores(layer);
+  }
+  StoredKinds rows;
+  rows.Add({args.keys, layer.kv_dim, layer.key_offset, 0});
+  rows.Add({args.values, layer.kv_dim, layer.value_offset, 0});
+  CompressedStore store;
+  store.args = args;
+  store.kinds[0] = rows.kinds[0];
+  store.kinds[1] = rows.kinds[1];
+  store.scores = ScoreKind(layer, nullptr);
+  store.stores = true;
+  LONGSPAN_RETURN_IF_ERROR(WithCacheType(layer.dtype, [&]<typename T>() {
+    store.vectors = AreVectors<T, T>(rows);
+    return absl::OkStatus();
+  }));
+  return store;
 }
 
 }  // namespace
@@ -530,30 +676,22 @@ absl::Status Convert(const void* from, DType from_dtype, void* to, DType to_dtyp
 
 absl::Status CompressTokens(const CompressTokensArgs& args, Stream stream) {
   if (args.rows == 0 || args.dim == 0) return absl::OkStatus();
-  const int64_t bytes = args.shape.kv_dim() * SizeOf(args.dtype);
-  if (bytes == 0 || bytes % 16 != 0 || args.shape.head_dim % 4 != 0 ||
-      !IsAligned(args.queries, 16) || !IsAligned(args.keys, 16) ||
-      !IsAligned(args.query_factor, 16) || !IsAligned(args.key_factor, 16)) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot compress ", args.shape.kv_heads,
-                                                   " heads of ", args.shape.head_dim,
-                                                   " numbers: no multiples of 16 bytes"));
+  LONGSPAN_RETURN_IF_ERROR(CheckCompress(args));
+  return LaunchCompress(args, CompressedStore(), stream);
+}
+
+absl::Status CompressAndStoreTokens(const CompressTokensArgs& compress,
+                                    const StoreTokensArgs& store, Stream stream) {
+  if (compress.rows != store.num_rows || compress.dim != store.layer.score_dim ||
+      compress.dim < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot store ", store.num_rows, " score keys of ", store.layer.score_dim,
+                     " numbers from ", compress.rows, " compressed to ", compress.dim));
   }
-  const auto launch = [&]<typename T>() {
-    if (args.rows == 1) {
-      LaunchCompress<T, 1>(args, stream);
-    } else if (args.rows == 2) {
-      LaunchCompress<T, 2>(args, stream);
-    } else if (args.rows <= 4) {
-      LaunchCompress<T, 4>(args, stream);
-    } else {
-      LaunchCompress<T, kMaxCompressRows>(args, stream);
-    }
-    return CheckLaunch("CompressTokens");
-  };
-  if (args.dtype == DType::kFloat32) return launch.template operator()<float>();
-  if (args.dtype == DType::kBFloat16) return launch.template operator()<__nv_bfloat16>();
-  return absl::UnimplementedError(absl::StrCat("factors of ", std::string(DTypeName(args.dtype)),
-                                               ": they are float32 or bfloat16"));
+  if (compress.rows == 0) return absl::OkStatus();
+  LONGSPAN_RETURN_IF_ERROR(CheckCompress(compress));
+  LONGSPAN_ASSIGN_OR_RETURN(const CompressedStore stored, CompressedStoreOf(store));
+  return LaunchCompress(compress, stored, stream);
 }
 
 }  // namespace longspan::cuda

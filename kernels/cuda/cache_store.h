@@ -128,6 +128,12 @@ struct CompressTokensArgs {
 };
 absl::Status CompressTokens(const CompressTokensArgs& args, Stream stream);
 
+// CompressTokens, then StoreTokens with the compressed keys as score keys, to the bit, in one
+// launch. They go nowhere else: compressed_keys and score_keys are not used. InvalidArgument: as
+// both, or other numbers of rows or dimensions to store than are compressed.
+absl::Status CompressAndStoreTokens(const CompressTokensArgs& compress,
+                                    const StoreTokensArgs& store, Stream stream);
+
 }  // namespace longspan::cuda
 
 #endif  // LONGSPAN_KERNELS_CUDA_CACHE_STORE_H_

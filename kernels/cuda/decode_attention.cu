@@ -13,6 +13,7 @@
 #include "kernels/cuda/decode_attention_mma.cuh"
 #include "kernels/cuda/decode_attention_share.cuh"
 #include "kernels/cuda/decode_attention_simt.cuh"
+#include "kernels/cuda/head_dims.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 
@@ -23,7 +24,6 @@ namespace decode {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
-constexpr int64_t kMaxRows = 65535;  // gridDim.z
 constexpr int64_t kCounterAlignment = 16;
 
 int64_t PadCounters(int64_t counters) {
@@ -73,10 +73,6 @@ absl::Status Launch(const DecodeAttentionArgs& args, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(ToStatus(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, P::kSharedBytes),
       "shared memory of decode attention"));
-  LONGSPAN_RETURN_IF_ERROR(
-      ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                    cudaSharedmemCarveoutMaxShared),
-               "shared memory of decode attention"));
   const AttentionShape& shape = args.shape;
   const int splits =
       NumSplits(shape.kv_heads, args.multiprocessors,
@@ -110,30 +106,8 @@ absl::Status LaunchForGroup(const DecodeAttentionArgs& args, Stream stream) {
   if (group == 2) return Launch<SimtTiling<T, kDim, 2, 1>>(args, stream);
   if (group <= 4) return Launch<SimtTiling<T, kDim, kMaxThreadHeads, 1>>(args, stream);
   if (group <= 8) return Launch<SimtTiling<T, kDim, kMaxThreadHeads, 2>>(args, stream);
-  return Launch<SimtTiling<T, kDim, kMaxThreadHeads, kMaxGroup / kMaxThreadHeads>>(args, stream);
-}
-
-absl::Status UnsupportedHeadDim(int64_t head_dim) {
-  return absl::UnimplementedError(absl::StrCat(
-      "decode attention on GPUs supports head_dim 16, 32, 64, 128 and 256, not ", head_dim));
-}
-
-template <typename T>
-absl::Status LaunchForDim(const DecodeAttentionArgs& args, Stream stream) {
-  switch (args.shape.head_dim) {
-    case 16:
-      return LaunchForGroup<T, 16>(args, stream);
-    case 32:
-      return LaunchForGroup<T, 32>(args, stream);
-    case 64:
-      return LaunchForGroup<T, 64>(args, stream);
-    case 128:
-      return LaunchForGroup<T, 128>(args, stream);
-    case 256:
-      return LaunchForGroup<T, 256>(args, stream);
-    default:
-      return UnsupportedHeadDim(args.shape.head_dim);
-  }
+  return Launch<SimtTiling<T, kDim, kMaxThreadHeads, kMaxDecodeGroup / kMaxThreadHeads>>(args,
+                                                                                         stream);
 }
 
 int64_t WorkspaceBytes(const AttentionShape& shape, int max_rows, int multiprocessors) {
@@ -175,9 +149,9 @@ absl::Status CheckArgs(const DecodeAttentionArgs& args) {
     return absl::InvalidArgumentError(absl::StrCat(
         "decode attention: ", shape.heads, " heads cannot share ", shape.kv_heads, " KV heads"));
   }
-  if (shape.group() > kMaxGroup) {
+  if (shape.group() > kMaxDecodeGroup) {
     return absl::UnimplementedError(absl::StrCat("decode attention on GPUs supports up to ",
-                                                 kMaxGroup, " heads a KV head, not ",
+                                                 kMaxDecodeGroup, " heads a KV head, not ",
                                                  shape.group()));
   }
   if (args.key_offset % 16 != 0 || args.value_offset % 16 != 0) {
@@ -189,12 +163,15 @@ absl::Status CheckArgs(const DecodeAttentionArgs& args) {
     return absl::InvalidArgumentError(
         "decode attention: queries and output must be aligned to 16 bytes");
   }
+  if (args.output_dtype != DType::kFloat32 && args.output_dtype != DType::kBFloat16) {
+    return absl::InvalidArgumentError("decode attention: output must be float32 or bfloat16");
+  }
   if (geometry.stripe_tokens < 1 || geometry.rank < 0 || geometry.rank >= geometry.num_ranks) {
     return absl::InvalidArgumentError(absl::StrCat("decode attention: rank ", geometry.rank, " of ",
                                                    geometry.num_ranks, ", stripes of ",
                                                    geometry.stripe_tokens, " tokens"));
   }
-  if (args.num_rows < 0 || args.num_rows > args.max_rows || args.num_rows > kMaxRows ||
+  if (args.num_rows < 0 || args.num_rows > args.max_rows || args.num_rows > kMaxDecodeRows ||
       args.multiprocessors < 1 || args.initial_tokens < 0 || args.local_tokens < 0 ||
       args.far_position < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -217,8 +194,10 @@ int64_t DecodeAttentionWorkspaceBytes(const AttentionShape& shape, int max_rows,
 absl::Status DecodeAttention(const DecodeAttentionArgs& args, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(decode::CheckArgs(args));
   if (args.num_rows == 0) return absl::OkStatus();
-  return WithCacheType(args.dtype,
-                       [&]<typename T>() { return decode::LaunchForDim<T>(args, stream); });
+  return WithCacheType(args.dtype, [&]<typename T>() {
+    return WithHeadDim(args.shape.head_dim,
+                       [&]<int kDim>() { return decode::LaunchForGroup<T, kDim>(args, stream); });
+  });
 }
 
 }  // namespace longspan::cuda

@@ -13,6 +13,9 @@
 // Attention of the newest token of each of several sequences to the keys that this rank keeps.
 namespace longspan::cuda {
 
+inline constexpr int kMaxDecodeGroup = 16;    // heads of a KV head
+inline constexpr int kMaxDecodeRows = 65535;  // of a launch: gridDim.z
+
 // All pointers are to device memory. What a row reads follows from its position p as in
 // sharding/attention_ranges.h: if `dense`, or if lo = max(0, p - local_tokens) <= initial_tokens,
 // the keys at [0, p]; otherwise the near ones at [lo, p], and as far ones those at
@@ -60,20 +63,25 @@ struct DecodeAttentionArgs {
   int max_rows = 0;
   int multiprocessors = 0;  // of the device (DeviceInfo)
 
-  float* output = nullptr;  // [num_rows, heads, head_dim], aligned to 16 bytes
-  float* lse = nullptr;     // [num_rows, heads], natural log
+  // [num_rows, heads, head_dim] of `output_dtype`, aligned to 16 bytes. Partials that are merged
+  // with others are float32; bfloat16 is for what products read.
+  void* output = nullptr;
+  DType output_dtype = DType::kFloat32;
+  float* lse = nullptr;  // [num_rows, heads], natural log
 };
 
 int64_t DecodeAttentionWorkspaceBytes(const AttentionShape& shape, int max_rows,
                                       int multiprocessors);
 
 // One softmax over a row's far and near keys, scores scaled by score_scale/sqrt(head_dim), in
-// float32. A row without a key on this rank gets 0 and -inf. One launch, which reads nothing that
-// depends on the rows from the host: a graph with it may be replayed after rows, counts and page
-// tables have changed in place. A row's bits depend on the row alone, and are the same every time.
-// Unimplemented: a head_dim other than 16, 32, 64, 128 and 256, or more than 16 heads a KV head.
+// float32, and one rounding of the output. A row without a key on this rank gets 0 and -inf. One
+// launch, which reads nothing that depends on the rows from the host: a graph with it may be
+// replayed after rows, counts and page tables have changed in place. A row's bits depend on the row
+// alone, and are the same every time.
+// Unimplemented: a head_dim that is not one of kHeadDims, or more than kMaxDecodeGroup heads a KV
+// head.
 // InvalidArgument: sizes that fit no cache, a RoPE table without a position that all rows may need,
-// a workspace that is too small for max_rows and multiprocessors.
+// a workspace that is too small for max_rows and multiprocessors, another output_dtype.
 absl::Status DecodeAttention(const DecodeAttentionArgs& args, Stream stream);
 
 }  // namespace longspan::cuda

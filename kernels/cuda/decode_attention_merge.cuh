@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/decode_attention_share.cuh"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/sum_across.cuh"
 
 // How decode attention merges what was found apart, always in the same order: a block its teams,
@@ -128,6 +129,16 @@ __device__ __forceinline__ void LoadColumns(const Partials& partials, int column
   }
 }
 
+__device__ __forceinline__ void PutOutput(const DecodeAttentionArgs& args, int64_t at,
+                                          float4 output) {
+  const float values[4] = {output.x, output.y, output.z, output.w};
+  if (args.output_dtype == DType::kFloat32) {
+    StoreFloats(values, static_cast<float*>(args.output) + at);
+  } else {
+    StoreFloats(values, static_cast<__nv_bfloat16*>(args.output) + at);
+  }
+}
+
 // By the last block of a row and KV head. The first loads are under way while weights are found.
 template <typename P>
 __device__ __forceinline__ void MergePartials(const Job& job, int row, const Partials& partials,
@@ -136,7 +147,7 @@ __device__ __forceinline__ void MergePartials(const Job& job, int row, const Par
   const int group = job.group();
   const int columns = group * (P::kDim / 4);
   const int64_t first_head = row * job.args.shape.heads + int64_t{blockIdx.x} * group;
-  auto* output = reinterpret_cast<float4*>(job.args.output + first_head * P::kDim);
+  const int64_t first_output = first_head * P::kDim;
   Columns loaded;
   LoadColumns<P>(partials, columns, threadIdx.x, 0, &loaded);
   WeighSplits<P>(job, first_head, partials, weights);
@@ -155,7 +166,7 @@ __device__ __forceinline__ void MergePartials(const Job& job, int row, const Par
         if (first + i < splits) Add(loaded.of[i], of_head[(first + i) * P::kGroup], &sum);
       }
     }
-    output[column] = sum;
+    PutOutput(job.args, first_output + 4 * column, sum);
   }
 }
 

@@ -23,7 +23,6 @@ namespace longspan::cuda::decode {
 constexpr int kSimtWarps = 8;
 constexpr int kPairs = 4;  // of dimensions, that one lane computes
 constexpr int kMaxThreadHeads = 4;
-constexpr int kMaxGroup = 16;
 constexpr int kDepth = 2;            // steps that a warp's share of shared memory holds
 constexpr int kStepRowBytes = 2048;  // of a step's keys, at most, and of its values
 constexpr int kMaxStepTokens = 16;   // so that lists of tokens stay small

@@ -190,6 +190,19 @@ absl::StatusOr<StreamHandle> StreamHandle::Create() {
   return handle;
 }
 
+absl::StatusOr<StreamHandle> StreamHandle::CreateUrgent() {
+  int least = 0, greatest = 0;
+  LONGSPAN_RETURN_IF_ERROR(ToStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest),
+                                    "cudaDeviceGetStreamPriorityRange"));
+  cudaStream_t stream = nullptr;
+  LONGSPAN_RETURN_IF_ERROR(
+      ToStatus(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
+               "cudaStreamCreateWithPriority"));
+  StreamHandle handle;
+  handle.stream_.reset(stream);
+  return handle;
+}
+
 void StreamHandle::Destroy::operator()(Stream stream) const { cudaStreamDestroy(stream); }
 
 absl::StatusOr<Event> Event::Create() {

@@ -106,6 +106,8 @@ class StreamHandle {
  public:
   StreamHandle() = default;
   static absl::StatusOr<StreamHandle> Create();
+  // Its kernels come first wherever a multiprocessor has room.
+  static absl::StatusOr<StreamHandle> CreateUrgent();
   Stream get() const { return stream_.get(); }
 
  private:

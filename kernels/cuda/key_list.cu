@@ -65,8 +65,8 @@ absl::Status LocateCandidates(const LocateCandidatesArgs& args, Stream stream) {
 
 absl::Status ListKeys(const ListKeysArgs& args, Stream stream) {
   if (args.num_blocks == 0) return absl::OkStatus();
-  if (args.num_blocks > 65535) {
-    return absl::InvalidArgumentError("ListKeys: more than 65,535 blocks in a launch");
+  if (args.num_blocks > kMaxAttentionBlocks) {
+    return absl::InvalidArgumentError("ListKeys: too many blocks in a launch");
   }
   const dim3 grid(kListBlocks, args.num_blocks);
   ListKeysKernel<<<grid, kThreads, 0, stream>>>(args);

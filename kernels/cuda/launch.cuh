@@ -53,13 +53,17 @@ inline bool KernelsWait(const void* kernel) {
   return answer == kYes;
 }
 
-// Launches a kernel that keeps to the above. CheckLaunch has the error.
+// Launches a kernel that keeps to the above. CheckLaunch has the error. All have the same part of a
+// multiprocessor's memory as shared memory, the most there can be: kernels that want other parts
+// are not on it at the same time.
 template <typename... Parameters, typename... Arguments>
 void LaunchAfter(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                  Stream stream, Arguments&&... arguments) {
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                       cudaSharedmemCarveoutMaxShared);
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;

@@ -14,6 +14,7 @@
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 namespace longspan::cuda {
@@ -23,6 +24,7 @@ constexpr int kWarp = 32;
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kFewRows = static_cast<int>(kMaxFewRows);
+constexpr int64_t kMaxLaunchRows = 65535 * kMaxFewRows;  // gridDim.y; keeps the rest aligned
 
 // What the sum at `at` of y is added to. Read early, for it comes from afar.
 __device__ float Before(const LinearArgs& args, int64_t at) {
@@ -58,31 +60,53 @@ __device__ void Put(const LinearArgs& args, int64_t at, float value) {
 
 // ---- Few rows of 16-bit numbers ----
 //
-// A block has 16 outputs of 8 rows. A step is 32 inputs, of which each of the 4 lanes of a group
-// reads 8 of the group's two outputs and 8 of the group's row, 16 bytes each; the warps take steps
-// in turn. Tensor cores multiply, so that 8 rows cost no more instructions than one. Which number a
-// fragment calls its k-th is free as long as both operands agree.
+// A block has tiles of 16 outputs of 8 rows, one after the other. A step is kStepInputs inputs, of
+// which each of the 4 lanes of a group multiplies kPieces * 8 of the group's two outputs with those
+// of the group's row. Tensor cores multiply, so that 8 rows cost no more instructions than one.
+// Which number a fragment calls its k-th is free as long as both operands agree.
 //
 // Weights come through a ring in shared memory: copies in flight take no registers there, and leave
-// the first-level cache to x, which every block reads. Each lane reads what it copied itself, so
-// that nobody waits for anybody. x comes from the second-level cache, or from the first where
-// another block was faster; a step takes less time than that, and so x is read several ahead.
+// the first-level cache to x, which every block reads. x comes from the second-level cache, or from
+// the first where another block was faster; a step takes less time than that, and so x is read some
+// ahead. Rows that the block norms itself lie in shared memory.
 //
 // A block starts while the kernels before it still run, and fills its ring. The rings of all
-// blocks are what the memory does meanwhile, and should last until those kernels have ended.
+// blocks are what the memory does meanwhile, and should last until those kernels have ended. From
+// one tile to the next the ring runs on.
 
-constexpr int kOutputs = 16;    // of a block
-constexpr int kLaneInputs = 8;  // 16 bytes
-constexpr int kStepInputs = 4 * kLaneInputs;
+constexpr int kOutputs = 16;    // of a tile
+constexpr int kLaneInputs = 8;  // 16 bytes, a piece
+// Pieces of a row that a lane multiplies in a step. With 2, lanes copy whole lines of memory, for
+// each other; with 1 each lane copies what it multiplies.
+constexpr int kPieces = 2;
+constexpr int kRowPieces = 4 * kPieces;  // of a step
+constexpr int kStepInputs = kRowPieces * kLaneInputs;
 constexpr int kBlockInputs = kWarps * kStepInputs;  // of one step of every warp
-constexpr int kSlots = 6;                           // steps of a warp's ring
-constexpr int kAhead = 3;                           // steps that x is ahead
-// On a multiprocessor, by registers: one more than by shared memory, for small kernels among them.
-constexpr int kMinBlocks = 5;
-static_assert(kSlots % kAhead == 0);
-// Per cent of an H100's 228 KiB that are shared memory: 196 KiB, the rings of 4 blocks. With one
-// row, what is left as a cache holds 28672 inputs.
-constexpr int kSharedPercent = 85;
+constexpr int kCopies = 2 * kPieces;                // of a lane and step
+constexpr int kCopiedRows = kWarp / kRowPieces;     // by a warp's lanes at once
+constexpr int kSlotPieces = kOutputs * kRowPieces;  // of a warp and step
+constexpr int kSlots = 6 / kPieces;                 // steps of a warp's ring
+constexpr int kAhead = kPieces == 1 ? 3 : 2;        // steps that x is ahead
+constexpr int kRingPieces = kWarps * kSlots * kSlotPieces;
+constexpr int kRingBytes = kRingPieces * 16;
+// Whether blocks take as many tiles each as keep the grid resident, and not one.
+constexpr bool kManyTiles = true;
+// On a multiprocessor, by registers.
+constexpr int kMinBlocks = 4;
+// Rows that blocks norm themselves: with one of 4096 numbers, 4 blocks still fit 228 KiB.
+constexpr int kNormRows = 2;
+constexpr int64_t kMaxNormBytes = 16 << 10;
+// A warp's sums of a tile take the place of a step.
+static_assert(kFewRows * kOutputs * sizeof(float) <= kSlotPieces * 16);
+
+struct FewRows {
+  LinearArgs args;
+  LinearFusion fusion;
+  int tiles;
+  int steps;  // of a tile, each warp's
+};
+// Weights are found by pieces counted from the first.
+constexpr int64_t kMaxWeightPieces = int64_t{1} << 32;
 
 // sum[output, row] += weight[output, 16] x[row, 16]^T, in the fragments of m16n8k16. `upper` is of
 // the first 8 outputs, `lower` of the others.
@@ -102,126 +126,356 @@ __device__ void AddProducts(uint32_t upper0, uint32_t upper1, uint32_t lower0, u
   }
 }
 
-// What a lane reads, pieces of 16 bytes for each step; pieces beyond the inputs are zeros. Steps
-// count from a multiple of kSlots on, so that each has its place in the ring.
-template <typename T>
-struct Lane {
-  const T* x;
-  const T* upper;  // weights
-  const T* lower;
-  int left;     // inputs from its first one on
-  int steps;    // of its warp
-  uint4* ring;  // [kSlots, 2, kWarp], from its own place on
+// Row `row` of the weight's part for a tile. Rows beyond the end repeat the last one, and nobody
+// looks at the result. With swiglu the first 8 are gates, and the others what they meet.
+__device__ __forceinline__ int WeightRow(const FewRows& job, int tile, int row) {
+  const int out = static_cast<int>(job.args.out);
+  if (!job.fusion.swiglu) return min(tile * kOutputs + row, out - 1);
+  constexpr int kHalf = kOutputs / 2;
+  const int gate = min(tile * kHalf + row % kHalf, out / 2 - 1);
+  return row < kHalf ? gate : gate + out / 2;
+}
 
-  // Not __ldg: the kernel before this one may have written it after this one had started.
-  __device__ uint4 LoadX(int step) const {
-    const int k = step * kBlockInputs;
-    return k < left ? *reinterpret_cast<const uint4*>(x + k) : uint4{};
+// A piece of a step in its slot. Where a row fills all banks, odd rows have their halves swapped,
+// so that the two groups that read at once read different ones.
+__device__ __forceinline__ int PlaceOf(int row, int piece) {
+  if constexpr (kPieces == 2) piece ^= row % 2 * 4;
+  return row * kRowPieces + piece;
+}
+
+// A lane's copies to its warp's ring, of one tile after the other; pieces beyond the inputs are
+// zeros.
+class Copies {
+ public:
+  __device__ Copies(const FewRows& job, uint4* ring)
+      : job_(job),
+        first_(threadIdx.x / kWarp * kRowPieces + threadIdx.x % kRowPieces),
+        to_(ring + PlaceOf(Row(0), threadIdx.x % kRowPieces)),
+        tile_(blockIdx.x) {
+    Seek();
   }
-  __device__ uint4* Slot(int step) const { return ring + step % kSlots * 2 * kWarp; }
+
   // Every step is a group of copies, those after the last one are empty.
-  __device__ void CopyWeights(int step) const {
-    const int k = step * kBlockInputs;
-    if (step < steps) {
-      CopyAsync(Slot(step), upper + k, k < left);
-      CopyAsync(Slot(step) + kWarp, lower + k, k < left);
+  __device__ __forceinline__ void Next() {
+    if (tile_ < job_.tiles) {
+      const int piece = step_ * kWarps * kRowPieces;
+      const bool present = first_ + piece < static_cast<int>(job_.args.in) / kLaneInputs;
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        // Rows so far apart are both odd, or both even.
+        static_assert(kCopiedRows % 2 == 0);
+        CopyAsync(to_ + slot_ * kSlotPieces + i * kCopiedRows * kRowPieces,
+                  static_cast<const uint4*>(job_.args.weight) + from_[i] + piece, present);
+      }
+      if (++step_ == job_.steps) {
+        step_ = 0;
+        tile_ += static_cast<int>(gridDim.x);
+        Seek();
+      }
     }
     CommitCopies();
+    slot_ = slot_ == kSlots - 1 ? 0 : slot_ + 1;
   }
-  __device__ void Advance() {
-    x += kSlots * kBlockInputs;
-    upper += kSlots * kBlockInputs;
-    lower += kSlots * kBlockInputs;
-    left -= kSlots * kBlockInputs;
-    steps -= kSlots;
+
+ private:
+  static __device__ __forceinline__ int Row(int i) {
+    return threadIdx.x % kWarp / kRowPieces + i * kCopiedRows;
+  }
+  __device__ __forceinline__ void Seek() {
+    const auto row_pieces = static_cast<uint32_t>(job_.args.in / kLaneInputs);
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      from_[i] = static_cast<uint32_t>(WeightRow(job_, tile_, Row(i))) * row_pieces + first_;
+    }
+  }
+
+  const FewRows& job_;
+  int first_;  // piece of a row
+  uint4* to_;
+  int tile_;
+  uint32_t from_[kCopies];  // pieces of the weight
+  int step_ = 0, slot_ = 0;
+};
+
+// What a lane multiplies of its group's row; pieces beyond the inputs are zeros.
+template <typename T>
+struct LaneRow {
+  const T* x;  // from the lane's first input on
+  int left;    // inputs from there on
+
+  // Not __ldg: the kernel before this one may have written it after this one had started.
+  __device__ __forceinline__ void Load(int step, uint4 (&pieces)[kPieces]) const {
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int k = step * kBlockInputs + i * 4 * kLaneInputs;
+      pieces[i] = k < left ? *reinterpret_cast<const uint4*>(x + k) : uint4{};
+    }
   }
 };
 
-// The copies of kSlots - 1 steps are under way. even and odd: the fragments of the sums over the
-// even and odd halves of lanes' pieces.
-template <typename T>
-__device__ void AddSteps(Lane<T> lane, float (&even)[4], float (&odd)[4]) {
-  uint4 ahead[kAhead];
+// The sums of a tile. The copies of kSlots - 1 steps are under way, `slot` is the first one's. even
+// and odd: the fragments of the sums over the even and odd halves of lanes' pieces.
+template <typename T, int kXAhead>
+__device__ __forceinline__ void AddSteps(int steps, const LaneRow<T>& row, const uint4* ring,
+                                         Copies& copies, int* slot, float (&even)[4],
+                                         float (&odd)[4]) {
+  const int group = threadIdx.x % kWarp / 4;
+  const int part = threadIdx.x % 4;
+  uint4 ahead[kXAhead == 0 ? 1 : kXAhead][kPieces];
 #pragma unroll
-  for (int step = 0; step < kAhead; ++step) ahead[step] = lane.LoadX(step);
-  for (; lane.steps > 0; lane.Advance()) {
+  for (int step = 0; step < kXAhead; ++step) row.Load(step, ahead[step]);
+  for (int step = 0; step < steps; ++step) {
+    if constexpr (kXAhead == 0) row.Load(step, ahead[0]);
+    AwaitCopies<kSlots - 2>();
+    if constexpr (kPieces > 1) __syncwarp();  // with what the other lanes copied
+    const uint4* from = ring + *slot * kSlotPieces;
 #pragma unroll
-    for (int step = 0; step < kSlots; ++step) {
-      if (step >= lane.steps) break;
-      AwaitCopies<kSlots - 2>();
-      const uint4 upper = *lane.Slot(step);
-      const uint4 lower = *(lane.Slot(step) + kWarp);
-      const uint4 x = ahead[step % kAhead];
+    for (int i = 0; i < kPieces; ++i) {
+      const uint4 upper = from[PlaceOf(group, part + 4 * i)];
+      const uint4 lower = from[PlaceOf(group + kOutputs / 2, part + 4 * i)];
+      const uint4 x = ahead[0][i];
       AddProducts<T>(upper.x, upper.y, lower.x, lower.y, x.x, x.y, even);
       AddProducts<T>(upper.z, upper.w, lower.z, lower.w, x.z, x.w, odd);
-      ahead[step % kAhead] = lane.LoadX(step + kAhead);
-      // Into the slot that was read a step ago.
-      lane.CopyWeights(step + kSlots - 1);
     }
+#pragma unroll
+    for (int a = 0; a + 1 < kXAhead; ++a) {
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) ahead[a][i] = ahead[a + 1][i];
+    }
+    if constexpr (kXAhead > 0) row.Load(step + kXAhead, ahead[kXAhead - 1]);
+    // Into the slot that was read a step ago.
+    copies.Next();
+    *slot = *slot == kSlots - 1 ? 0 : *slot + 1;
+  }
+}
+
+// A line of `norm` for each thread on its way to the second-level cache.
+__device__ __forceinline__ void PrefetchNorm(const FewRows& job) {
+  constexpr int kLine = 128 / sizeof(float);
+  for (int64_t i = threadIdx.x * kLine; i < job.args.in; i += kThreads * kLine) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(job.fusion.norm + i));
+  }
+}
+
+// The sums [rows, row_warps] of squares: what RmsNorm's warps each have of a row, by two at a time.
+__device__ __forceinline__ void SumSquares(const FewRows& job, int row_warps, float* sums) {
+  constexpr int kVector = 4;
+  constexpr int kAtOnce = 2;
+  const int lane = threadIdx.x % kWarp;
+  const int warps = static_cast<int>(job.args.rows) * row_warps;
+  const int64_t dim = job.args.in;
+  const int64_t step = int64_t{row_warps} * kWarp * kVector;
+  for (int first = threadIdx.x / kWarp; first < warps; first += kAtOnce * kWarps) {
+    float held[kAtOnce][kHeld][kVector] = {};
+    const auto row = [&](int warp) {
+      return static_cast<const float*>(job.args.x) + warp / row_warps * dim;
+    };
+    const auto begin = [&](int warp) { return (warp % row_warps * kWarp + lane) * kVector; };
+#pragma unroll
+    for (int a = 0; a < kAtOnce; ++a) {
+      const int warp = first + a * kWarps;
+#pragma unroll
+      for (int h = 0; h < kHeld; ++h) {
+        const int64_t i = begin(warp) + h * step;
+        if (warp < warps && i < dim) LoadFloats(row(warp) + i, held[a][h]);
+      }
+    }
+#pragma unroll
+    for (int a = 0; a < kAtOnce; ++a) {
+      const int warp = first + a * kWarps;
+      if (warp >= warps) break;
+      float sum = 0;
+#pragma unroll
+      for (int h = 0; h < kHeld; ++h) AddSquares(held[a][h], &sum);
+      for (int64_t i = begin(warp) + kHeld * step; i < dim; i += step) {
+        float more[kVector];
+        LoadFloats(row(warp) + i, more);
+        AddSquares(more, &sum);
+      }
+      sum = SumOfWarp(sum);
+      if (lane == 0) sums[warp] = sum;
+    }
+  }
+}
+
+// The rows of x, normed, to shared memory [rows, in], where sums lie meanwhile.
+template <typename T>
+__device__ __forceinline__ void NormRows(const FewRows& job, T* normed) {
+  const int64_t dim = job.args.in;
+  const int rows = static_cast<int>(job.args.rows);
+  const int row_warps = dim <= kMaxWarpRow ? 1 : kLongRowThreads / kWarp;
+  auto* sums = reinterpret_cast<float*>(normed);
+  SumSquares(job, row_warps, sums);
+  __syncthreads();
+  float scales[kNormRows] = {};
+#pragma unroll
+  for (int r = 0; r < kNormRows; ++r) {
+    if (r >= rows) break;
+    scales[r] = NormScale(SumOfWarps(sums + r * row_warps, row_warps), dim, job.fusion.epsilon);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int r = 0; r < kNormRows; ++r) {
+    if (r >= rows) break;
+    const float* x = static_cast<const float*>(job.args.x) + r * dim;
+    for (int64_t i = threadIdx.x * kLaneInputs; i < dim; i += kThreads * kLaneInputs) {
+      float out[kLaneInputs];
+#pragma unroll
+      for (int part = 0; part < kLaneInputs; part += 4) {
+        float values[4], weights[4];
+        LoadFloats(x + i + part, values);
+        LoadFloats(job.fusion.norm + i + part, weights);
+#pragma unroll
+        for (int v = 0; v < 4; ++v) out[part + v] = Normed(values[v], scales[r], weights[v]);
+      }
+      StoreFloats(out, normed + r * dim + i);
+    }
+  }
+  __syncthreads();
+}
+
+// A thread's own number of a tile of y.
+struct Own {
+  int row, output;  // of the tile
+  int at_row, at_output;
+  bool puts;
+
+  __device__ __forceinline__ Own(const FewRows& job, int tile) {
+    const int width = job.fusion.swiglu ? kOutputs / 2 : kOutputs;
+    const auto out = static_cast<int>(job.args.out);
+    row = threadIdx.x / kOutputs;
+    output = threadIdx.x % kOutputs;
+    at_row = static_cast<int>(blockIdx.y) * kFewRows + row;
+    at_output = tile * width + output;
+    puts = row < kFewRows && at_row < job.args.rows && output < width &&
+           at_output < (job.fusion.swiglu ? out / 2 : out);
+  }
+};
+
+// The warps' sums [kFewRows, kOutputs], each in its part of the rings.
+__device__ __forceinline__ float SumOver(const float* sums, int row, int output) {
+  float sum = 0;
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) {
+    sum += sums[warp * kSlots * kSlotPieces * 4 + row * kOutputs + output];
+  }
+  return sum;
+}
+
+// before, bias: what is added to the sum.
+__device__ __forceinline__ void PutSum(const FewRows& job, const Own& own, const float* sums,
+                                       float before, float bias) {
+  const LinearFusion& fusion = job.fusion;
+  const LinearArgs& args = job.args;
+  float sum = before + SumOver(sums, own.row, own.output);
+  if (fusion.swiglu) {
+    const float up = 0.0f + SumOver(sums, own.row, own.output + kOutputs / 2);
+    return Put(args, own.at_row * (args.out / 2) + own.at_output, Silu(sum) * up);
+  }
+  if (fusion.bias != nullptr) sum += bias;
+  const int64_t first_key = args.out - 2 * fusion.kv_dim;
+  if (own.at_output < first_key) {
+    return Put(args, own.at_row * first_key + own.at_output, sum);
+  }
+  const int64_t column = own.at_output - first_key;
+  const int64_t key = own.at_row * fusion.kv_dim + column;
+  if (column < fusion.kv_dim) {
+    fusion.keys[key] = sum;
+  } else {
+    fusion.values[key - fusion.kv_dim] = sum;
   }
 }
 
 // in is a multiple of kLaneInputs, and x and weight are aligned to 16 bytes.
-template <typename T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks) FewRowsKernel(LinearArgs args) {
+template <typename T, bool kNorm>
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    FewRowsKernel(const __grid_constant__ FewRows job) {
+  extern __shared__ __align__(128) uint4 shared[];  // the rings [kWarps, kSlots], then normed rows
   LetSuccessorsStart();
-  __shared__ uint4 rings[kWarps][kSlots][2][kWarp];
   const int warp = threadIdx.x / kWarp;
   const int group = threadIdx.x % kWarp / 4;
   const int part = threadIdx.x % 4;
-  const int64_t first_row = int64_t{blockIdx.y} * kFewRows;
-  const int64_t first_output = int64_t{blockIdx.x} * kOutputs;
-  // Groups beyond the end repeat the last row or output, and nobody looks at the result.
-  const int64_t row = min(first_row + group, args.rows - 1);
-  const int64_t upper = min(first_output + group, args.out - 1);
-  const int64_t lower = min(first_output + group + kOutputs / 2, args.out - 1);
-  const int in = static_cast<int>(args.in);
-  const int first = warp * kStepInputs + part * kLaneInputs;
-  Lane<T> lane;
-  lane.x = static_cast<const T*>(args.x) + row * args.in + first;
-  lane.upper = static_cast<const T*>(args.weight) + upper * args.in + first;
-  lane.lower = static_cast<const T*>(args.weight) + lower * args.in + first;
-  lane.left = in - first;
-  // The same for all lanes of a warp, which multiply together.
-  lane.steps = max(in - warp * kStepInputs + kBlockInputs - 1, 0) / kBlockInputs;
-  lane.ring = &rings[warp][0][0][threadIdx.x % kWarp];
+  uint4* ring = shared + warp * kSlots * kSlotPieces;
+  Copies copies(job, ring);
 #pragma unroll
-  for (int step = 0; step < kSlots - 1; ++step) lane.CopyWeights(step);
+  for (int step = 0; step < kSlots - 1; ++step) copies.Next();
+  if constexpr (kNorm) PrefetchNorm(job);
   WaitForPredecessors();
-  // The thread's own sum.
-  const int r = threadIdx.x / kOutputs;
-  const int o = threadIdx.x % kOutputs;
-  const bool puts = r < kFewRows && first_row + r < args.rows && first_output + o < args.out;
-  const int64_t at = (first_row + r) * args.out + first_output + o;
-  const float before = puts ? Before(args, at) : 0;
-  float even[4] = {}, odd[4] = {};
-  AddSteps(lane, even, odd);
-  // The warp's sums [kFewRows, kOutputs] take the place of its ring, of which all was read.
-  __syncwarp();
-  float* sums = reinterpret_cast<float*>(&rings[warp][0][0][0]);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    sums[(2 * part + i % 2) * kOutputs + group + i / 2 * (kOutputs / 2)] = even[i] + odd[i];
+  const T* rows = static_cast<const T*>(job.args.x);
+  if constexpr (kNorm) {
+    T* normed = reinterpret_cast<T*>(shared + kRingPieces);
+    NormRows(job, normed);
+    rows = normed;
   }
-  __syncthreads();
-  if (!puts) return;
-  float sum = 0;
+  const int in = static_cast<int>(job.args.in);
+  const int first = warp * kStepInputs + part * kLaneInputs;
+  // Groups beyond the end repeat the last row, and nobody looks at the result.
+  const int64_t row = min(int64_t{blockIdx.y} * kFewRows + group, job.args.rows - 1);
+  const LaneRow<T> lane_row = {rows + row * in + first, in - first};
+  int slot = 0;
+  for (int tile = blockIdx.x; tile < job.tiles; tile += gridDim.x) {
+    float before = 0, bias = 0;  // read early, for they come from afar
+    if (const Own own(job, tile); own.puts) {
+      before = Before(job.args, own.at_row * job.args.out + own.at_output);
+      if (job.fusion.bias != nullptr) bias = job.fusion.bias[own.at_output];
+    }
+    float even[4] = {}, odd[4] = {};
+    AddSteps<T, kNorm ? 0 : kAhead>(job.steps, lane_row, ring, copies, &slot, even, odd);
+    // The sums take the place of the step that was read last, of which all has been read.
+    __syncwarp();
+    const int last = (slot == 0 ? kSlots : slot) - 1;
+    float* sums = reinterpret_cast<float*>(ring + last * kSlotPieces);
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    sum += reinterpret_cast<const float*>(&rings[w][0][0][0])[r * kOutputs + o];
+    for (int i = 0; i < 4; ++i) {
+      sums[(2 * part + i % 2) * kOutputs + group + i / 2 * (kOutputs / 2)] = even[i] + odd[i];
+    }
+    __syncthreads();
+    if (const Own own(job, tile); own.puts) {
+      PutSum(job, own, reinterpret_cast<float*>(shared + last * kSlotPieces), before, bias);
+    }
+    if (tile + gridDim.x < job.tiles) __syncthreads();  // the next step copies to their place
   }
-  Put(args, at, before + sum);
+}
+
+int Attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 1;
+  if (cudaDeviceGetAttribute(&value, attribute, device) != cudaSuccess) return 1;
+  return value;
+}
+
+// Blocks that are to have the tiles: all the same number of them, and as many as are resident.
+unsigned TileBlocks(int64_t tiles, int64_t shared_bytes) {
+  if (!kManyTiles) return BlocksOf(tiles, 1);
+  const int64_t block_bytes = shared_bytes + Attribute(cudaDevAttrReservedSharedMemoryPerBlock);
+  const int64_t memory = Attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  const int64_t resident = std::clamp<int64_t>(memory / block_bytes, 1, kMinBlocks) *
+                           Attribute(cudaDevAttrMultiProcessorCount);
+  return BlocksOf(tiles, BlocksOf(tiles, resident));
+}
+
+template <typename T, bool kNorm>
+absl::Status LaunchFewRows(const LinearArgs& args, const LinearFusion& fusion, Stream stream) {
+  const auto kernel = FewRowsKernel<T, kNorm>;
+  const int64_t most_bytes = kRingBytes + (kNorm ? kMaxNormBytes : 0);
+  const int64_t bytes = kRingBytes + (kNorm ? args.rows * args.in * 2 : 0);
+  LONGSPAN_RETURN_IF_ERROR(
+      ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(most_bytes)),
+               "cudaFuncSetAttribute"));
+  FewRows job = {args, fusion};
+  job.tiles = static_cast<int>(fusion.swiglu ? BlocksOf(args.out / 2, kOutputs / 2)
+                                             : BlocksOf(args.out, kOutputs));
+  job.steps = static_cast<int>(BlocksOf(args.in, kBlockInputs));
+  const dim3 grid(TileBlocks(job.tiles, bytes), BlocksOf(args.rows, kFewRows));
+  LaunchAfter(kernel, grid, kThreads, static_cast<size_t>(bytes), stream, job);
+  return CheckLaunch("LinearFewRows");
 }
 
 template <typename T>
-absl::Status LaunchFewRows(const LinearArgs& args, Stream stream) {
-  LONGSPAN_RETURN_IF_ERROR(
-      ToStatus(cudaFuncSetAttribute(FewRowsKernel<T>,
-                                    cudaFuncAttributePreferredSharedMemoryCarveout, kSharedPercent),
-               "cudaFuncSetAttribute"));
-  const dim3 grid(BlocksOf(args.out, kOutputs), BlocksOf(args.rows, kFewRows));
-  LaunchAfter(FewRowsKernel<T>, grid, kThreads, 0, stream, args);
-  return CheckLaunch("LinearFewRows");
+absl::Status LaunchFewRows(const LinearArgs& args, const LinearFusion& fusion, Stream stream) {
+  return fusion.norm != nullptr ? LaunchFewRows<T, true>(args, fusion, stream)
+                                : LaunchFewRows<T, false>(args, fusion, stream);
 }
 
 // ---- Few rows of float32, or of any shape and alignment ----
@@ -404,12 +658,20 @@ absl::Status DescribePreference(const Key& key, cublasLtMatmulPreferenceOpaque_t
 absl::Status LinearFewRows(const LinearArgs& args, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(CheckTypes(args));
   if (args.rows == 0 || args.out == 0) return absl::OkStatus();
+  if (args.rows > kMaxLaunchRows) {
+    LinearArgs first = args, rest = args;
+    first.rows = kMaxLaunchRows;
+    rest.rows -= kMaxLaunchRows;
+    rest.x = static_cast<const std::byte*>(args.x) + first.rows * args.in * SizeOf(args.dtype);
+    rest.y = static_cast<std::byte*>(args.y) + first.rows * args.out * SizeOf(args.y_dtype);
+    LONGSPAN_RETURN_IF_ERROR(LinearFewRows(first, stream));
+    return LinearFewRows(rest, stream);
+  }
   const bool aligned = IsAligned(args.x, 16) && IsAligned(args.weight, 16);
   return WithType(args.dtype, [&]<typename T>() {
-    constexpr bool kIsFloat = std::is_same_v<T, float>;
     constexpr int kVector = 16 / sizeof(T);
-    if constexpr (!kIsFloat) {
-      if (aligned && args.in % kVector == 0) return LaunchFewRows<T>(args, stream);
+    if constexpr (!std::is_same_v<T, float>) {
+      if (LinearFuses(args, {})) return LaunchFewRows<T>(args, {}, stream);
     } else if (aligned && args.in % kVector == 0) {
       LaunchDots<T, kVector>(args, stream);
       return CheckLaunch("LinearFewRows");
@@ -417,6 +679,34 @@ absl::Status LinearFewRows(const LinearArgs& args, Stream stream) {
     LaunchDots<T, 1>(args, stream);
     return CheckLaunch("LinearFewRows");
   });
+}
+
+bool LinearFuses(const LinearArgs& args, const LinearFusion& fusion) {
+  if (args.dtype != DType::kBFloat16 && args.dtype != DType::kFloat16) return false;
+  if (args.in == 0 || args.in % kLaneInputs != 0) return false;
+  if (args.in / kLaneInputs * args.out >= kMaxWeightPieces) return false;
+  if (!IsAligned(args.x, 16) || !IsAligned(args.weight, 16)) return false;
+  if (fusion.swiglu && args.out % 2 != 0) return false;
+  return fusion.norm == nullptr ||
+         (args.rows <= kNormRows && args.rows * args.in * 2 <= kMaxNormBytes &&
+          IsAligned(fusion.norm, 16));
+}
+
+absl::Status LinearFewRows(const LinearArgs& args, const LinearFusion& fusion, Stream stream) {
+  LONGSPAN_RETURN_IF_ERROR(CheckTypes(args));
+  const bool splits = fusion.kv_dim != 0;
+  const bool is_float = args.y_dtype == DType::kFloat32;
+  if (!LinearFuses(args, fusion) || (fusion.bias != nullptr && !is_float) ||
+      (fusion.swiglu && (is_float || args.accumulate || fusion.bias != nullptr)) ||
+      (splits && (!is_float || args.accumulate || fusion.swiglu)) || fusion.kv_dim < 0 ||
+      2 * fusion.kv_dim > args.out) {
+    return absl::InvalidArgumentError(absl::StrCat("no product of ", args.rows, " rows of ",
+                                                   args.in, " ", std::string(DTypeName(args.dtype)),
+                                                   " numbers does this on the way"));
+  }
+  if (args.rows == 0 || args.out == 0) return absl::OkStatus();
+  return args.dtype == DType::kBFloat16 ? LaunchFewRows<__nv_bfloat16>(args, fusion, stream)
+                                        : LaunchFewRows<__half>(args, fusion, stream);
 }
 
 struct LinearPlans::Impl {

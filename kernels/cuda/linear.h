@@ -57,6 +57,31 @@ absl::Status Linear(const LinearArgs& args, LinearPlans* plans, Stream stream);
 // InvalidArgument: as Linear.
 absl::Status LinearFewRows(const LinearArgs& args, Stream stream);
 
+// What a product of few rows does on the way, with the bits of the launches it stands for.
+struct LinearFusion {
+  // x is float32, and each row is normed first, as by RmsNorm to `dtype`.
+  const float* norm = nullptr;  // [in], aligned to 16 bytes; no kernel in the stream writes it
+  float epsilon = 0;
+  // Added to the sums. y is float32.
+  const float* bias = nullptr;  // [out]
+  // weight is [gate; up], out / 2 outputs each, and y [rows, out / 2] of `dtype`: what SwiGlu makes
+  // of the product in float32.
+  bool swiglu = false;
+  // If there are any, the last 2 * kv_dim outputs go to keys and values, and y is [rows, out - 2 *
+  // kv_dim] of float32.
+  int64_t kv_dim = 0;
+  float* keys = nullptr;    // [rows, kv_dim]
+  float* values = nullptr;  // [rows, kv_dim]
+};
+
+// Whether LinearFewRows does that, for arguments that are no error: of numbers of 16 bits where it
+// is fastest, and with a norm of one or two rows, whose blocks have room for them.
+bool LinearFuses(const LinearArgs& args, const LinearFusion& fusion);
+
+// InvalidArgument: as Linear; what LinearFuses denies; a y_dtype other than said above;
+// `accumulate` or a bias with swiglu, `accumulate` or swiglu with keys and values.
+absl::Status LinearFewRows(const LinearArgs& args, const LinearFusion& fusion, Stream stream);
+
 }  // namespace longspan::cuda
 
 #endif  // LONGSPAN_KERNELS_CUDA_LINEAR_H_

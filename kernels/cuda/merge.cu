@@ -30,8 +30,6 @@ static_assert(kThreadBins == 2);
 constexpr int kRanked = 128;
 constexpr int kRankers = kThreads / kRanked;
 
-constexpr int kMaxRanks = 1024;
-constexpr int64_t kMaxTopK = int64_t{1} << 30;
 // Up to so many, the taken ones are put in order in the block's own memory, which any GPU has.
 constexpr int64_t kSharedTopK = 4096;
 constexpr int64_t kMaxSharedBytes = 2 * kSharedTopK * static_cast<int64_t>(sizeof(Candidate));
@@ -48,7 +46,7 @@ struct BlockMemory {
   uint32_t num_ranked;
   Bin bin;
   uint32_t warp_sums[kWarps], warp_lowest[kWarps], warp_highest[kWarps];
-  int32_t begins[kMaxRanks + 1];  // of each rank's taken candidates
+  int32_t begins[kMaxMergedRanks + 1];  // of each rank's taken candidates
 };
 
 // The candidates of a row, in chunks of a warp's width that belong to one rank each. A warp has
@@ -423,8 +421,8 @@ int64_t MergeCandidatesWorkspaceBytes(int num_ranks, int64_t rows, int64_t top_k
 }
 
 absl::Status MergeCandidates(const MergeCandidatesArgs& args, Stream stream) {
-  if (args.num_ranks < 1 || args.num_ranks > kMaxRanks || args.top_k < 1 || args.top_k > kMaxTopK ||
-      args.num_ranks * args.top_k > 0xffffffff) {
+  if (args.num_ranks < 1 || args.num_ranks > kMaxMergedRanks || args.top_k < 1 ||
+      args.top_k > MaxMergedTopK(args.num_ranks)) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot merge ", args.num_ranks, " times ", args.top_k, " candidates"));
   }

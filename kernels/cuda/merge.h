@@ -1,6 +1,7 @@
 #ifndef LONGSPAN_KERNELS_CUDA_MERGE_H_
 #define LONGSPAN_KERNELS_CUDA_MERGE_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/status/status.h"
@@ -10,6 +11,12 @@
 
 // What ranks have gathered from each other becomes one result, the same on all of them.
 namespace longspan::cuda {
+
+inline constexpr int kMaxMergedRanks = 1024;
+// The largest top_k: all candidates of a row together count in 32 bits.
+constexpr int64_t MaxMergedTopK(int num_ranks) {
+  return std::min(int64_t{1} << 30, int64_t{0xffffffff} / num_ranks);
+}
 
 // The top_k of all ranks' candidates, as sharding/topk_merge.h's MergeTopK: selected [rows, top_k]
 // ascending by position, of which the first counts[row] are valid (fewer than top_k only where

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/numbers.cuh"
 
@@ -10,22 +11,9 @@ namespace longspan::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
-// Rows of at most so many numbers have a warp each, longer ones a block of kLongRowThreads.
-constexpr int64_t kMaxWarpRow = 256;
-constexpr int kLongRowThreads = 512;
-// Vectors of a row that a thread keeps in registers: all of a short row, or 4096 numbers.
-constexpr int kHeld = 2;
+constexpr int kWarp = kNormWarp;
 
 // ---- RMSNorm ----
-
-__device__ float SumOfWarp(float value) {
-#pragma unroll
-  for (int width = kWarp / 2; width > 0; width /= 2) {
-    value += __shfl_xor_sync(0xffffffffu, value, width);
-  }
-  return value;
-}
 
 // The sum over the threads of a row: a warp, or all of the block.
 template <int kRowThreads>
@@ -36,9 +24,7 @@ __device__ float SumOfRow(float value) {
     __shared__ float sums[kWarps];
     if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = value;
     __syncthreads();
-    value = 0;
-#pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) value += sums[warp];
+    value = SumOfWarps(sums, kWarps);
   }
   return value;
 }
@@ -68,24 +54,20 @@ __global__ void __launch_bounds__(kBlock) RmsNormKernel(RmsNormArgs args) {
   }
   float sum = 0;
 #pragma unroll
-  for (int h = 0; h < kHeld; ++h) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) sum += values[h][v] * values[h][v];
-  }
+  for (int h = 0; h < kHeld; ++h) AddSquares(values[h], &sum);
 #pragma unroll 4
   for (int64_t i = first + kHeld * kStep; i < args.dim; i += kStep) {
     float more[kVector];
     LoadFloats(x + i, more);
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) sum += more[v] * more[v];
+    AddSquares(more, &sum);
   }
   sum = SumOfRow<kRowThreads>(sum);
-  const float scale = 1.0f / sqrtf(sum / static_cast<float>(args.dim) + args.epsilon);
+  const float scale = NormScale(sum, args.dim, args.epsilon);
 #pragma unroll
   for (int h = 0; h < kHeld; ++h) {
     const int64_t i = first + h * kStep;
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) values[h][v] = values[h][v] * scale * weights[h][v];
+    for (int v = 0; v < kVector; ++v) values[h][v] = Normed(values[h][v], scale, weights[h][v]);
     if (i < args.dim) StoreFloats(values[h], out + i);
   }
 #pragma unroll 2
@@ -94,7 +76,7 @@ __global__ void __launch_bounds__(kBlock) RmsNormKernel(RmsNormArgs args) {
     LoadFloats(x + i, more);
     LoadFloats(args.weight + i, their_weights);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) more[v] = more[v] * scale * their_weights[v];
+    for (int v = 0; v < kVector; ++v) more[v] = Normed(more[v], scale, their_weights[v]);
     StoreFloats(more, out + i);
   }
 }
@@ -111,12 +93,6 @@ void LaunchRmsNorm(const RmsNormArgs& args, Stream stream) {
 }
 
 // ---- Elementwise ----
-
-// As on the CPU: below -88 the exponential has no float, and the result is 0 but for some 1e-36.
-__device__ float Silu(float x) {
-  const float y = x < -88.0f ? -88.0f : x;
-  return y / (1.0f + expf(-y));
-}
 
 // A thread has kVector numbers of a row; the last one has those that are left, one by one.
 template <typename T, typename Out, int kVector>

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/head_dims.h"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/prefill_attention_keys.cuh"
@@ -15,8 +16,6 @@ namespace longspan::cuda {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
-constexpr int64_t kMaxGrid = 65535;  // gridDim.y and z
-constexpr int64_t kMaxRows = int64_t{1} << 30;
 
 template <typename P>
 absl::Status Launch(void (*kernel)(prefill::Task), int shared_bytes,
@@ -67,29 +66,9 @@ absl::Status LaunchForDim(const PrefillAttentionArgs& args, Stream stream) {
   return LaunchForTypes<T, float, kDim>(args, stream);
 }
 
-template <typename T>
-absl::Status LaunchFor(const PrefillAttentionArgs& args, Stream stream) {
-  switch (args.shape.head_dim) {
-    case 16:
-      return LaunchForDim<T, 16>(args, stream);
-    case 32:
-      return LaunchForDim<T, 32>(args, stream);
-    case 64:
-      return LaunchForDim<T, 64>(args, stream);
-    case 128:
-      return LaunchForDim<T, 128>(args, stream);
-    case 256:
-      return LaunchForDim<T, 256>(args, stream);
-    default:
-      return absl::UnimplementedError(
-          absl::StrCat("prefill attention on GPUs supports head_dim 16, 32, 64, 128 and 256, not ",
-                       args.shape.head_dim));
-  }
-}
-
 absl::Status CheckShape(const PrefillAttentionArgs& args) {
   const AttentionShape& shape = args.shape;
-  if (shape.kv_heads < 1 || shape.kv_heads > kMaxGrid || shape.heads < 1 ||
+  if (shape.kv_heads < 1 || shape.kv_heads > kMaxAttentionBlocks || shape.heads < 1 ||
       shape.heads % shape.kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "prefill attention: ", shape.heads, " heads cannot share ", shape.kv_heads, " KV heads"));
@@ -98,8 +77,8 @@ absl::Status CheckShape(const PrefillAttentionArgs& args) {
     return absl::InvalidArgumentError(absl::StrCat("prefill attention: RoPE of ", args.rope.half,
                                                    " pairs for head_dim ", shape.head_dim));
   }
-  if (args.num_blocks < 0 || args.num_blocks > kMaxGrid || args.max_queries < 0 ||
-      args.max_queries > kMaxRows / shape.group() || args.far_position < 0) {
+  if (args.num_blocks < 0 || args.num_blocks > kMaxAttentionBlocks || args.max_queries < 0 ||
+      args.max_queries > kMaxAttentionRows / shape.group() || args.far_position < 0) {
     return absl::InvalidArgumentError(absl::StrCat("prefill attention: ", args.num_blocks,
                                                    " blocks of up to ", args.max_queries,
                                                    " queries, far position ", args.far_position));
@@ -136,7 +115,10 @@ absl::Status PrefillAttention(const PrefillAttentionArgs& args, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(CheckShape(args));
   if (args.num_blocks == 0 || args.max_queries == 0) return absl::OkStatus();
   LONGSPAN_RETURN_IF_ERROR(CheckMemory(args));
-  return WithCacheType(args.dtype, [&]<typename T>() { return LaunchFor<T>(args, stream); });
+  return WithCacheType(args.dtype, [&]<typename T>() {
+    return WithHeadDim(args.shape.head_dim,
+                       [&]<int kDim>() { return LaunchForDim<T, kDim>(args, stream); });
+  });
 }
 
 }  // namespace longspan::cuda

@@ -14,6 +14,11 @@
 // over a message of another rank.
 namespace longspan::cuda {
 
+// Of a launch: blocks, and KV heads (gridDim.z and y), and rows of a block, its queries times the
+// heads of a KV head.
+inline constexpr int64_t kMaxAttentionBlocks = 65535;
+inline constexpr int64_t kMaxAttentionRows = int64_t{1} << 30;
+
 // Where rows of keys and values lie. Row i is at pages[i / page_rows] + key_offset (value_offset) +
 // i % page_rows * row_stride; all of these are multiples of 16 bytes.
 struct KeyRows {
@@ -63,7 +68,7 @@ struct PrefillAttentionArgs {
 // keys behind a query's position are masked; far keys never are. A query without a key gets 0 and
 // -inf. Rows of no block stay as they are. The bits of a query depend on it and its list of keys
 // alone.
-// Unimplemented: a head_dim other than 16, 32, 64, 128 and 256.
+// Unimplemented: a head_dim that is not one of kHeadDims.
 absl::Status PrefillAttention(const PrefillAttentionArgs& args, Stream stream);
 
 }  // namespace longspan::cuda

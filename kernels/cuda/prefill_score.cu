@@ -24,8 +24,6 @@ using scoring::Problem;
 
 constexpr int kThreads = 256;
 constexpr int64_t kMaxSpreadRows = 4;  // blocks of the grid that share the positions
-// Entries fit 31 bits, the padding of the last tile included.
-constexpr int64_t kMaxEntries = std::numeric_limits<int32_t>::max() - 1024;
 
 __global__ void __launch_bounds__(kThreads)
     ClearMaximaKernel(const ScoredBlock* blocks, float* maxima) {
@@ -66,8 +64,8 @@ absl::Status CheckArgs(const PrefillScoreArgs& args) {
     return absl::InvalidArgumentError("score keys are float32, bfloat16 or fp8_e4m3");
   }
   const int64_t bytes = args.dim * SizeOf(args.dtype);
-  if (args.dim < 1 || bytes % 16 != 0 || args.score_offset < 0 || args.score_offset % 16 != 0 ||
-      !IsAligned(args.queries, 16)) {
+  if (args.dim < 1 || bytes % kScoreRowAlignment != 0 || args.score_offset < 0 ||
+      args.score_offset % 16 != 0 || !IsAligned(args.queries, 16)) {
     return absl::InvalidArgumentError(
         absl::StrCat("score keys of ", args.dim, " numbers, ", args.score_offset,
                      " bytes into a page, or their queries: no multiples of 16 bytes"));
@@ -117,7 +115,7 @@ absl::StatusOr<Problem> MakeProblem(const PrefillScoreArgs& args) {
   const int64_t own = int64_t{keys.local_end} - keys.local_begin;
   const int64_t pages = int64_t{(keys.local_end - 1) / keys.stripe} - keys.first_page + 1;
   const int64_t count = own + 2 * pages * args.halo;
-  if (count + keys.page_rows > kMaxEntries) {
+  if (count + keys.page_rows > kMaxScoreKeys) {
     return absl::InvalidArgumentError(absl::StrCat("cannot score ", count, " keys at once"));
   }
   keys.count = static_cast<uint32_t>(count);

@@ -64,13 +64,20 @@ int64_t MaxListBytes(int rows, int blocks) {
   return bytes;
 }
 
+int64_t PaddedScratch(int64_t floats) {
+  return std::max<int64_t>((floats + 3) / 4 * 4, 2 * kListed);
+}
+
+// A query, and two pieces of scores with what proximity looks at beside them.
+int64_t DecodeScratch(int64_t dim, int64_t proximity) { return dim + 2 * (kPiece + 2 * proximity); }
+
 // ---- Launches ----
 
 template <typename Source>
 absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_keys, int rows,
                     int64_t top_k, const Selected& selected, const SelectWorkspace& workspace,
                     Stream stream) {
-  if (top_k < 1 || top_k > std::numeric_limits<int32_t>::max()) {
+  if (top_k < 1 || top_k > kMaxSelected) {
     return absl::InvalidArgumentError(absl::StrCat("cannot select the first ", top_k));
   }
   if (rows == 0) return absl::OkStatus();
@@ -90,11 +97,12 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
   problem.top_k = top_k;
   problem.selected = selected;
   problem.slice = SliceOf(max_keys, problem.teams.size);
-  // Entries fit 32 bits, and a thread steps over the end of a slice by less than 8 times a block.
-  if (max_keys > 0xffffffff || problem.slice > std::numeric_limits<int32_t>::max() - 8 * kThreads) {
+  // Entries fit 32 bits, and a thread steps over the end of a slice by at most 16 times a block.
+  static_assert(kMaxScoreKeys <= std::numeric_limits<int32_t>::max() - 16 * kThreads);
+  if (max_keys > 0xffffffff || problem.slice > kMaxScoreKeys) {
     return absl::InvalidArgumentError(absl::StrCat("cannot select among ", max_keys, " scores"));
   }
-  problem.scratch_floats = std::max<int64_t>((scratch_floats + 3) / 4 * 4, 2 * kListed);
+  problem.scratch_floats = PaddedScratch(scratch_floats);
   int64_t bytes = problem.scratch_floats * 4;
   const bool fits = bytes + problem.slice * 4 <= workspace.shared_bytes();
   if (fits) bytes += problem.slice * 4;
@@ -122,7 +130,7 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
 
 absl::Status CheckArgs(const DecodeSelectArgs& args) {
   const int64_t bytes = args.dim * SizeOf(args.dtype);
-  if (args.dim < 1 || bytes % 16 != 0 || args.score_offset % 16 != 0) {
+  if (args.dim < 1 || bytes % kScoreRowAlignment != 0 || args.score_offset % 16 != 0) {
     return absl::InvalidArgumentError(absl::StrCat("score keys of ", args.dim, " numbers, ",
                                                    args.score_offset,
                                                    " bytes into a page: no multiples of 16 bytes"));
@@ -145,7 +153,7 @@ template <typename T>
 absl::Status LaunchScored(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
                           Stream stream) {
   const int64_t loads = args.dim * static_cast<int64_t>(sizeof(T)) / 16;
-  const int64_t scratch = args.dim + 2 * (kPiece + 2 * int64_t{args.proximity});
+  const int64_t scratch = DecodeScratch(args.dim, args.proximity);
   const auto launch = [&]<int kLanes>() {
     return Launch(ScoredKeys<T, kLanes>{args}, scratch,
                   MaxKeys(args.max_tokens, args.geometry, args.halo), args.rows, args.top_k,
@@ -163,6 +171,14 @@ absl::Status LaunchScored(const DecodeSelectArgs& args, const SelectWorkspace& w
 int64_t MaxKeys(int64_t max_tokens, const ShardGeometry& geometry, int32_t halo) {
   const int64_t stripe = geometry.stripe_tokens;
   return (max_tokens + stripe - 1) / stripe * (stripe + 2 * halo);
+}
+
+int64_t SelectSharedBytes(int64_t shared_memory_per_block) {
+  return shared_memory_per_block - static_cast<int64_t>(sizeof(BlockMemory)) - 1024;
+}
+
+int64_t DecodeSelectSharedBytes(int64_t dim, int64_t proximity) {
+  return PaddedScratch(DecodeScratch(dim, proximity)) * 4;
 }
 
 // Bits that do not fit the blocks' own memory: for any number of rows up to `rows`, and for fewer
@@ -183,8 +199,7 @@ absl::StatusOr<SelectWorkspace> SelectWorkspace::Create(int rows, int64_t max_ke
   workspace.rows_ = rows;
   workspace.max_keys_ = max_keys;
   workspace.blocks_ = DeviceBlocks(max_blocks);
-  workspace.shared_bytes_ = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) -
-                            static_cast<int64_t>(sizeof(BlockMemory)) - 1024;
+  workspace.shared_bytes_ = SelectSharedBytes(Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
   const int64_t bytes = Bytes(rows, max_keys, max_blocks);
   LONGSPAN_ASSIGN_OR_RETURN(workspace.buffer_, Buffer::Allocate(bytes));
   LONGSPAN_RETURN_IF_ERROR(Fill(workspace.data(), 0, bytes, nullptr));

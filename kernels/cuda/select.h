@@ -2,6 +2,7 @@
 #define LONGSPAN_KERNELS_CUDA_SELECT_H_
 
 #include <cstdint>
+#include <limits>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,6 +16,13 @@
 // Every block of it must be resident at once, so nothing else may hold the multiprocessors for
 // good.
 namespace longspan::cuda {
+
+inline constexpr int64_t kMaxSelected = std::numeric_limits<int32_t>::max();  // the largest top_k
+
+// Bytes that DecodeSelect needs in the shared memory of a block, and that a selection has there on
+// a device with so much (DeviceInfo).
+int64_t DecodeSelectSharedBytes(int64_t dim, int64_t proximity);
+int64_t SelectSharedBytes(int64_t shared_memory_per_block);
 
 // What a selection leaves behind for one row: candidates [top_k] ascending by position, of which
 // the first counts[row] are valid; the others are zero, which is no candidate.
@@ -79,6 +87,7 @@ struct DecodeSelectArgs {
 // Keys of one sequence that a workspace for it must allow: those of all of its pages.
 int64_t MaxKeys(int64_t max_tokens, const ShardGeometry& geometry, int32_t halo);
 // InvalidArgument: sizes that fit no cache, or rows of keys that are no multiples of 16 bytes.
+// Unimplemented: a proximity that needs more shared memory than there is.
 absl::Status DecodeSelect(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
                           Stream stream);
 

@@ -140,7 +140,7 @@ absl::Status DecodeInputs::Attend(int variant, cuda::Stream stream) const {
   args.workspace_bytes = workspace_.bytes();
   args.max_rows = batch_;
   args.multiprocessors = multiprocessors_;
-  args.output = output_.as<float>();
+  args.output = output_.data();
   args.lse = lse_.as<float>();
   return cuda::DecodeAttention(args, stream);
 }

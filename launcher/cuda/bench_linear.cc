@@ -20,13 +20,18 @@ struct Product {
   const char* name;
   int64_t rows = 0, in = 0, out = 0;
   DType y_dtype = DType::kFloat32;
+  bool norms = false;  // x, on the way
+  bool swiglu = false;
 };
 
 absl::Status BenchProduct(KernelBench* bench, const Product& product) {
   const DType dtype = bench->shape.weight_dtype;
   const int64_t weight_bytes = product.in * product.out * SizeOf(dtype);
   const int variants = CountVariants(kWeightBytes, weight_bytes, /*most=*/16);
-  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer x, RandomNumbers(product.rows * product.in, dtype));
+  LONGSPAN_ASSIGN_OR_RETURN(
+      const cuda::Buffer x,
+      RandomNumbers(product.rows * product.in, product.norms ? DType::kFloat32 : dtype));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer norm, RandomNumbers(product.in, DType::kFloat32));
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer weights,
                             RandomNumbers(variants * product.in * product.out, dtype));
   LONGSPAN_ASSIGN_OR_RETURN(
@@ -49,7 +54,12 @@ absl::Status BenchProduct(KernelBench* bench, const Product& product) {
     args.out = product.out;
     args.y = y.data();
     args.y_dtype = product.y_dtype;
-    return cuda::Linear(args, &plans, stream);
+    if (!product.norms && !product.swiglu) return cuda::Linear(args, &plans, stream);
+    cuda::LinearFusion fusion;
+    if (product.norms) fusion.norm = norm.as<float>();
+    fusion.epsilon = 1e-5f;
+    fusion.swiglu = product.swiglu;
+    return cuda::LinearFewRows(args, fusion, stream);
   });
 }
 
@@ -74,6 +84,35 @@ absl::Status BenchCopyAndMatmul(KernelBench* bench) {
                       {"matmul", kMatmulSize, kMatmulSize, kMatmulSize, bench->shape.weight_dtype});
 }
 
+namespace {
+
+// One row, as a decode step has its products: with what is around them on the way.
+absl::Status BenchFused(KernelBench* bench) {
+  const BenchShape& shape = bench->shape;
+  const Product products[] = {
+      {"linear, norm and qkv", 1, shape.hidden, shape.query_dim() + 2 * shape.kv_dim(),
+       DType::kFloat32, /*norms=*/true},
+      {"linear, norm, gate and up, swiglu", 1, shape.hidden, 2 * shape.intermediate,
+       shape.weight_dtype, /*norms=*/true, /*swiglu=*/true},
+      {"linear, norm and vocabulary", 1, shape.hidden, shape.vocab, DType::kFloat32,
+       /*norms=*/true}};
+  for (const Product& product : products) {
+    cuda::LinearArgs args;
+    args.dtype = shape.weight_dtype;
+    args.rows = 1;
+    args.in = product.in;
+    args.out = product.out;
+    cuda::LinearFusion fusion;
+    alignas(16) static constexpr float kAnyNorm[1] = {};
+    fusion.norm = kAnyNorm;
+    if (!cuda::LinearFuses(args, fusion)) continue;
+    LONGSPAN_RETURN_IF_ERROR(BenchProduct(bench, product));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status BenchLinear(KernelBench* bench) {
   const BenchShape& shape = bench->shape;
   // Rows of a decode step, then those of a prefill chunk.
@@ -91,7 +130,7 @@ absl::Status BenchLinear(KernelBench* bench) {
       if (!never) LONGSPAN_RETURN_IF_ERROR(BenchProduct(bench, product));
     }
   }
-  return absl::OkStatus();
+  return BenchFused(bench);
 }
 
 }  // namespace longspan

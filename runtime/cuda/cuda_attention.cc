@@ -90,70 +90,95 @@ absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
   return cuda::PrefillAttention(args, run->stream());
 }
 
-// Several ranks, or a cache on the host: what this rank's blocks read is brought here.
-absl::Status AttendWhatArrives(CudaRun* run, int64_t layer, KvShard* cache,
-                               absl::Span<const PrefillBlock> blocks, int64_t first_row,
-                               absl::Span<const std::vector<int64_t>> selections) {
-  std::vector<BlockKeys> reads;
+// Blocks of a chunk, by their indices, in groups that are alike on all ranks: some of each rank's,
+// in order.
+std::vector<std::vector<size_t>> GroupBlocks(const CudaRun& run,
+                                             absl::Span<const PrefillBlock> blocks) {
+  std::vector<int64_t> of_rank(run.ranks(), 0);
+  for (const PrefillBlock& block : blocks) ++of_rank[block.rank];
+  const int64_t most = *std::max_element(of_rank.begin(), of_rank.end());
+  const int64_t a_group = (most + kRingGroups - 1) / kRingGroups;
+  std::vector<std::vector<size_t>> groups(a_group == 0 ? 0 : (most + a_group - 1) / a_group);
+  std::fill(of_rank.begin(), of_rank.end(), 0);
   for (size_t b = 0; b < blocks.size(); ++b) {
-    BlockKeys& keys = reads.emplace_back();
-    keys.rank = blocks[b].rank;
-    keys.queries = blocks[b].tokens.size();
-    keys.far.resize(blocks[b].ranges.initial.size());
-    std::iota(keys.far.begin(), keys.far.end(), blocks[b].ranges.initial.begin);
-    keys.far.insert(keys.far.end(), selections[b].begin(), selections[b].end());
-    keys.near = blocks[b].ranges.near;
+    groups[of_rank[blocks[b].rank]++ / a_group].push_back(b);
   }
-  const std::vector<RingRound> rounds =
-      PlanRing(run->context->layout, run->rank(), reads, std::numeric_limits<int64_t>::max());
-  if (rounds.empty()) return absl::OkStatus();
-  LONGSPAN_RETURN_IF_ERROR(BringKeys(run, layer, cache, rounds[0]));
+  return groups;
+}
 
-  std::vector<cuda::AttentionBlock> lists;
+BlockKeys KeysOf(const PrefillBlock& block, absl::Span<const int64_t> selected) {
+  BlockKeys keys;
+  keys.rank = block.rank;
+  keys.queries = block.tokens.size();
+  keys.far.resize(block.ranges.initial.size());
+  std::iota(keys.far.begin(), keys.far.end(), block.ranges.initial.begin);
+  keys.far.insert(keys.far.end(), selected.begin(), selected.end());
+  keys.near = block.ranges.near;
+  return keys;
+}
+
+// Blocks of this rank with their keys, which `ring` has brought.
+struct ArrivedBlocks {
+  std::vector<cuda::AttentionBlock> blocks;
   std::vector<uint32_t> rows, positions;
-  cuda::PrefillAttentionArgs args = AttentionArgs(*run);
-  for (size_t b = 0; b < blocks.size(); ++b) {
-    if (blocks[b].rank != run->rank()) continue;
-    cuda::AttentionBlock& list = lists.emplace_back();
-    list.first_row = blocks[b].row - first_row;
-    list.queries = blocks[b].tokens.size();
-    list.first_position = blocks[b].tokens.begin;
+  int64_t max_queries = 0;
+
+  void Add(const KeyRing& ring, const PrefillBlock& block, const BlockKeys& keys,
+           int64_t first_row) {
+    cuda::AttentionBlock& list = blocks.emplace_back();
+    list.first_row = block.row - first_row;
+    list.queries = block.tokens.size();
+    list.first_position = block.tokens.begin;
     list.first_key = static_cast<int64_t>(rows.size());
-    list.far_keys = static_cast<int64_t>(reads[b].far.size());
-    list.near_keys = reads[b].near.size();
-    args.max_queries = std::max(args.max_queries, list.queries);
-    ArrivedRows arrived(*run->context, rounds[0]);
-    for (const int64_t position : reads[b].far) rows.push_back(arrived.RowOf(position));
-    for (int64_t p = reads[b].near.begin; p < reads[b].near.end; ++p) {
-      rows.push_back(arrived.RowOf(p));
-    }
-    positions.insert(positions.end(), reads[b].far.begin(), reads[b].far.end());
-    positions.resize(rows.size());
-    std::iota(positions.end() - list.near_keys, positions.end(),
-              static_cast<uint32_t>(reads[b].near.begin));
+    list.far_keys = static_cast<int64_t>(keys.far.size());
+    list.near_keys = keys.near.size();
+    max_queries = std::max(max_queries, list.queries);
+    const auto add = [&](int64_t position) {
+      rows.push_back(ring.RowOf(position));
+      positions.push_back(static_cast<uint32_t>(position));
+    };
+    for (const int64_t position : keys.far) add(position);
+    for (int64_t p = keys.near.begin; p < keys.near.end; ++p) add(p);
   }
-  if (lists.empty()) return absl::OkStatus();
-  LONGSPAN_CHECK(static_cast<int64_t>(rows.size()) <=
-                 run->sizes.own_blocks * run->sizes.listed_keys);
-  CudaBuffers& buffers = run->buffers;
-  const auto bytes = static_cast<int64_t>(rows.size() * sizeof(uint32_t));
-  LONGSPAN_RETURN_IF_ERROR(cuda::Copy(buffers.key_rows, rows.data(), bytes, run->stream()));
-  LONGSPAN_RETURN_IF_ERROR(
-      cuda::Copy(buffers.key_positions, positions.data(), bytes, run->stream()));
-  Parameters parameters;
-  const std::byte* message[] = {buffers.arrived};
-  const int64_t pages_at = parameters.Add<const std::byte*>(message);
-  const int64_t lists_at = parameters.Add<cuda::AttentionBlock>(lists);
-  LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
+};
+
+absl::Status AttendArrived(CudaRun* run, const ArrivedBlocks& arrived, KeyRing* ring) {
+  if (arrived.blocks.empty()) return absl::OkStatus();
+  cuda::PrefillAttentionArgs args = AttentionArgs(*run);
+  LONGSPAN_ASSIGN_OR_RETURN(args.key_rows, ring->Upload<uint32_t>(arrived.rows));
+  LONGSPAN_ASSIGN_OR_RETURN(args.key_positions, ring->Upload<uint32_t>(arrived.positions));
+  LONGSPAN_ASSIGN_OR_RETURN(args.blocks, ring->Upload<cuda::AttentionBlock>(arrived.blocks));
+  LONGSPAN_RETURN_IF_ERROR(ring->ShowLists());
+  args.num_blocks = static_cast<int>(arrived.blocks.size());
+  args.max_queries = arrived.max_queries;
   const int64_t row_bytes = run->sizes.kv.row_bytes();
-  args.rows.pages = reinterpret_cast<const std::byte* const*>(buffers.parameters + pages_at);
+  args.rows.pages = ring->arrived_page();
   args.rows.page_rows = std::numeric_limits<uint32_t>::max();
   args.rows.key_offset = 0;
   args.rows.value_offset = row_bytes;
   args.rows.row_stride = 2 * row_bytes;
-  args.blocks = reinterpret_cast<const cuda::AttentionBlock*>(buffers.parameters + lists_at);
-  args.num_blocks = static_cast<int>(lists.size());
   return cuda::PrefillAttention(args, run->stream());
+}
+
+// Several ranks, or a cache on the host: what this rank's blocks read is brought here, for one
+// group of them while those before attend. While the GPUs do either, the host plans the next.
+absl::Status AttendWhatArrives(CudaRun* run, int64_t layer, KvShard* cache,
+                               absl::Span<const PrefillBlock> blocks, int64_t first_row,
+                               absl::Span<const std::vector<int64_t>> selections) {
+  KeyRing ring(run, layer, cache);
+  LONGSPAN_RETURN_IF_ERROR(ring.Start());
+  for (const std::vector<size_t>& group : GroupBlocks(*run, blocks)) {
+    std::vector<BlockKeys> reads;
+    for (const size_t b : group) reads.push_back(KeysOf(blocks[b], selections[b]));
+    LONGSPAN_RETURN_IF_ERROR(ring.Bring(reads));
+    ArrivedBlocks arrived;
+    for (size_t i = 0; i < group.size(); ++i) {
+      const PrefillBlock& block = blocks[group[i]];
+      if (block.rank == run->rank()) arrived.Add(ring, block, reads[i], first_row);
+    }
+    LONGSPAN_RETURN_IF_ERROR(AttendArrived(run, arrived, &ring));
+  }
+  return absl::OkStatus();
 }
 
 // Each rank attends with its own keys; the partials are gathered and merged.
@@ -187,13 +212,11 @@ absl::Status AttendByPartials(CudaRun* run, int64_t layer, const CudaStep& step)
   args.workspace_bytes = buffers.decode_workspace_bytes;
   args.max_rows = static_cast<int>(run->sizes.sequences);
   args.multiprocessors = run->sizes.multiprocessors;
-  args.output = alone ? buffers.attended_floats : buffers.partial;
+  args.output = alone ? buffers.attended : reinterpret_cast<std::byte*>(buffers.partial);
+  args.output_dtype = alone ? run->sizes.dtype : DType::kFloat32;
   args.lse = alone ? buffers.decode_lse : buffers.partial + output_floats;
   LONGSPAN_RETURN_IF_ERROR(cuda::DecodeAttention(args, run->stream()));
-  if (alone) {
-    return cuda::Convert(buffers.attended_floats, DType::kFloat32, buffers.attended,
-                         run->sizes.dtype, output_floats, run->stream());
-  }
+  if (alone) return absl::OkStatus();
   LONGSPAN_RETURN_IF_ERROR(
       run->gpu->communicator->AllGather("attend.partials", buffers.partial, buffers.partials,
                                         part * static_cast<int64_t>(sizeof(float)), run->stream()));
@@ -262,10 +285,9 @@ absl::Status StoreTokens(CudaRun* run, int64_t layer, const CudaStep& step) {
     compress.dtype = run->sizes.dtype;
     compress.dim = kv.score_dim;
     compress.compressed_queries = buffers.token_queries;
-    compress.compressed_keys = buffers.score_keys;
-    LONGSPAN_RETURN_IF_ERROR(cuda::CompressTokens(compress, run->stream()));
-    store.score_keys = buffers.score_keys;
-  } else if (kv.score_dim > 0) {
+    return cuda::CompressAndStoreTokens(compress, store, run->stream());
+  }
+  if (kv.score_dim > 0) {
     LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
         {run->sizes.shape, buffers.queries, step.rows, buffers.token_queries, DType::kFloat32},
         run->stream()));

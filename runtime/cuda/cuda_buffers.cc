@@ -8,6 +8,7 @@
 #include "kernels/cuda/merge.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/prefill_score.h"
+#include "kernels/cuda/sampling.h"
 #include "sharding/sequence_layout.h"
 
 namespace longspan {
@@ -54,11 +55,17 @@ CudaSizes CudaSizes::Of(const Config& config, const ModelConfig& model,
 }
 
 int64_t CudaSizes::arriving_keys() const {
-  return ranks == 1 && !on_host ? 0 : std::min(max_tokens, own_blocks * listed_keys);
+  return reads_pages() ? 0 : std::min(max_tokens, own_blocks * listed_keys);
 }
 
-void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
+// All ranks may want the same.
+int64_t CudaSizes::sent_keys() const { return ranks * std::min(arriving_keys(), own_tokens); }
+
+void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
   const auto bytes = [arena](int64_t count) { return arena->Take<std::byte>(count); };
+  // What ranks gather or reduce is at the same place on all of them, so nothing here may take a
+  // size that differs between their GPUs.
+  if (sizes.ranks == 1) shared = arena;
   const int64_t number = SizeOf(sizes.dtype);
   const int64_t cached = SizeOf(sizes.score_query_dtype());
   const int64_t rows = sizes.rows;
@@ -84,33 +91,37 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
   queries = arena->Take<float>(rows * query_dim);
   keys = arena->Take<float>(rows * kv_dim);
   values = arena->Take<float>(rows * kv_dim);
-  attended_floats = arena->Take<float>(sizes.sequences * query_dim);
-  attended = bytes(rows * query_dim * number);
+  attended = shared->Take<std::byte>(rows * query_dim * number);
   gate_up = bytes(rows * 2 * sizes.intermediate * number);
   activated = bytes(rows * sizes.intermediate * number);
   logits = arena->Take<float>(kLogitRows * sizes.vocab);
+  likeliest = arena->Take<int32_t>(kLogitRows);
+  arg_max = bytes(cuda::ArgMaxWorkspaceBytes(kLogitRows));
 
   if (sizes.top_k > 0) {
     const int64_t dim = sizes.kv.score_dim;
     const int64_t candidates_of_all = sizes.selections() * sizes.top_k;
-    score_input = bytes(rows * kv_dim * std::max(cached, number));
-    if (sizes.low_rank()) score_queries = bytes(rows * dim * cached);
-    if (sizes.ranks > 1) gathered_queries = bytes(sizes.ranks * rows * dim * cached);
+    Arena* const of_input = sizes.low_rank() ? arena : shared;
+    score_input = of_input->Take<std::byte>(rows * kv_dim * std::max(cached, number));
+    if (sizes.low_rank()) score_queries = shared->Take<std::byte>(rows * dim * cached);
+    if (sizes.ranks > 1) {
+      gathered_queries = shared->Take<std::byte>(sizes.ranks * rows * dim * cached);
+    }
     token_queries = arena->Take<float>(sizes.sequences * dim);
     if (sizes.low_rank()) score_keys = arena->Take<float>(rows * dim);
-    maxima = arena->Take<float>(sizes.ranks * rows);
+    maxima = shared->Take<float>(sizes.ranks * rows);
     scores = arena->Take<float>(sizes.blocks * sizes.own_tokens);
     const cuda::ShardGeometry geometry = {static_cast<int32_t>(sizes.kv.stripe_tokens), sizes.ranks,
                                           0};
     spread = reinterpret_cast<float*>(
         bytes(cuda::PrefillScoresWorkspaceBytes(geometry, static_cast<int32_t>(sizes.kv.halo),
                                                 static_cast<int>(sizes.blocks), sizes.max_tokens)));
-    candidates = arena->Take<Candidate>(candidates_of_all);
+    candidates = shared->Take<Candidate>(candidates_of_all);
     own_counts = arena->Take<int32_t>(sizes.selections());
     selected = arena->Take<Candidate>(candidates_of_all);
     counts = arena->Take<int32_t>(sizes.selections());
     if (sizes.ranks > 1) {
-      gathered = arena->Take<Candidate>(sizes.ranks * candidates_of_all);
+      gathered = shared->Take<Candidate>(sizes.ranks * candidates_of_all);
       merge =
           bytes(cuda::MergeCandidatesWorkspaceBytes(sizes.ranks, sizes.selections(), sizes.top_k));
       // Two edges of each stripe of a chunk, out and in.
@@ -120,25 +131,28 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena) {
     }
   }
 
-  key_rows = arena->Take<uint32_t>(sizes.own_blocks * sizes.listed_keys);
-  key_positions = arena->Take<uint32_t>(sizes.own_blocks * sizes.listed_keys);
+  const int64_t listed = sizes.own_blocks * sizes.listed_keys;
+  if (sizes.reads_pages()) {
+    key_rows = arena->Take<uint32_t>(listed);
+    key_positions = arena->Take<uint32_t>(listed);
+  } else {
+    constexpr int64_t kLists = 1 + 4 * kRingGroups;
+    ring_list_bytes = (1 + pages) * 8 + (sizes.sent_keys() + 2 * listed) * 4 +
+                      sizes.own_blocks * static_cast<int64_t>(sizeof(cuda::AttentionBlock)) +
+                      kLists * 256;
+    ring_lists = bytes(ring_list_bytes);
+    sent = bytes(sizes.sent_keys() * 2 * sizes.kv.row_bytes());
+    arrived = bytes(sizes.arriving_keys() * 2 * sizes.kv.row_bytes());
+  }
   decode_lse = arena->Take<float>(sizes.sequences * heads);
   decode_workspace_bytes = cuda::DecodeAttentionWorkspaceBytes(
       sizes.shape, static_cast<int>(sizes.sequences), sizes.multiprocessors);
   decode_workspace = bytes(decode_workspace_bytes);
   if (sizes.ranks > 1) {
     const int64_t partial_floats = sizes.sequences * (query_dim + heads);
-    partial = arena->Take<float>(partial_floats);
-    partials = arena->Take<float>(sizes.ranks * partial_floats);
-    outputs = bytes(sizes.ranks * sizes.sequences * query_dim * number);
-  }
-  if (sizes.arriving_keys() > 0) {
-    const int64_t moved = sizes.arriving_keys();
-    // All ranks may want the same.
-    const int64_t sent_rows = sizes.ranks * std::min(moved, sizes.own_tokens);
-    send_rows = arena->Take<uint32_t>(sent_rows);
-    sent = bytes(sent_rows * 2 * sizes.kv.row_bytes());
-    arrived = bytes(moved * 2 * sizes.kv.row_bytes());
+    partial = shared->Take<float>(partial_floats);
+    partials = shared->Take<float>(sizes.ranks * partial_floats);
+    outputs = shared->Take<std::byte>(sizes.ranks * sizes.sequences * query_dim * number);
   }
 }
 

@@ -46,12 +46,20 @@ struct CudaSizes {
     return kv.score_dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : kv.score_dtype;
   }
   bool low_rank() const { return kv.score_dim > 0 && !kv.score_is_key; }
-  // Tokens that are brought to a rank for a chunk.
+  // Prefill attention finds keys and values in pages of the GPU's own memory; else they are
+  // brought.
+  bool reads_pages() const { return ranks == 1 && !on_host; }
+  // Tokens that are brought to a rank for a chunk, and that it brings to all ranks, itself
+  // included.
   int64_t arriving_keys() const;
+  int64_t sent_keys() const;
 };
 
 // Rows of logits that are computed at a time.
 inline constexpr int64_t kLogitRows = 16;
+
+// Groups of a chunk's blocks, at most: the keys of one are brought while the one before attends.
+inline constexpr int64_t kRingGroups = 4;
 
 // Device memory of a forward pass.
 struct CudaBuffers {
@@ -60,17 +68,18 @@ struct CudaBuffers {
   int64_t parameter_bytes = 0;
   std::byte* step = nullptr;  // what changes from one decode step to the next
   int64_t step_bytes = 0;
-  float* x = nullptr;                // [rows, hidden] the residual stream
-  std::byte* normed = nullptr;       // [rows, hidden] compute dtype
-  float* stacked = nullptr;          // [rows, qkv]
-  float* queries = nullptr;          // [rows, heads, head_dim]
-  float* keys = nullptr;             // [rows, kv_dim]
-  float* values = nullptr;           // [rows, kv_dim]
-  float* attended_floats = nullptr;  // [sequences, heads, head_dim]
-  std::byte* attended = nullptr;     // [rows, heads, head_dim] compute dtype
-  std::byte* gate_up = nullptr;      // [rows, 2*intermediate] compute dtype
-  std::byte* activated = nullptr;    // [rows, intermediate] compute dtype
-  float* logits = nullptr;           // [kLogitRows, vocab]
+  float* x = nullptr;              // [rows, hidden] the residual stream
+  std::byte* normed = nullptr;     // [rows, hidden] compute dtype
+  float* stacked = nullptr;        // [rows, qkv]
+  float* queries = nullptr;        // [rows, heads, head_dim]
+  float* keys = nullptr;           // [rows, kv_dim]
+  float* values = nullptr;         // [rows, kv_dim]
+  std::byte* attended = nullptr;   // [rows, heads, head_dim] compute dtype
+  std::byte* gate_up = nullptr;    // [rows, 2*intermediate] compute dtype
+  std::byte* activated = nullptr;  // [rows, intermediate] compute dtype
+  float* logits = nullptr;         // [kLogitRows, vocab]
+  int32_t* likeliest = nullptr;    // [kLogitRows] tokens
+  std::byte* arg_max = nullptr;    // workspace of ArgMax
 
   // Selection.
   std::byte* score_input = nullptr;       // [rows, kv_dim] group sums, or keys
@@ -91,19 +100,24 @@ struct CudaBuffers {
   int64_t halo_bytes = 0;
 
   // Attention.
-  uint32_t* key_rows = nullptr;       // [own_blocks, listed_keys]
-  uint32_t* key_positions = nullptr;  // [own_blocks, listed_keys]
+  uint32_t* key_rows = nullptr;       // [own_blocks, listed_keys], unless keys are brought
+  uint32_t* key_positions = nullptr;  // [own_blocks, listed_keys], the same
   float* decode_lse = nullptr;        // [sequences, heads]
   std::byte* decode_workspace = nullptr;
   int64_t decode_workspace_bytes = 0;
-  float* partial = nullptr;       // of this rank: [sequences, query_dim], then [sequences, heads]
-  float* partials = nullptr;      // of all ranks
-  uint32_t* send_rows = nullptr;  // local indices of what the ring takes away
-  std::byte* sent = nullptr;      // [.., key row, value row]
-  std::byte* arrived = nullptr;   // [arriving_keys, key row, value row]
-  std::byte* outputs = nullptr;   // [ranks, sequences, heads, head_dim] compute dtype
+  float* partial = nullptr;      // of this rank: [sequences, query_dim], then [sequences, heads]
+  float* partials = nullptr;     // of all ranks
+  std::byte* outputs = nullptr;  // [ranks, sequences, heads, head_dim] compute dtype
 
-  void Lay(const CudaSizes& sizes, Arena* arena);
+  // The ring of one layer: no group of blocks writes to memory of a group before.
+  std::byte* ring_lists = nullptr;  // what the host tells the ring and attention
+  int64_t ring_list_bytes = 0;
+  std::byte* sent = nullptr;     // [sent_keys, key row, value row]
+  std::byte* arrived = nullptr;  // [arriving_keys, key row, value row]
+
+  // `shared`: memory that the communicator gave, for what ranks gather (AllocateShared); a rank
+  // that is alone takes nothing of it.
+  void Lay(const CudaSizes& sizes, Arena* arena, Arena* shared);
 };
 
 }  // namespace longspan

@@ -33,12 +33,12 @@ struct CudaRun {
   std::optional<cuda::LinearPlans> linear;
   cuda::SelectWorkspace prefill_select;  // of a chunk's blocks
   cuda::SelectWorkspace decode_select;   // of a step's tokens
+  std::vector<uint32_t> arrived_rows;    // of KeyRing: [max_tokens] row in buffers.arrived
 
   cuda::Stream stream() const { return gpu->s(); }
   int rank() const { return context->communicator->rank(); }
   int ranks() const { return sizes.ranks; }
-  // Prefill attention finds keys and values in pages of this GPU's own memory.
-  bool reads_pages() const { return sizes.ranks == 1 && !sizes.on_host; }
+  bool reads_pages() const { return sizes.reads_pages(); }
   cuda::ShardGeometry geometry() const {
     return {static_cast<int32_t>(sizes.kv.stripe_tokens), sizes.ranks, rank()};
   }

@@ -6,7 +6,9 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/sampling.h"
 #include "kernels/cuda/split_heads.h"
+#include "runtime/cuda/cuda_limits.h"
 #include "runtime/rope_config.h"
 
 namespace longspan {
@@ -36,9 +38,10 @@ absl::Status Product(CudaRun* run, CudaStage stage, const void* x, int64_t rows,
 }
 
 int64_t CudaTransformer::Bytes(const CudaSizes& sizes) {
-  Arena arena;
-  CudaBuffers().Lay(sizes, &arena);
-  int64_t bytes = arena.bytes();
+  constexpr int64_t kGranule = int64_t{2} << 20;  // of memory that ranks share
+  Arena arena, shared;
+  CudaBuffers().Lay(sizes, &arena, &shared);
+  int64_t bytes = arena.bytes() + (shared.bytes() + kGranule - 1) / kGranule * kGranule;
   if (sizes.top_k > 0) {
     const int blocks = sizes.sharers > 1 ? sizes.multiprocessors : 0;
     bytes += cuda::SelectWorkspace::Bytes(static_cast<int>(sizes.blocks), sizes.own_tokens, blocks);
@@ -56,14 +59,21 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
   run.context = &attention;
   run.gpu = gpu;
   run.sizes = CudaSizes::Of(config, model, attention, gpu->sharers, gpu->multiprocessors());
+  LONGSPAN_RETURN_IF_ERROR(CheckCudaLimits(config, run.sizes, gpu->info));
+  Arena plan, shared_plan;
+  run.buffers.Lay(run.sizes, &plan, &shared_plan);
+  // Collective, so before all that a rank can fail at by itself.
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const shared_memory,
+                            gpu->communicator->AllocateShared(shared_plan.bytes()));
   LONGSPAN_ASSIGN_OR_RETURN(
       run.weights, CudaWeights::Upload(weights, attention.factors, run.sizes.dtype, gpu->s()));
-  Arena plan;
-  run.buffers.Lay(run.sizes, &plan);
   LONGSPAN_ASSIGN_OR_RETURN(run.memory, cuda::Buffer::Allocate(plan.bytes()));
-  Arena arena(run.memory.data());
-  run.buffers.Lay(run.sizes, &arena);
+  Arena arena(run.memory.data()), shared(shared_memory);
+  run.buffers.Lay(run.sizes, &arena, &shared);
   LONGSPAN_RETURN_IF_ERROR(cuda::Fill(run.memory.data(), 0, plan.bytes(), gpu->s()));
+  if (shared_plan.bytes() > 0) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(shared_memory, 0, shared_plan.bytes(), gpu->s()));
+  }
   const int64_t positions =
       std::max({run.sizes.max_tokens, attention.esa.far_position,
                 attention.sizes.initial_tokens + attention.sizes.local_tokens}) +
@@ -81,6 +91,7 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
                               cuda::SelectWorkspace::Create(static_cast<int>(run.sizes.sequences),
                                                             run.sizes.own_keys, blocks));
   }
+  if (!run.reads_pages()) run.arrived_rows.resize(run.sizes.max_tokens);
   transformer->x_ = run.buffers.x;
   LONGSPAN_RETURN_IF_ERROR(cuda::Synchronize(gpu->s()));
   return transformer;
@@ -109,6 +120,11 @@ absl::Status CudaTransformer::ProjectQkv(const CudaLayer& layer, CudaStage stage
   CudaBuffers& buffers = run_.buffers;
   LONGSPAN_RETURN_IF_ERROR(Product(&run_, stage, buffers.normed, rows, config_.hidden_size,
                                    layer.qkv, run_.sizes.qkv(), buffers.stacked, DType::kFloat32));
+  return SplitQkv(layer, rows);
+}
+
+absl::Status CudaTransformer::SplitQkv(const CudaLayer& layer, int64_t rows) {
+  CudaBuffers& buffers = run_.buffers;
   return cuda::SplitHeads(
       {run_.sizes.shape, buffers.stacked, rows, layer.qkv_bias, layer.query_norm, layer.key_norm,
        static_cast<float>(config_.rms_norm_eps), buffers.queries, buffers.keys, buffers.values},
@@ -170,6 +186,88 @@ absl::Status CudaTransformer::Mlp(const CudaLayer& layer, CudaStage stage, int64
   LONGSPAN_RETURN_IF_ERROR(cuda::SwiGlu(args, run_.stream()));
   return Product(&run_, stage, buffers.activated, rows, intermediate, layer.down,
                  config_.hidden_size, x_, DType::kFloat32, true);
+}
+
+bool CudaTransformer::Fuses(int64_t rows) const {
+  if (!run_.context->deterministic && rows > cuda::kMaxFewRows) return false;
+  // All of the layers' products have as many inputs as x_, or as the heads.
+  const CudaBuffers& buffers = run_.buffers;
+  cuda::LinearArgs args;
+  args.dtype = run_.sizes.dtype;
+  args.rows = rows;
+  args.x = buffers.normed;
+  args.in = config_.hidden_size;
+  args.weight = run_.weights.lm_head;
+  args.out = std::max({run_.sizes.qkv(), 2 * config_.intermediate_size, config_.vocab_size});
+  if (!cuda::LinearFuses(args, {})) return false;
+  args.x = buffers.attended;
+  args.in = run_.sizes.shape.query_dim();
+  args.out = config_.hidden_size;
+  return cuda::LinearFuses(args, {});
+}
+
+absl::Status CudaTransformer::MultiplyNormed(const float* norm, const float* rows, int64_t count,
+                                             const std::byte* weight, int64_t out, void* y,
+                                             DType y_dtype, cuda::LinearFusion fusion) {
+  cuda::LinearArgs args;
+  args.x = rows;
+  args.rows = count;
+  args.in = config_.hidden_size;
+  args.weight = weight;
+  args.dtype = run_.sizes.dtype;
+  args.out = out;
+  args.y = y;
+  args.y_dtype = y_dtype;
+  fusion.norm = norm;
+  fusion.epsilon = static_cast<float>(config_.rms_norm_eps);
+  if (!cuda::LinearFuses(args, fusion)) {
+    LONGSPAN_RETURN_IF_ERROR(Normalize(norm, rows, count));
+    args.x = run_.buffers.normed;
+    fusion.norm = nullptr;
+  }
+  return cuda::LinearFewRows(args, fusion, run_.stream());
+}
+
+absl::Status CudaTransformer::FusedQkv(const CudaLayer& layer, int64_t rows) {
+  CudaBuffers& buffers = run_.buffers;
+  const int64_t qkv = run_.sizes.qkv();
+  cuda::LinearFusion fusion;
+  if (layer.query_norm == nullptr && layer.key_norm == nullptr) {
+    fusion.bias = layer.qkv_bias;
+    fusion.kv_dim = run_.sizes.shape.kv_dim();
+    fusion.keys = buffers.keys;
+    fusion.values = buffers.values;
+    return MultiplyNormed(layer.attention_norm, x_, rows, layer.qkv, qkv, buffers.queries,
+                          DType::kFloat32, fusion);
+  }
+  LONGSPAN_RETURN_IF_ERROR(MultiplyNormed(layer.attention_norm, x_, rows, layer.qkv, qkv,
+                                          buffers.stacked, DType::kFloat32, fusion));
+  return SplitQkv(layer, rows);
+}
+
+absl::Status CudaTransformer::FusedOutput(const CudaLayer& layer, int64_t rows) {
+  cuda::LinearArgs args;
+  args.x = run_.buffers.attended;
+  args.rows = rows;
+  args.in = run_.sizes.shape.query_dim();
+  args.weight = layer.output;
+  args.dtype = run_.sizes.dtype;
+  args.out = config_.hidden_size;
+  args.y = x_;
+  args.accumulate = true;
+  cuda::LinearFusion fusion;
+  fusion.bias = layer.output_bias;
+  return cuda::LinearFewRows(args, fusion, run_.stream());
+}
+
+absl::Status CudaTransformer::FusedMlp(const CudaLayer& layer, int64_t rows) {
+  cuda::LinearFusion fusion;
+  fusion.swiglu = true;
+  LONGSPAN_RETURN_IF_ERROR(MultiplyNormed(layer.mlp_norm, x_, rows, layer.gate_up,
+                                          2 * config_.intermediate_size, run_.buffers.activated,
+                                          run_.sizes.dtype, fusion));
+  return Product(&run_, CudaStage::kDecode, run_.buffers.activated, rows, config_.intermediate_size,
+                 layer.down, config_.hidden_size, x_, DType::kFloat32, true);
 }
 
 absl::Status CudaTransformer::EmbedChunk(const PrefillChunk& chunk,
@@ -277,8 +375,16 @@ absl::StatusOr<CudaStep> CudaTransformer::UploadStep(absl::Span<const DecodeToke
 
 absl::Status CudaTransformer::RunStep(const CudaStep& step) {
   LONGSPAN_RETURN_IF_ERROR(Embed(step.rows));
+  const bool fuses = Fuses(step.rows);
   for (size_t i = 0; i < run_.weights.layers.size(); ++i) {
     const CudaLayer& layer = run_.weights.layers[i];
+    if (fuses) {
+      LONGSPAN_RETURN_IF_ERROR(FusedQkv(layer, step.rows));
+      LONGSPAN_RETURN_IF_ERROR(AttendTokensCuda(&run_, static_cast<int64_t>(i), step));
+      LONGSPAN_RETURN_IF_ERROR(FusedOutput(layer, step.rows));
+      LONGSPAN_RETURN_IF_ERROR(FusedMlp(layer, step.rows));
+      continue;
+    }
     LONGSPAN_RETURN_IF_ERROR(Normalize(layer.attention_norm, x_, step.rows));
     LONGSPAN_RETURN_IF_ERROR(ProjectQkv(layer, CudaStage::kDecode, step.rows));
     LONGSPAN_RETURN_IF_ERROR(AttendTokensCuda(&run_, static_cast<int64_t>(i), step));
@@ -311,21 +417,48 @@ absl::Status CudaTransformer::Decode(absl::Span<const DecodeToken> tokens,
   return Finish();
 }
 
+absl::Status CudaTransformer::ComputeLogits(int64_t first, int64_t rows) {
+  const float* x = x_ + first * config_.hidden_size;
+  if (Fuses(rows)) {
+    return MultiplyNormed(run_.weights.final_norm, x, rows, run_.weights.lm_head,
+                          config_.vocab_size, run_.buffers.logits, DType::kFloat32, {});
+  }
+  LONGSPAN_RETURN_IF_ERROR(Normalize(run_.weights.final_norm, x, rows));
+  return Product(&run_, CudaStage::kDecode, run_.buffers.normed, rows, config_.hidden_size,
+                 run_.weights.lm_head, config_.vocab_size, run_.buffers.logits, DType::kFloat32);
+}
+
 absl::StatusOr<std::vector<float>> CudaTransformer::Logits(int64_t first, int64_t count) {
   const int64_t vocab = config_.vocab_size;
   std::vector<float> logits(count * vocab);
   for (int64_t row = 0; row < count; row += kLogitRows) {
     const int64_t rows = std::min(kLogitRows, count - row);
-    LONGSPAN_RETURN_IF_ERROR(
-        Normalize(run_.weights.final_norm, x_ + (first + row) * config_.hidden_size, rows));
-    LONGSPAN_RETURN_IF_ERROR(Product(&run_, CudaStage::kDecode, run_.buffers.normed, rows,
-                                     config_.hidden_size, run_.weights.lm_head, vocab,
-                                     run_.buffers.logits, DType::kFloat32));
+    LONGSPAN_RETURN_IF_ERROR(ComputeLogits(first + row, rows));
     LONGSPAN_RETURN_IF_ERROR(cuda::Copy(logits.data() + row * vocab, run_.buffers.logits,
                                         rows * vocab * 4, run_.stream()));
   }
   LONGSPAN_RETURN_IF_ERROR(Finish());
   return logits;
+}
+
+absl::StatusOr<std::vector<int32_t>> CudaTransformer::LikeliestTokens(int64_t first,
+                                                                      int64_t count) {
+  std::vector<int32_t> tokens(count);
+  for (int64_t row = 0; row < count; row += kLogitRows) {
+    cuda::ArgMaxArgs args;
+    args.logits = run_.buffers.logits;
+    args.rows = std::min(kLogitRows, count - row);
+    args.vocab = config_.vocab_size;
+    args.ids = run_.buffers.likeliest;
+    args.workspace = run_.buffers.arg_max;
+    LONGSPAN_RETURN_IF_ERROR(ComputeLogits(first + row, args.rows));
+    LONGSPAN_RETURN_IF_ERROR(cuda::ArgMax(args, run_.stream()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::Copy(tokens.data() + row, args.ids,
+                                        args.rows * static_cast<int64_t>(sizeof(int32_t)),
+                                        run_.stream()));
+  }
+  LONGSPAN_RETURN_IF_ERROR(Finish());
+  return tokens;
 }
 
 }  // namespace longspan

@@ -28,7 +28,7 @@ class CudaTransformer final : public Transformer {
 
   // Uploads the weights; `weights` is not needed afterwards. `config` is resolved, its
   // max_model_len too. attention and gpu must outlive the transformer. ResourceExhausted: there is
-  // no room on the GPU.
+  // no room on the GPU. Others: as CheckCudaLimits.
   static absl::StatusOr<std::unique_ptr<CudaTransformer>> Create(const Config& config,
                                                                  const ModelConfig& model,
                                                                  const ModelWeights& weights,
@@ -40,6 +40,7 @@ class CudaTransformer final : public Transformer {
   absl::Status SwapHidden(std::vector<float>* hidden) override;
   absl::Status Decode(absl::Span<const DecodeToken> tokens, absl::Span<const int32_t> ids) override;
   absl::StatusOr<std::vector<float>> Logits(int64_t first, int64_t count) override;
+  absl::StatusOr<std::vector<int32_t>> LikeliestTokens(int64_t first, int64_t count) override;
 
  private:
   explicit CudaTransformer(const ModelConfig& config)
@@ -50,14 +51,27 @@ class CudaTransformer final : public Transformer {
   absl::Status Normalize(const float* weight, const float* rows, int64_t count);
   // Queries, keys and values of rows that `normed` holds, from row `first` on.
   absl::Status ProjectQkv(const CudaLayer& layer, CudaStage stage, int64_t rows);
+  absl::Status SplitQkv(const CudaLayer& layer, int64_t rows);
   absl::Status ProjectKeysAndValues(const CudaLayer& layer, int64_t rows);
   absl::Status ProjectQueries(const CudaLayer& layer, int64_t first, int64_t rows);
   absl::Status ProjectOutput(const CudaLayer& layer, CudaStage stage, int64_t rows);
   absl::Status Mlp(const CudaLayer& layer, CudaStage stage, int64_t rows);
+  // Whether a decode step's products of so many rows also do what is around them.
+  bool Fuses(int64_t rows) const;
+  // A product of rows of x_ that are normed first, in one launch where they are few.
+  absl::Status MultiplyNormed(const float* norm, const float* rows, int64_t count,
+                              const std::byte* weight, int64_t out, void* y, DType y_dtype,
+                              cuda::LinearFusion fusion);
+  // The decode step's layer before and after attention, in x_'s rows.
+  absl::Status FusedQkv(const CudaLayer& layer, int64_t rows);
+  absl::Status FusedOutput(const CudaLayer& layer, int64_t rows);
+  absl::Status FusedMlp(const CudaLayer& layer, int64_t rows);
   absl::Status Observe(int64_t layer, int64_t first_row, int64_t rows);
   absl::StatusOr<CudaStep> UploadStep(absl::Span<const DecodeToken> tokens,
                                       absl::Span<const int32_t> ids);
   absl::Status RunStep(const CudaStep& step);
+  // To run_.buffers.logits; at most kLogitRows rows.
+  absl::Status ComputeLogits(int64_t first, int64_t rows);
 
   const ModelConfig& config_;
   CudaRun run_;

@@ -56,6 +56,10 @@ absl::StatusOr<std::unique_ptr<Gpu>> Open(HostRanks ranks) {
   gpu->ranks_on_host = ranks.all;
   LONGSPAN_ASSIGN_OR_RETURN(gpu->info, cuda::UseDevice(gpu->device));
   LONGSPAN_ASSIGN_OR_RETURN(gpu->stream, cuda::StreamHandle::Create());
+  // Urgent, or a message would wait until all of the attention before it has had its turn.
+  LONGSPAN_ASSIGN_OR_RETURN(gpu->ring, cuda::StreamHandle::CreateUrgent());
+  LONGSPAN_ASSIGN_OR_RETURN(gpu->uploads, cuda::StreamHandle::Create());
+  LONGSPAN_ASSIGN_OR_RETURN(gpu->event, cuda::Event::Create());
   return gpu;
 }
 
@@ -67,22 +71,29 @@ Memory Own(Buffer buffer) {
 
 }  // namespace
 
+// A wait keeps to what was recorded when it was made, so that one event does for all.
+absl::Status Gpu::Order(const cuda::StreamHandle& first, const cuda::StreamHandle& later) {
+  LONGSPAN_RETURN_IF_ERROR(event.Record(first.get()));
+  return cuda::WaitFor(later.get(), event);
+}
+
 absl::Status NoGpu() {
   return absl::UnavailableError(
       "`device: cuda`: there is no NVIDIA GPU, or no driver for it, on this host; see nvidia-smi, "
       "or use `device: cpu`");
 }
 
-absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* communicator) {
-  LONGSPAN_ASSIGN_OR_RETURN(const HostRanks ranks, CountHostRanks(*communicator));
+absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* world,
+                                             Communicator* of_model) {
+  LONGSPAN_ASSIGN_OR_RETURN(const HostRanks ranks, CountHostRanks(*world));
   absl::StatusOr<std::unique_ptr<Gpu>> gpu = Open(ranks);
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, gpu.status()));
-  LONGSPAN_ASSIGN_OR_RETURN((*gpu)->sharers, CountSharers(*communicator, (*gpu)->info));
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(world, gpu.status()));
+  LONGSPAN_ASSIGN_OR_RETURN((*gpu)->sharers, CountSharers(*world, (*gpu)->info));
   absl::StatusOr<std::unique_ptr<DeviceCommunicator>> between =
       config.parallel.communicator == CommunicatorKind::kNccl
-          ? MakeNcclCommunicator(communicator, (*gpu)->device)
-          : MakeStagedCommunicator(communicator);
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, between.status()));
+          ? MakeNcclCommunicator(of_model, (*gpu)->device)
+          : MakeStagedCommunicator(of_model);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(world, between.status()));
   (*gpu)->communicator = *std::move(between);
   return gpu;
 }

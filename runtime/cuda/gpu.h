@@ -16,20 +16,27 @@ namespace longspan {
 struct Gpu {
   int device = 0;
   cuda::DeviceInfo info;
-  int sharers = 1;        // ranks that use it, this one included
-  int ranks_on_host = 1;  // on any of its GPUs
-  cuda::StreamHandle stream;
+  int sharers = 1;             // ranks that use it, this one included
+  int ranks_on_host = 1;       // on any of its GPUs
+  cuda::StreamHandle stream;   // of all but
+  cuda::StreamHandle ring;     // keys and values on their way to this rank, and
+  cuda::StreamHandle uploads;  // what the host tells those two meanwhile
+  cuda::Event event;
   std::unique_ptr<DeviceCommunicator> communicator;
 
   cuda::Stream s() const { return stream.get(); }
+  // What is put in `later` from now on starts after what is in `first` now.
+  absl::Status Order(const cuda::StreamHandle& first, const cuda::StreamHandle& later);
   // Multiprocessors that a kernel of this rank may hold all at once.
   int multiprocessors() const { return info.multiprocessors / sharers; }
 };
 
-// The rank's GPU by its place among the ranks of its host, and a communicator between the ranks'
-// GPUs: NCCL or, with `parallel.communicator` mpi or threads, pinned host memory. Collective: every
-// rank returns the same error.
-absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* communicator);
+// The rank's GPU by its place among the ranks of `world` on its host, and a communicator between
+// the GPUs of the ranks that share a model, all of `world` or this one alone: NCCL or, with
+// `parallel.communicator` mpi or threads, pinned host memory. Collective: every rank of `world`
+// returns the same error.
+absl::StatusOr<std::unique_ptr<Gpu>> OpenGpu(const Config& config, Communicator* world,
+                                             Communicator* of_model);
 
 absl::Status NoGpu();
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/cuda/cuda_limits.h"
 #include "runtime/cuda/cuda_transformer.h"
 #include "runtime/cuda/gpu.h"
 
@@ -31,13 +32,6 @@ absl::Status CheckSameGpus(Communicator* communicator, const Gpu& gpu) {
   return absl::OkStatus();
 }
 
-int64_t BufferBytes(Config config, const ModelConfig& model, const AttentionContext& attention,
-                    const cuda::DeviceInfo& info, int ranks_on_gpu, int64_t max_model_len) {
-  config.max_model_len = max_model_len;
-  return CudaTransformer::Bytes(
-      CudaSizes::Of(config, model, attention, ranks_on_gpu, info.multiprocessors / ranks_on_gpu));
-}
-
 // What an allocation of device memory takes.
 int64_t Granules(int64_t bytes) {
   constexpr int64_t kGranule = int64_t{2} << 20;
@@ -47,7 +41,8 @@ int64_t Granules(int64_t bytes) {
 }  // namespace
 
 absl::Status OpenModelGpu(const Config& config, Communicator* communicator, Model* model) {
-  LONGSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Gpu> gpu, OpenGpu(config, communicator));
+  LONGSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Gpu> gpu,
+                            OpenGpu(config, communicator, model->attention.communicator));
   model->gpu = std::move(gpu);
   return config.deterministic ? CheckSameGpus(communicator, *model->gpu) : absl::OkStatus();
 }
@@ -56,9 +51,14 @@ absl::StatusOr<std::vector<std::string>> DescribeGpus() {
   LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
   std::vector<std::string> texts;
   for (int device = 0; device < devices; ++device) {
-    LONGSPAN_ASSIGN_OR_RETURN(const cuda::DeviceInfo info, cuda::UseDevice(device));
+    const absl::StatusOr<cuda::DeviceInfo> info = cuda::UseDevice(device);
+    if (absl::IsUnimplemented(info.status())) {
+      texts.push_back(absl::StrCat("not supported: ", info.status().message()));
+      continue;
+    }
+    LONGSPAN_RETURN_IF_ERROR(info.status());
     LONGSPAN_ASSIGN_OR_RETURN(const cuda::MemoryInfo memory, cuda::FreeMemory());
-    texts.push_back(absl::StrCat(info.name, ", ", FormatBytes(memory.total), " (",
+    texts.push_back(absl::StrCat(info->name, ", ", FormatBytes(memory.total), " (",
                                  FormatBytes(memory.free), " free)"));
   }
   return texts;
@@ -67,7 +67,9 @@ absl::StatusOr<std::vector<std::string>> DescribeGpus() {
 absl::StatusOr<int> UseFirstGpu(int ranks_on_host) {
   LONGSPAN_ASSIGN_OR_RETURN(const int devices, cuda::CountDevices());
   if (devices == 0) return NoGpu();
-  LONGSPAN_RETURN_IF_ERROR(cuda::UseDevice(0).status());
+  for (int device = std::min(devices, ranks_on_host) - 1; device >= 0; --device) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::UseDevice(device).status());
+  }
   return (ranks_on_host + devices - 1) / devices;
 }
 
@@ -77,31 +79,27 @@ absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig
                                          int ranks_on_host) {
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::DeviceInfo info, cuda::CurrentDevice());
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::MemoryInfo memory, cuda::FreeMemory());
-  const DType dtype = config.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
-  const auto buffers = [&](int64_t max_model_len) {
-    return BufferBytes(config, model, attention, info, ranks_on_gpu, max_model_len);
+  const auto sizes = [&](int64_t max_model_len) {
+    Config with_length = config;
+    with_length.max_model_len = max_model_len;
+    return CudaSizes::Of(with_length, model, attention, ranks_on_gpu,
+                         info.multiprocessors / ranks_on_gpu);
   };
+  LONGSPAN_RETURN_IF_ERROR(CheckCudaLimits(config, sizes(config.max_model_len), info));
+  const auto buffers = [&](int64_t tokens) { return CudaTransformer::Bytes(sizes(tokens)); };
   MemoryPlan plan;
   plan.available = memory.free / ranks_on_gpu;
-  plan.weights = CudaWeights::Bytes(weights, attention.factors, dtype);
+  plan.weights = CudaWeights::Bytes(weights, attention.factors, sizes(0).dtype);
   const int64_t score_bytes = Granules(attention.kv.score_bytes());
   plan.page = Granules(attention.kv.kv_bytes()) + score_bytes;
+  plan.host_available = AvailableMemory() / ranks_on_host;
   if (config.kv_cache_tier == "host") {
     plan.page = score_bytes;
     plan.host_page = attention.kv.kv_bytes();
-    plan.host_available = AvailableMemory() / ranks_on_host;
   }
-  int64_t longest = config.max_model_len;
-  if (longest == 0) {
-    // Some buffers grow with the context: as many pages as there would be without any is more than
-    // there will be.
-    plan.activations = buffers(1);
-    const SequenceLayout& layout = attention.layout;
-    longest = std::clamp<int64_t>(
-        plan.MaxPages(config.kv_cache_memory_fraction) * layout.stripe_tokens * layout.num_ranks, 1,
-        kMaxPosition);
-  }
-  plan.activations = buffers(longest);
+  plan.longest = LongestRequest(plan, config.kv_cache_memory_fraction, attention.layout, buffers);
+  const int64_t tokens = config.max_model_len > 0 ? config.max_model_len : *plan.longest;
+  plan.activations = buffers(std::max<int64_t>(tokens, 1));
   return plan;
 }
 

@@ -1,50 +1,17 @@
 #include "tests/collectives/communicator_checks.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
-#include <limits>
 #include <numeric>
 #include <random>
 
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
 #include "kernels/base/status_macros.h"
+#include "tests/collectives/check_data.h"
 
 namespace longspan {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-class Findings {
- public:
-  void Expect(bool good, absl::string_view what) {
-    if (!good && status_.ok()) status_ = absl::DataLossError(what);
-  }
-  const absl::Status& status() const { return status_; }
-
- private:
-  absl::Status status_;
-};
-
-// The bytes that a message with this key has, on whichever rank one asks.
-std::vector<char> MakeBytes(uint64_t key, int64_t bytes) {
-  std::vector<char> data(bytes);
-  std::mt19937_64 random(key);
-  for (int64_t at = 0; at < bytes; at += 8) {
-    const uint64_t word = random();
-    std::memcpy(data.data() + at, &word, std::min<int64_t>(8, bytes - at));
-  }
-  return data;
-}
-
-template <typename T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() &&
-         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
 
 absl::Status CheckBroadcast(Communicator& c) {
   Findings findings;
@@ -62,11 +29,7 @@ absl::Status CheckBroadcast(Communicator& c) {
 absl::Status CheckAllGather(Communicator& c) {
   Findings findings;
   for (const int64_t bytes : {0, 1, 16384, 1'500'001}) {
-    std::vector<char> expected;
-    for (int r = 0; r < c.size(); ++r) {
-      const std::vector<char> part = MakeBytes(bytes + r, bytes);
-      expected.insert(expected.end(), part.begin(), part.end());
-    }
+    const std::vector<char> expected = GatheredBytes(bytes, bytes, c.size());
     const std::vector<char> own = MakeBytes(bytes + c.rank(), bytes);
     std::vector<char> all(bytes * c.size());
     LONGSPAN_RETURN_IF_ERROR(c.AllGather("parts", own.data(), all.data(), bytes));
@@ -101,33 +64,12 @@ absl::Status CheckAllGatherV(Communicator& c) {
   return findings.status();
 }
 
-std::vector<float> MakeFloats(int rank, int64_t count) {
-  static constexpr float kSpecial[] = {0.0f, -0.0f, kInf, -kInf, kNan, -kNan, 1e-45f, -1e-45f};
-  std::mt19937 random(rank + 77);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& v : values) v = random() % 2 == 0 ? kSpecial[random() % 8] : normal(random);
-  for (int64_t i = 0; i < std::min<int64_t>(count, 8); ++i) values[i] = kSpecial[i];
-  return values;
-}
-
-float LargerOf(float a, float b) {
-  if (std::isnan(b)) return a;
-  if (a == b) return std::signbit(a) ? b : a;
-  return a > b ? a : b;
-}
-
 absl::Status CheckAllReduceMax(Communicator& c) {
   Findings findings;
   for (const int64_t count : {0, 1, 4096, 100'003}) {
-    std::vector<float> expected(count, -kInf);
-    for (int r = 0; r < c.size(); ++r) {
-      const std::vector<float> values = MakeFloats(r, count);
-      for (int64_t i = 0; i < count; ++i) expected[i] = LargerOf(expected[i], values[i]);
-    }
     std::vector<float> values = MakeFloats(c.rank(), count);
     LONGSPAN_RETURN_IF_ERROR(c.AllReduceMax("maxima", values.data(), count));
-    findings.Expect(SameBits(values, expected), absl::StrCat(count, " values"));
+    findings.Expect(SameBits(values, Maxima(count, c.size())), absl::StrCat(count, " values"));
   }
   return findings.status();
 }

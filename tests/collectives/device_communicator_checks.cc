@@ -1,62 +1,20 @@
 #include "tests/collectives/device_communicator_checks.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
 #include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/device.h"
+#include "tests/collectives/check_data.h"
 
 namespace longspan {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-class Findings {
- public:
-  void Expect(bool good, absl::string_view what) {
-    if (!good && status_.ok()) status_ = absl::DataLossError(what);
-  }
-  const absl::Status& status() const { return status_; }
-
- private:
-  absl::Status status_;
-};
-
-// The bytes that a message with this key has, on whichever rank one asks.
-std::vector<char> MakeBytes(uint64_t key, int64_t bytes) {
-  std::vector<char> data(bytes);
-  std::mt19937_64 random(key);
-  for (int64_t at = 0; at < bytes; at += 8) {
-    const uint64_t word = random();
-    std::memcpy(data.data() + at, &word, std::min<int64_t>(8, bytes - at));
-  }
-  return data;
-}
-
-// MakeBytes(first_key + r) of each rank r, one after the other.
-std::vector<char> GatheredBytes(uint64_t first_key, int64_t bytes, int size) {
-  std::vector<char> all;
-  for (int r = 0; r < size; ++r) {
-    const std::vector<char> part = MakeBytes(first_key + r, bytes);
-    all.insert(all.end(), part.begin(), part.end());
-  }
-  return all;
-}
-
 template <typename T>
 int64_t BytesOf(const std::vector<T>& values) {
   return static_cast<int64_t>(values.size() * sizeof(T));
-}
-
-template <typename T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), BytesOf(a)) == 0);
 }
 
 // A stream, and what goes to and from the device in it. Every buffer is poisoned first.
@@ -163,31 +121,6 @@ absl::Status CheckManyAllGathers(DeviceCommunicator& c) {
         absl::StrCat("call ", i));
   }
   return findings.status();
-}
-
-std::vector<float> MakeFloats(int rank, int64_t count) {
-  static constexpr float kSpecial[] = {0.0f, -0.0f, kInf, -kInf, kNan, -kNan, 1e-45f, -1e-45f};
-  std::mt19937 random(rank + 77);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& v : values) v = random() % 2 == 0 ? kSpecial[random() % 8] : normal(random);
-  for (int64_t i = 0; i < std::min<int64_t>(count, 8); ++i) values[i] = kSpecial[i];
-  return values;
-}
-
-float LargerOf(float a, float b) {
-  if (std::isnan(b)) return a;
-  if (a == b) return std::signbit(a) ? b : a;
-  return a > b ? a : b;
-}
-
-std::vector<float> Maxima(int64_t count, int size) {
-  std::vector<float> maxima(count, -kInf);
-  for (int r = 0; r < size; ++r) {
-    const std::vector<float> values = MakeFloats(r, count);
-    for (int64_t i = 0; i < count; ++i) maxima[i] = LargerOf(maxima[i], values[i]);
-  }
-  return maxima;
 }
 
 absl::Status CheckAllReduceMax(DeviceCommunicator& c) {
@@ -313,14 +246,75 @@ absl::Status CheckStreamOrder(DeviceCommunicator& c) {
   return findings.status();
 }
 
+// Calls in turn in two streams, put in order by events alone: each reads what the one before
+// brought.
+absl::Status CheckTwoStreams(DeviceCommunicator& c) {
+  constexpr int64_t kBytes = 5000, kBusyBytes = int64_t{256} << 20;
+  constexpr int kRounds = 5;
+  const int n = c.size();
+  LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::StreamHandle ring, cuda::StreamHandle::CreateUrgent());
+  LONGSPAN_ASSIGN_OR_RETURN(cuda::Event event, cuda::Event::Create());
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer busy, bench.Allocate(kBusyBytes));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer send, bench.Upload(MakeBytes(c.rank(), kBytes)));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer receive, bench.Allocate(kBytes * n));
+  const int next = (c.rank() + 1) % n, last = (c.rank() + n - 1) % n;
+  for (int round = 0; round < kRounds; ++round) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(busy.data(), round, kBusyBytes, bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(
+        c.AllGather("main", send.data(), receive.data(), kBytes, bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(event.Record(bench.stream()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::WaitFor(ring.get(), event));
+    // Of what was gathered, the part of the rank behind: all parts go round by one.
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(busy.data(), round, kBusyBytes, ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(c.Exchange("ring",
+                                        {Transfer{next, receive.data() + last * kBytes, kBytes}},
+                                        {Transfer{last, send.data(), kBytes}}, ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(event.Record(ring.get()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::WaitFor(bench.stream(), event));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<char> held,
+                            bench.Download<char>(send.data(), kBytes));
+  // A round brings what the rank two before held.
+  const int origin = ((c.rank() - 2 * kRounds) % n + n) % n;
+  Findings findings;
+  findings.Expect(held == MakeBytes(origin, kBytes), "what went round");
+  return findings.status();
+}
+
+// The first gather between such memory is captured, as that of a job whose prompts are short.
+absl::Status CheckSharedInGraph(DeviceCommunicator& c) {
+  constexpr int64_t kBytes = 3000, kOffset = 4096;
+  LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const shared, c.AllocateShared(kOffset + kBytes * c.size()));
+  if (!c.stream_ordered()) return absl::OkStatus();
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Graph graph, cuda::Graph::Capture(bench.stream(), [&] {
+                              return c.AllGather("captured", shared, shared + kOffset, kBytes,
+                                                 bench.stream());
+                            }));
+  Findings findings;
+  for (int replay = 0; replay < 3; ++replay) {
+    const uint64_t key = 100 * replay;
+    LONGSPAN_RETURN_IF_ERROR(bench.Put(MakeBytes(key + c.rank(), kBytes), shared));
+    LONGSPAN_RETURN_IF_ERROR(graph.Launch(bench.stream()));
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<char> all,
+                              bench.Download<char>(shared + kOffset, kBytes * c.size()));
+    findings.Expect(all == GatheredBytes(key, kBytes, c.size()), absl::StrCat("replay ", replay));
+  }
+  return findings.status();
+}
+
 // Gathers between memory that the communicator gave, at several places in it.
 absl::Status CheckShared(DeviceCommunicator& c) {
   constexpr int64_t kMost = 100'000;
   LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
-  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const send, c.AllocateShared(kMost));
+  // Of another size on each rank.
+  const int64_t odd = int64_t{3'000'000} * c.rank();
+  LONGSPAN_ASSIGN_OR_RETURN(std::byte* const send, c.AllocateShared(kMost + odd));
   LONGSPAN_ASSIGN_OR_RETURN(std::byte* const receive, c.AllocateShared(kMost * c.size()));
   Findings findings;
   findings.Expect(c.AllocateShared(0).ok(), "no memory");
+  findings.Expect(c.AllocateShared(100 * c.rank()).ok(), "no memory on one rank");
   for (int round = 0; round < 20; ++round) {
     for (const int64_t bytes : {16, 1000, 16384, 65536 + 4}) {
       const int64_t offset = round * 256;
@@ -463,6 +457,8 @@ const std::vector<DeviceCheck>& DeviceChecks() {
       {"Ring", CheckRing},
       {"RandomExchanges", CheckRandomExchanges},
       {"StreamOrder", CheckStreamOrder},
+      {"TwoStreams", CheckTwoStreams},
+      {"SharedInGraph", CheckSharedInGraph},
       {"Shared", CheckShared},
       {"Graph", CheckGraph},
       {"FailedCapture", CheckFailedCapture},

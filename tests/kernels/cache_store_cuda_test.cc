@@ -243,14 +243,55 @@ class CacheStoreCudaTest : public CudaTest {
     }
   }
 
+  // What makes score keys of keys, and queries that are compressed beside them.
+  struct Compression {
+    Compression(Random* random, const Case& c, const Floats& keys, int64_t rows)
+        : queries(random->Reals(2 * rows * c.kv_dim)),
+          compressed(Poisoned(3 * rows * c.score_dim * 4)) {
+      args.dtype = c.dtype == DType::kFloat32 ? DType::kFloat32 : DType::kBFloat16;
+      const int64_t count = c.score_dim * c.kv_dim;
+      query_factor = Upload(Stored(random->Reals(count).data(), count, args.dtype));
+      key_factor = Upload(Stored(random->Reals(count).data(), count, args.dtype));
+      args.shape = {c.kv_dim / 4, c.kv_dim / 8, 8};
+      args.queries = queries.device();
+      args.keys = keys.device();
+      args.rows = rows;
+      args.query_factor = query_factor.data();
+      args.key_factor = key_factor.data();
+      args.dim = c.score_dim;
+      args.compressed_queries = compressed.as<float>();
+      args.compressed_keys = compressed.as<float>() + rows * c.score_dim;
+    }
+    // Those of CompressTokens; the other queries are for CompressAndStoreTokens.
+    std::vector<float> Keys() {
+      ExpectOk(CompressTokens(args, nullptr));
+      const float* const keys = args.compressed_keys;
+      args.compressed_queries = compressed.as<float>() + 2 * args.rows * args.dim;
+      args.compressed_keys = nullptr;
+      return Download<float>(keys, args.rows * args.dim);
+    }
+    void ExpectSameQueries() const {
+      const int64_t count = args.rows * args.dim;
+      ExpectSameBits(Download<float>(args.compressed_queries, count),
+                     Download<float>(compressed.data(), count));
+    }
+
+    Floats queries;
+    Buffer query_factor, key_factor, compressed;
+    CompressTokensArgs args;
+  };
+
   // Stores a token of each of several sequences, whose caches have room for `capacity` tokens.
+  // `compresses`: score keys are compressed keys, in the same launch.
   void CheckTokens(const Case& c, const std::vector<int64_t>& positions, int64_t capacity, int rank,
-                   uint64_t seed) {
+                   uint64_t seed, bool compresses = false) {
     SCOPED_TRACE(testing::Message() << Describe(c) << ", rank " << rank);
     Random random(seed);
     const auto count = static_cast<int>(positions.size());
     const int64_t num_pages = SequenceLayout{c.stripe, c.ranks}.NumPages(rank, capacity);
-    const Rows rows(&random, c, count);
+    Rows rows(&random, c, count);
+    Compression compression(&random, c, rows.keys, count);
+    if (compresses) rows.scores = Floats(compression.Keys());
     std::vector<Cache> caches;
     std::vector<DecodeRow> sequences;
     for (int row = 0; row < count; ++row) {
@@ -274,8 +315,13 @@ class CacheStoreCudaTest : public CudaTest {
     args.num_rows = count;
     args.keys = rows.keys.device();
     args.values = rows.values.device();
-    args.score_keys = rows.device_scores();
-    ExpectOk(StoreTokens(args, nullptr));
+    if (compresses) {
+      ExpectOk(CompressAndStoreTokens(compression.args, args, nullptr));
+      compression.ExpectSameQueries();
+    } else {
+      args.score_keys = rows.device_scores();
+      ExpectOk(StoreTokens(args, nullptr));
+    }
     for (int row = 0; row < count; ++row) {
       SCOPED_TRACE(testing::Message() << "position " << positions[row]);
       caches[row].Check();
@@ -315,6 +361,21 @@ TEST_F(CacheStoreCudaTest, TokensGoToTheirPages) {
       CheckTokens(c, {0, 7, 8, -1, 10, 15, 16, 50, 95}, 96, rank, ++seed);
       CheckTokens(c, {7}, 8, rank, ++seed);
       CheckTokens(c, {-1}, 8, rank, ++seed);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_F(CacheStoreCudaTest, CompressedTokensGoToTheirPages) {
+  uint64_t seed = 1500;
+  for (const Case& c : Cases()) {
+    if (c.exact || c.score_dim == 0 || c.kv_dim % 8 != 0 || c.shift != 0) continue;
+    for (int rank = 0; rank < c.ranks; ++rank) {
+      CheckTokens(c, {0, 7, 8, -1, 10, 15, 16, 50, 95}, 96, rank, ++seed, true);
+      CheckTokens(c, {0, 95, 16}, 96, rank, ++seed, true);
+      CheckTokens(c, {15, 7}, 16, rank, ++seed, true);
+      CheckTokens(c, {7}, 8, rank, ++seed, true);
+      CheckTokens(c, {-1}, 8, rank, ++seed, true);
       if (HasFatalFailure()) return;
     }
   }
@@ -642,6 +703,27 @@ TEST_F(CompressTokensCudaTest, RowsDoNotDependOnEachOther) {
       }
     }
   }
+}
+
+TEST_F(CompressTokensCudaTest, RefusesToStoreWhatIsNotCompressed) {
+  CompressTokensArgs compress;
+  compress.shape = {8, 4, 8};
+  compress.rows = 1;
+  compress.dim = 4;
+  StoreTokensArgs store;
+  store.layer.kv_dim = 32;
+  store.layer.score_dim = 4;
+  EXPECT_TRUE(absl::IsInvalidArgument(CompressAndStoreTokens(compress, store, nullptr)));
+  store.num_rows = 1;
+  store.layer.score_dim = 5;
+  EXPECT_TRUE(absl::IsInvalidArgument(CompressAndStoreTokens(compress, store, nullptr)));
+  store.layer.score_dim = 4;
+  store.layer.score_dtype = DType::kFloat32;
+  EXPECT_TRUE(absl::IsUnimplemented(CompressAndStoreTokens(compress, store, nullptr)));
+  store.layer.score_dtype = store.layer.dtype = DType::kFloat16;
+  EXPECT_TRUE(absl::IsUnimplemented(CompressAndStoreTokens(compress, store, nullptr)));
+  compress.rows = store.num_rows = 0;
+  ExpectOk(CompressAndStoreTokens(compress, store, nullptr));
 }
 
 TEST_F(CompressTokensCudaTest, RefusesRowsThatAreNoMultipleOf16Bytes) {

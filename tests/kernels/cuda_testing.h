@@ -42,14 +42,17 @@ std::vector<T> Download(const void* data, int64_t count) {
   return values;
 }
 
-// Device memory in which every byte is 0xff: NaN, or an index far out of range.
-inline Buffer Poisoned(int64_t bytes) {
+// Device memory in which every byte is `byte`.
+inline Buffer Filled(int64_t bytes, int byte) {
   absl::StatusOr<Buffer> buffer = Buffer::Allocate(bytes);
   EXPECT_TRUE(buffer.ok()) << buffer.status();
   if (!buffer.ok()) return Buffer();
-  EXPECT_TRUE(Fill(buffer->data(), 0xff, bytes, nullptr).ok());
+  EXPECT_TRUE(Fill(buffer->data(), byte, bytes, nullptr).ok());
   return *std::move(buffer);
 }
+
+// NaN, or indices far out of range.
+inline Buffer Poisoned(int64_t bytes) { return Filled(bytes, 0xff); }
 
 }  // namespace longspan::cuda
 

@@ -351,7 +351,7 @@ Device MakeDevice(const Problem& problem, const Data& data, int rank) {
   args.workspace_bytes = bytes;
   device.output = Poisoned(num_rows * shape.query_dim() * 4);
   device.lse = Poisoned(num_rows * shape.heads * 4);
-  args.output = device.output.as<float>();
+  args.output = device.output.data();
   args.lse = device.lse.as<float>();
   return device;
 }
@@ -739,6 +739,29 @@ TEST_F(DecodeAttentionCudaTest, NothingSelectedMayBeNull) {
   ExpectSameBits(actual.lse, expected.lse);
 }
 
+// What merges rounds once: the bits are those of the floats, converted.
+TEST_F(DecodeAttentionCudaTest, OutputOfBFloat16IsTheFloatsRounded) {
+  Random random(20);
+  for (const AttentionShape& shape : {AttentionShape{8, 2, 128}, AttentionShape{3, 3, 16}}) {
+    Problem problem = RandomProblem(&random, Mode::kFarApart, 4);
+    problem.shape = shape;
+    Device device = MakeDevice(problem, RandomData(&random, problem), 0);
+    const Actual floats = RunOn(device);
+    device.args.output_dtype = DType::kBFloat16;
+    ASSERT_TRUE(DecodeAttention(device.args, nullptr).ok());
+    const auto count = static_cast<int64_t>(floats.output.size());
+    std::vector<std::byte> expected(count * 2);
+    ConvertFromFloat(floats.output.data(), count, DType::kBFloat16, expected.data());
+    EXPECT_EQ(Download<std::byte>(device.output.data(), count * 2), expected);
+    // Nothing behind them is written.
+    for (const std::byte byte : Download<std::byte>(device.output.data() + count * 2, count * 2)) {
+      ASSERT_EQ(byte, std::byte{0xff});
+    }
+    const auto lse = Download<float>(device.lse.data(), static_cast<int64_t>(floats.lse.size()));
+    ExpectSameBits(lse, floats.lse);
+  }
+}
+
 // Weights of exp(-100) beside others, and maxima that rise from tile to tile.
 TEST_F(DecodeAttentionCudaTest, ScoresOfGreatMagnitude) {
   Random random(11);
@@ -873,6 +896,8 @@ TEST_F(DecodeAttentionCudaTest, RefusesWhatItCannotDo) {
   EXPECT_EQ(code([](Args args) { args->geometry.rank = 1; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Args args) { args->num_rows = -1; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](Args args) { args->max_rows = 0; }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](Args args) { args->output_dtype = DType::kFloat16; }),
+            absl::StatusCode::kInvalidArgument);
   ASSERT_TRUE(Synchronize(nullptr).ok());
 }
 

@@ -112,12 +112,6 @@ class Numbers {
   Buffer buffer_;
 };
 
-bool HasMemory(int64_t bytes) {
-  size_t available = 0, total = 0;
-  EXPECT_EQ(cudaMemGetInfo(&available, &total), cudaSuccess);
-  return static_cast<int64_t>(available) > bytes + (int64_t{1} << 28);
-}
-
 // ---- RMSNorm ----
 
 class RmsNormCudaTest : public CudaTest {
@@ -202,32 +196,6 @@ TEST_F(RmsNormCudaTest, NanAndInfinityStayInTheirRow) {
     for (const DType dtype : kDTypes) {
       ExpectClose(Run(x, weight, dtype), Expected(x, weight), ToleranceOf(dtype));
     }
-  }
-}
-
-TEST_F(RmsNormCudaTest, MoreThanTwoToThe31Numbers) {
-  const int64_t dim = 4096;
-  const int64_t rows = (int64_t{1} << 31) / dim + 3;
-  if (!HasMemory(rows * dim * 6)) GTEST_SKIP() << "too little GPU memory";
-  Random random(5);
-  const std::vector<float> weight = random.Reals(dim);
-  const std::vector<float> row = random.Reals(dim);
-  const Numbers device_weight(weight, DType::kFloat32);
-  absl::StatusOr<Buffer> x = Buffer::Allocate(rows * dim * 4);
-  ASSERT_TRUE(x.ok()) << x.status();
-  ExpectOk(Fill(x->data(), 0, x->bytes(), nullptr));
-  const Buffer out = Poisoned(rows * dim * 2);
-  const std::vector<int64_t> places = {0, (int64_t{1} << 31) / dim, rows - 1};
-  for (const int64_t place : places) {
-    ExpectOk(Copy(x->as<float>() + place * dim, row.data(), dim * 4, nullptr));
-  }
-  ExpectOk(RmsNorm(
-      {x->as<float>(), device_weight.floats(), rows, dim, 1e-5f, out.data(), DType::kBFloat16},
-      nullptr));
-  for (const int64_t place : places) {
-    const std::vector<float> values =
-        FloatsOf(Download<std::byte>(out.data() + place * dim * 2, dim * 2), DType::kBFloat16);
-    ExpectClose(values, Expected(row, weight), ToleranceOf(DType::kBFloat16));
   }
 }
 
@@ -456,22 +424,6 @@ TEST_F(EmbedCudaTest, TakesRowsOfTheTable) {
   }
 }
 
-TEST_F(EmbedCudaTest, TableOfMoreThanTwoToThe31Numbers) {
-  const int64_t hidden = 8192;
-  const int64_t vocabulary = (int64_t{1} << 31) / hidden + 5;
-  if (!HasMemory(vocabulary * hidden * 2)) GTEST_SKIP() << "too little GPU memory";
-  Random random(31);
-  const std::vector<float> row = Rounded(random.Reals(hidden), DType::kBFloat16);
-  const std::vector<std::byte> bytes = BytesOf(row, DType::kBFloat16);
-  const Buffer table = Poisoned(vocabulary * hidden * 2);
-  ExpectOk(Copy(table.data() + (vocabulary - 1) * hidden * 2, bytes.data(), hidden * 2, nullptr));
-  const Buffer ids = Upload(std::vector<int32_t>{static_cast<int32_t>(vocabulary - 1)});
-  Numbers out(hidden, DType::kFloat32);
-  ExpectOk(
-      Embed({table.data(), DType::kBFloat16, ids.as<int32_t>(), 1, hidden, out.floats()}, nullptr));
-  ExpectSameBits(out.Values(), row);
-}
-
 // ---- Linear ----
 
 // A product, in memory of both sides. Sums are of the order of 1, as in models.
@@ -661,6 +613,240 @@ TEST_F(LinearCudaTest, RefusesOtherOutputs) {
   EXPECT_TRUE(absl::IsInvalidArgument(LinearFewRows(args, nullptr)));
 }
 
+// So many that blocks have several tiles each.
+TEST_F(LinearCudaTest, ManyOutputsEqualReference) {
+  Random random(46);
+  for (const DType dtype : kDTypes) {
+    for (const int64_t rows : {1, 8}) {
+      for (const int64_t in : {8, 520, 1544}) {
+        SCOPED_TRACE(testing::Message() << rows << " rows of " << in << ", " << DTypeName(dtype));
+        Product product = MakeProduct(&random, rows, in, 40'009, dtype, DType::kFloat32, true);
+        ExpectClose(product.Run(nullptr), product.Expected(), 1e-5);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// ---- What products of few rows do on the way ----
+
+// Launches one by one, and the one that stands for them.
+class LinearFusionCudaTest : public CudaTest {
+ protected:
+  static constexpr float kEpsilon = 1e-5f;
+
+  // A product, its arguments on the device but for x and y.
+  struct Fused {
+    Fused(Random* random, int64_t rows, int64_t in, int64_t out, DType dtype)
+        : product(MakeProduct(random, rows, in, out, dtype, DType::kFloat32, false)),
+          x(product.x, dtype),
+          weight(product.weight, dtype) {
+      args.x = x.data();
+      args.rows = rows;
+      args.in = in;
+      args.weight = weight.data();
+      args.dtype = dtype;
+      args.out = out;
+    }
+    // The product, the bits of which other tests look at.
+    std::vector<float> Plain(const std::vector<float>& y) const {
+      const Numbers sums(y, DType::kFloat32);
+      LinearArgs plain = args;
+      plain.y = sums.data();
+      plain.y_dtype = DType::kFloat32;
+      ExpectOk(LinearFewRows(plain, nullptr));
+      return sums.Values();
+    }
+    std::vector<float> Plain() const {
+      return Plain(std::vector<float>(args.rows * args.out, kNan));
+    }
+
+    Product product;
+    Numbers x, weight;
+    LinearArgs args;
+  };
+};
+
+TEST_F(LinearFusionCudaTest, NormHasTheBitsOfRmsNorm) {
+  Random random(60);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const int64_t in : {8, 24, 128, 256, 264, 1000, 2048, 2056, 4096, 5000, 6152, 8192}) {
+      for (const int64_t rows : {1, 2}) {
+        if (rows * in > 8192) continue;
+        for (const int64_t out : {1, 7, 300, 20'000}) {
+          SCOPED_TRACE(testing::Message()
+                       << rows << " rows, " << in << " to " << out << ", " << DTypeName(dtype));
+          Fused fused(&random, rows, in, out, dtype);
+          std::vector<float> values = random.Reals(rows * in, -3, 3);
+          if (rows > 1) std::fill_n(values.begin(), in, 0.0f);
+          const Numbers floats(values, DType::kFloat32);
+          const Numbers norm(random.Reals(in), DType::kFloat32);
+          const Numbers normed(rows * in, dtype);
+          ExpectOk(RmsNorm(
+              {floats.floats(), norm.floats(), rows, in, kEpsilon, normed.data(), dtype}, nullptr));
+          fused.args.x = normed.data();
+          fused.args.accumulate = out == 300;
+          const std::vector<float> before = random.Reals(rows * out);
+          const std::vector<float> expected = fused.Plain(before);
+          const Numbers y(before, DType::kFloat32);
+          LinearFusion fusion;
+          fusion.norm = norm.floats();
+          fusion.epsilon = kEpsilon;
+          fused.args.x = floats.data();
+          fused.args.y = y.data();
+          ASSERT_TRUE(LinearFuses(fused.args, fusion));
+          ExpectOk(LinearFewRows(fused.args, fusion, nullptr));
+          ExpectSameBits(y.Values(), expected);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(LinearFusionCudaTest, SwiGluHasTheBitsOfSwiGlu) {
+  Random random(61);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const int64_t rows : {1, 2, 7, 8, 9, 20}) {
+      for (const int64_t in : {8, 264, 4096}) {
+        for (const int64_t half : {1, 5, 8, 13, 100, 9000}) {
+          if (half == 9000 && in == 4096) continue;
+          SCOPED_TRACE(testing::Message()
+                       << rows << " rows, " << in << " to " << half << ", " << DTypeName(dtype));
+          Fused fused(&random, rows, in, 2 * half, dtype);
+          const Numbers sums(fused.Plain(), DType::kFloat32);
+          const Numbers expected(rows * half, dtype);
+          ExpectOk(SwiGlu({sums.data(), sums.data(half), DType::kFloat32, half, expected.data(),
+                           dtype, rows, 2 * half},
+                          nullptr));
+          const Numbers y(rows * half, dtype);
+          LinearFusion fusion;
+          fusion.swiglu = true;
+          fused.args.y = y.data();
+          fused.args.y_dtype = dtype;
+          ExpectOk(LinearFewRows(fused.args, fusion, nullptr));
+          ExpectSameBits(y.Values(), expected.Values());
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(LinearFusionCudaTest, OutputsGoWhereSplitHeadsPutsThem) {
+  Random random(62);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const int64_t rows : {1, 2, 5, 11}) {
+      for (const AttentionShape& shape :
+           {AttentionShape{.heads = 4, .kv_heads = 2, .head_dim = 16},
+            AttentionShape{.heads = 3, .kv_heads = 3, .head_dim = 6},
+            AttentionShape{.heads = 32, .kv_heads = 8, .head_dim = 128}}) {
+        for (const bool biased : {false, true}) {
+          const int64_t width = shape.query_dim() + 2 * shape.kv_dim();
+          SCOPED_TRACE(testing::Message()
+                       << rows << " rows to " << width << (biased ? ", " : ", no ") << "bias, "
+                       << DTypeName(dtype));
+          Fused fused(&random, rows, 136, width, dtype);
+          const Numbers stacked(fused.Plain(), DType::kFloat32);
+          const Numbers bias(random.Reals(width), DType::kFloat32);
+          const float* given = biased ? bias.floats() : nullptr;
+          Numbers expected[3] = {{rows * shape.query_dim(), DType::kFloat32},
+                                 {rows * shape.kv_dim(), DType::kFloat32},
+                                 {rows * shape.kv_dim(), DType::kFloat32}};
+          ExpectOk(SplitHeads({shape, stacked.floats(), rows, given, nullptr, nullptr, kEpsilon,
+                               expected[0].floats(), expected[1].floats(), expected[2].floats()},
+                              nullptr));
+          Numbers actual[3] = {{rows * shape.query_dim(), DType::kFloat32},
+                               {rows * shape.kv_dim(), DType::kFloat32},
+                               {rows * shape.kv_dim(), DType::kFloat32}};
+          LinearFusion fusion;
+          fusion.bias = given;
+          fusion.kv_dim = shape.kv_dim();
+          fusion.keys = actual[1].floats();
+          fusion.values = actual[2].floats();
+          fused.args.y = actual[0].data();
+          ExpectOk(LinearFewRows(fused.args, fusion, nullptr));
+          for (int i = 0; i < 3; ++i) ExpectSameBits(actual[i].Values(), expected[i].Values());
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(LinearFusionCudaTest, BiasHasTheBitsOfAddBias) {
+  Random random(63);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const int64_t rows : {1, 8, 9}) {
+      for (const bool accumulate : {false, true}) {
+        const int64_t out = 77;
+        Fused fused(&random, rows, 520, out, dtype);
+        fused.args.accumulate = accumulate;
+        const std::vector<float> before = random.Reals(rows * out);
+        const Numbers bias(random.Reals(out), DType::kFloat32);
+        const Numbers expected(fused.Plain(before), DType::kFloat32);
+        ExpectOk(AddBias({bias.floats(), rows, out, expected.data(), DType::kFloat32}, nullptr));
+        const Numbers y(before, DType::kFloat32);
+        LinearFusion fusion;
+        fusion.bias = bias.floats();
+        fused.args.y = y.data();
+        ExpectOk(LinearFewRows(fused.args, fusion, nullptr));
+        ExpectSameBits(y.Values(), expected.Values());
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_F(LinearFusionCudaTest, SaysWhatItCannotDo) {
+  Random random(64);
+  const Numbers norm(random.Reals(16384), DType::kFloat32);
+  LinearArgs args;
+  args.dtype = DType::kBFloat16;
+  args.rows = 2;
+  args.in = 4096;
+  args.out = 32;
+  LinearFusion fusion;
+  EXPECT_TRUE(LinearFuses(args, fusion));
+  fusion.norm = norm.floats();
+  EXPECT_TRUE(LinearFuses(args, fusion));
+  const auto refuses = [&](auto&& change) {
+    LinearArgs other = args;
+    LinearFusion with = fusion;
+    change(&other, &with);
+    return absl::IsInvalidArgument(LinearFewRows(other, with, nullptr));
+  };
+  using Args = LinearArgs*;
+  using With = LinearFusion*;
+  EXPECT_TRUE(refuses([](Args a, With) { a->rows = 3; }));
+  EXPECT_TRUE(refuses([](Args a, With) { a->in = 4104; }));
+  EXPECT_TRUE(refuses([](Args a, With) { a->in = 4092; }));
+  EXPECT_TRUE(refuses([](Args a, With) { a->in = 0; }));
+  EXPECT_TRUE(refuses([](Args a, With) { a->dtype = DType::kFloat32; }));
+  EXPECT_TRUE(refuses([](Args, With w) { ++w->norm; }));
+  EXPECT_TRUE(refuses([](Args, With w) { w->swiglu = true; }));  // to float32
+  EXPECT_TRUE(refuses([](Args a, With w) {
+    a->y_dtype = a->dtype;
+    w->bias = w->norm;
+  }));
+  EXPECT_TRUE(refuses([](Args a, With w) {
+    a->y_dtype = a->dtype;
+    a->accumulate = w->swiglu = true;
+  }));
+  EXPECT_TRUE(refuses([](Args a, With w) {
+    a->y_dtype = a->dtype;
+    a->out = 33;
+    w->swiglu = true;
+  }));
+  EXPECT_TRUE(refuses([](Args a, With w) {
+    a->accumulate = true;
+    w->kv_dim = 8;
+  }));
+  EXPECT_TRUE(refuses([](Args, With w) { w->kv_dim = 17; }));
+  args.rows = 0;
+  ExpectOk(LinearFewRows(args, fusion, nullptr));
+}
+
 TEST_F(LinearCudaTest, NoRowsDoNothing) {
   ExpectOk(RmsNorm({.rows = 0, .dim = 128}, nullptr));
   ExpectOk(SwiGlu({.count = 0}, nullptr));
@@ -678,8 +864,9 @@ struct ChainSizes {
   int64_t hidden, intermediate, layers;
 };
 
-// The kernels of a decode step, with a norm in place of attention. All layers use the same buffers,
-// so that a kernel that does not wait for the others spoils what they read or write.
+// The kernels of a decode step, with a norm in place of attention, each by itself or as products of
+// few rows do them on the way. All layers use the same buffers, so that a kernel that does not wait
+// for the others spoils what they read or write.
 class Chain {
  public:
   static constexpr int64_t kVocabulary = 64;
@@ -704,15 +891,72 @@ class Chain {
         keys_(rows * sizes.shape.kv_dim(), DType::kFloat32),
         values_(rows * sizes.shape.kv_dim(), DType::kFloat32),
         attended_(rows * sizes.shape.query_dim(), dtype),
-        gates_(rows * 2 * sizes.intermediate, dtype),
+        gates_(rows * 2 * sizes.intermediate, DType::kFloat32),
         activated_(rows * sizes.intermediate, dtype) {}
 
   int32_t* ids() const { return ids_.as<int32_t>(); }
   const Numbers& x() const { return x_; }
   const Numbers& keys() const { return keys_; }
 
+  bool Fuses() const {
+    const LinearArgs args = {x_.data(), rows_, sizes_.hidden, qkv_.data(), dtype_, 1};
+    return LinearFuses(args, {});
+  }
+
   // `apart`: every kernel has ended before the next one is launched.
-  absl::Status Run(Stream stream, bool apart) {
+  absl::Status Run(Stream stream, bool apart, bool fused) {
+    LONGSPAN_RETURN_IF_ERROR(
+        Embed({table_.data(), dtype_, ids(), rows_, sizes_.hidden, x_.floats()}, stream));
+    if (apart) LONGSPAN_RETURN_IF_ERROR(Synchronize(stream));
+    for (int64_t layer = 0; layer < sizes_.layers; ++layer) {
+      LONGSPAN_RETURN_IF_ERROR(fused ? RunFused(stream) : RunLayer(stream, apart));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  static constexpr float kEpsilon = 1e-5f;
+
+  // A layer by as few launches as there can be; none of them is apart.
+  absl::Status RunFused(Stream stream) {
+    const AttentionShape& shape = sizes_.shape;
+    const int64_t hidden = sizes_.hidden, intermediate = sizes_.intermediate;
+    const auto multiply_normed = [&](const Numbers& weight, int64_t out, const Numbers& y,
+                                     DType y_dtype, LinearFusion fusion) -> absl::Status {
+      LinearArgs args = {x_.data(), rows_, hidden, weight.data(), dtype_, out, y.data(), y_dtype};
+      fusion.norm = norm_.floats();
+      fusion.epsilon = kEpsilon;
+      if (!LinearFuses(args, fusion)) {
+        LONGSPAN_RETURN_IF_ERROR(RmsNorm(
+            {x_.floats(), fusion.norm, rows_, hidden, kEpsilon, normed_.data(), dtype_}, stream));
+        args.x = normed_.data();
+        fusion.norm = nullptr;
+      }
+      return LinearFewRows(args, fusion, stream);
+    };
+    LinearFusion heads, swiglu, biased;
+    heads.bias = qkv_bias_.floats();
+    heads.kv_dim = shape.kv_dim();
+    heads.keys = keys_.floats();
+    heads.values = values_.floats();
+    LONGSPAN_RETURN_IF_ERROR(multiply_normed(qkv_, qkv_dim(), queries_, DType::kFloat32, heads));
+    LONGSPAN_RETURN_IF_ERROR(RmsNorm({queries_.floats(), norm_.floats(), rows_, shape.query_dim(),
+                                      kEpsilon, attended_.data(), dtype_},
+                                     stream));
+    biased.bias = output_bias_.floats();
+    LONGSPAN_RETURN_IF_ERROR(
+        LinearFewRows({attended_.data(), rows_, shape.query_dim(), output_.data(), dtype_, hidden,
+                       x_.data(), DType::kFloat32, true},
+                      biased, stream));
+    swiglu.swiglu = true;
+    LONGSPAN_RETURN_IF_ERROR(
+        multiply_normed(gate_up_, 2 * intermediate, activated_, dtype_, swiglu));
+    return LinearFewRows({activated_.data(), rows_, intermediate, down_.data(), dtype_, hidden,
+                          x_.data(), DType::kFloat32, true},
+                         stream);
+  }
+
+  absl::Status RunLayer(Stream stream, bool apart) {
     const auto after = [&](const absl::Status& launched) {
       return launched.ok() && apart ? Synchronize(stream) : launched;
     };
@@ -727,38 +971,30 @@ class Chain {
           stream));
     };
     const AttentionShape& shape = sizes_.shape;
-    const int64_t hidden = sizes_.hidden;
+    const int64_t hidden = sizes_.hidden, intermediate = sizes_.intermediate;
+    // Heads that are normed do not come from the product itself.
+    const float* head_norm = Fuses() ? nullptr : norm_.floats();
+    LONGSPAN_RETURN_IF_ERROR(normalize(x_, hidden, normed_));
     LONGSPAN_RETURN_IF_ERROR(
-        after(Embed({table_.data(), dtype_, ids(), rows_, hidden, x_.floats()}, stream)));
-    for (int64_t layer = 0; layer < sizes_.layers; ++layer) {
-      LONGSPAN_RETURN_IF_ERROR(normalize(x_, hidden, normed_));
-      LONGSPAN_RETURN_IF_ERROR(
-          multiply(normed_, hidden, qkv_, qkv_dim(), stacked_, DType::kFloat32, false));
-      LONGSPAN_RETURN_IF_ERROR(after(SplitHeads(
-          {shape, stacked_.floats(), rows_, qkv_bias_.floats(), norm_.floats(), norm_.floats(),
-           kEpsilon, queries_.floats(), keys_.floats(), values_.floats()},
-          stream)));
-      LONGSPAN_RETURN_IF_ERROR(normalize(queries_, shape.query_dim(), attended_));
-      LONGSPAN_RETURN_IF_ERROR(
-          multiply(attended_, shape.query_dim(), output_, hidden, x_, DType::kFloat32, true));
-      LONGSPAN_RETURN_IF_ERROR(after(
-          AddBias({output_bias_.floats(), rows_, hidden, x_.data(), DType::kFloat32}, stream)));
-      LONGSPAN_RETURN_IF_ERROR(normalize(x_, hidden, normed_));
-      const int64_t intermediate = sizes_.intermediate;
-      LONGSPAN_RETURN_IF_ERROR(
-          multiply(normed_, hidden, gate_up_, 2 * intermediate, gates_, dtype_, false));
-      LONGSPAN_RETURN_IF_ERROR(
-          after(SwiGlu({gates_.data(), gates_.data(intermediate), dtype_, intermediate,
-                        activated_.data(), dtype_, rows_, 2 * intermediate},
-                       stream)));
-      LONGSPAN_RETURN_IF_ERROR(
-          multiply(activated_, intermediate, down_, hidden, x_, DType::kFloat32, true));
-    }
-    return absl::OkStatus();
+        multiply(normed_, hidden, qkv_, qkv_dim(), stacked_, DType::kFloat32, false));
+    LONGSPAN_RETURN_IF_ERROR(
+        after(SplitHeads({shape, stacked_.floats(), rows_, qkv_bias_.floats(), head_norm, head_norm,
+                          kEpsilon, queries_.floats(), keys_.floats(), values_.floats()},
+                         stream)));
+    LONGSPAN_RETURN_IF_ERROR(normalize(queries_, shape.query_dim(), attended_));
+    LONGSPAN_RETURN_IF_ERROR(
+        multiply(attended_, shape.query_dim(), output_, hidden, x_, DType::kFloat32, true));
+    LONGSPAN_RETURN_IF_ERROR(
+        after(AddBias({output_bias_.floats(), rows_, hidden, x_.data(), DType::kFloat32}, stream)));
+    LONGSPAN_RETURN_IF_ERROR(normalize(x_, hidden, normed_));
+    LONGSPAN_RETURN_IF_ERROR(
+        multiply(normed_, hidden, gate_up_, 2 * intermediate, gates_, DType::kFloat32, false));
+    LONGSPAN_RETURN_IF_ERROR(
+        after(SwiGlu({gates_.data(), gates_.data(intermediate), DType::kFloat32, intermediate,
+                      activated_.data(), dtype_, rows_, 2 * intermediate},
+                     stream)));
+    return multiply(activated_, intermediate, down_, hidden, x_, DType::kFloat32, true);
   }
-
- private:
-  static constexpr float kEpsilon = 1e-5f;
 
   Numbers Weights(int64_t out, int64_t in, Random* random) const {
     const float range = 1 / std::sqrt(static_cast<float>(in));
@@ -778,8 +1014,8 @@ class ChainCudaTest : public CudaTest {
  protected:
   static constexpr int64_t kSteps = 20;
 
-  // Steps with other ids each, in a graph or one by one, are to give what they give with all of
-  // their kernels apart. Nobody waits between them, either.
+  // Steps with other ids each, in a graph or one by one, fused or not, are to give what they give
+  // with all of their kernels apart. Nobody waits between them, either.
   void ExpectSameBitsAsApart(const ChainSizes& sizes, DType dtype, int64_t rows, Random* random) {
     absl::StatusOr<StreamHandle> stream = StreamHandle::Create();
     ASSERT_TRUE(stream.ok()) << stream.status();
@@ -806,14 +1042,18 @@ class ChainCudaTest : public CudaTest {
       ExpectOk(Synchronize(stream->get()));
       return Download<float>(results.data(), kSteps * count);
     };
-    const std::vector<float> expected = run([&] { return chain.Run(stream->get(), true); });
+    const std::vector<float> expected = run([&] { return chain.Run(stream->get(), true, false); });
     for (const float value : expected) ASSERT_TRUE(std::isfinite(value));
-    ExpectSameBits(run([&] { return chain.Run(stream->get(), false); }), expected);
-    absl::StatusOr<Graph> graph =
-        Graph::Capture(stream->get(), [&] { return chain.Run(stream->get(), false); });
-    ASSERT_TRUE(graph.ok()) << graph.status();
-    for (int round = 0; round < 3; ++round) {
-      ExpectSameBits(run([&] { return graph->Launch(stream->get()); }), expected);
+    for (const bool fused : {false, true}) {
+      if (fused && !chain.Fuses()) continue;
+      SCOPED_TRACE(fused ? "fused" : "one by one");
+      const auto step = [&] { return chain.Run(stream->get(), false, fused); };
+      ExpectSameBits(run(step), expected);
+      absl::StatusOr<Graph> graph = Graph::Capture(stream->get(), step);
+      ASSERT_TRUE(graph.ok()) << graph.status();
+      for (int round = 0; round < 3; ++round) {
+        ExpectSameBits(run([&] { return graph->Launch(stream->get()); }), expected);
+      }
     }
   }
 };

@@ -502,64 +502,6 @@ TEST_F(PrefillScoreCudaTest, BitsDependOnNothingElse) {
   }
 }
 
-// The keys lie beyond 2^31 numbers of their page.
-TEST_F(PrefillScoreCudaTest, FarIntoAPage) {
-  constexpr int32_t kStripe = 1 << 24;
-  constexpr int64_t kDim = 136, kKeys = 300, kQueries = 20;
-  for (const int64_t dim : {kDim, int64_t{128}}) {
-    const int64_t row = dim * 2, bytes = kOffset + kStripe * row + 2 * row;
-    size_t available = 0, total = 0;
-    ASSERT_EQ(cudaMemGetInfo(&available, &total), cudaSuccess);
-    if (static_cast<int64_t>(available) < bytes + 1'000'000) {
-      GTEST_SKIP() << "too little GPU memory";
-    }
-    absl::StatusOr<Buffer> page = Buffer::Allocate(bytes);
-    ASSERT_TRUE(page.ok()) << page.status();
-    Random random(900);
-    const std::vector<float> keys = Rounded(random.Reals(kKeys * dim), DType::kBFloat16);
-    const std::vector<float> queries = Rounded(random.Reals(kQueries * dim), DType::kBFloat16);
-    const Buffer device_keys = UploadAs(keys, DType::kBFloat16);
-    const Buffer device_queries = UploadAs(queries, DType::kBFloat16);
-    ASSERT_TRUE(Copy(page->data() + kOffset + (kStripe + 1 - kKeys) * row, device_keys.data(),
-                     kKeys * row, nullptr)
-                    .ok());
-    const Buffer table = Upload(std::vector<const std::byte*>{page->data()});
-    const Range middle = {kStripe - kKeys, kStripe};
-    const Buffer blocks = Upload(std::vector<ScoredBlock>{{0, kQueries, middle}});
-    PrefillScoreArgs args;
-    args.pages = table.as<const std::byte*>();
-    args.geometry = {kStripe, 1, 0};
-    args.dim = dim;
-    args.halo = 1;
-    args.score_offset = kOffset;
-    args.queries = device_queries.data();
-    args.blocks = blocks.as<ScoredBlock>();
-    args.num_blocks = 1;
-    args.max_queries = kQueries;
-    args.hull = middle;
-    const Buffer maxima = Poisoned(kQueries * 4);
-    absl::Status status = PrefillMaxima(args, maxima.as<float>(), nullptr);
-    ASSERT_TRUE(status.ok()) << status;
-    const ScoreKeys reference_keys = {keys.data(), DType::kFloat32, kKeys};
-    std::vector<double> expected(kQueries, -kInf);
-    reference::ScoreMaxima(queries.data(), kQueries, dim, reference_keys, expected.data());
-    const auto actual = Download<float>(maxima.data(), kQueries);
-    ExpectClose(actual, expected, 1e-4);
-
-    const Buffer scores = Poisoned(kKeys * 4);
-    const Buffer workspace =
-        Poisoned(PrefillScoresWorkspaceBytes(args.geometry, args.halo, 1, kKeys));
-    status =
-        PrefillScores(args, maxima.as<float>(),
-                      {scores.as<float>(), kKeys, /*proximity=*/0, workspace.as<float>()}, nullptr);
-    ASSERT_TRUE(status.ok()) << status;
-    expected.resize(kKeys);
-    reference::ScoreBlock(queries.data(), kQueries, dim, reference_keys, actual.data(),
-                          expected.data());
-    ExpectClose(Download<float>(scores.data(), kKeys), expected, 1e-4);
-  }
-}
-
 TEST_F(PrefillScoreCudaTest, RefusesWhatItCannotScore) {
   PrefillScoreArgs args;
   args.geometry = {64, 1, 0};

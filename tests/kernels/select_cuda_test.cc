@@ -212,38 +212,6 @@ TEST_F(SelectCudaTest, LaunchesShareAWorkspace) {
   }
 }
 
-TEST_F(SelectCudaTest, MoreThanTwoToThe31Scores) {
-  const int64_t count = (int64_t{1} << 31) + 10'000;
-  size_t available = 0, total = 0;
-  ASSERT_EQ(cudaMemGetInfo(&available, &total), cudaSuccess);
-  if (static_cast<int64_t>(available) < 20 * count / 2) GTEST_SKIP() << "too little GPU memory";
-  absl::StatusOr<Buffer> scores = Buffer::Allocate(count * 4);
-  ASSERT_TRUE(scores.ok()) << scores.status();
-  ASSERT_TRUE(Fill(scores->data(), 0, count * 4, nullptr).ok());
-  const std::vector<int64_t> places = {count - 1, (int64_t{1} << 31) + 5, 77};
-  const float high = 1;
-  for (const int64_t place : places) {
-    ASSERT_TRUE(Copy(scores->as<float>() + place, &high, 4, nullptr).ok());
-  }
-  const int64_t k = 10;
-  const Buffer candidates = Poisoned(k * 8);
-  const Buffer counts = Poisoned(4);
-  TopKArgs args;
-  args.scores = scores->as<float>();
-  args.row_stride = args.count = count;
-  args.rows = 1;
-  args.top_k = k;
-  args.selected = {candidates.as<Candidate>(), counts.as<int32_t>()};
-  const absl::Status status = TopK(args, Workspace(1, count), nullptr);
-  ASSERT_TRUE(status.ok()) << status;
-  const auto selected = Rows(candidates, counts, 1, k);
-  std::vector<int64_t> positions;
-  for (const Candidate candidate : selected[0]) {
-    positions.push_back(PositionOf(candidate));
-  }
-  EXPECT_EQ(positions, (std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6, 77, places[1], places[0]}));
-}
-
 // ---- Scored keys ----
 
 struct Case {

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -12,9 +14,14 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+#include "collectives/agree.h"
+#include "collectives/thread_communicator.h"
 #include "launcher/batch_runner.h"
 #include "launcher/bench_report.h"
 #include "launcher/bench_shape.h"
+#include "launcher/bootstrap.h"
 #include "launcher/flags.h"
 #include "launcher/progress.h"
 
@@ -164,6 +171,52 @@ TEST_F(AnswerBatchTest, StopsBetweenSteps) {
   ASSERT_TRUE(counts.ok()) << counts.status();
   EXPECT_TRUE(counts->stopped);
   EXPECT_EQ(counts->answered, 1);
+}
+
+// What a rank has loaded: its end is in order once the other ranks know that this one has failed.
+struct Loaded {
+  absl::Notification* known;
+  bool* in_order;
+  ~Loaded() { *in_order = known->WaitForNotificationWithTimeout(absl::Seconds(10)); }
+};
+
+// Rank 1 of two runs `body`, rank 0 waits for it; the error of both, and whether it came in order.
+absl::Status FailOnRank1(const std::function<absl::StatusOr<int>()>& body, bool* in_order) {
+  absl::Notification known;
+  return RunThreadRanks(2, [&](Communicator& communicator) -> absl::Status {
+    if (communicator.rank() == 0) {
+      absl::Status failed = communicator.Barrier("never");
+      known.Notify();
+      return failed;
+    }
+    const Loaded loaded = {&known, in_order};
+    return RunOrAbort(communicator, body).status();
+  });
+}
+
+TEST(RunOrAbort, EndsTheJobWhileWhatIsLoadedIsThere) {
+  bool in_order = false;
+  EXPECT_EQ(FailOnRank1([] { return absl::DataLossError("alone"); }, &in_order),
+            absl::DataLossError("rank 1: alone"));
+  EXPECT_TRUE(in_order);
+  in_order = false;
+  const auto thrown = []() -> absl::StatusOr<int> { throw std::bad_alloc(); };
+  EXPECT_EQ(FailOnRank1(thrown, &in_order), absl::ResourceExhaustedError("rank 1: out of memory"));
+  EXPECT_TRUE(in_order);
+}
+
+TEST(RunOrAbort, LetsRanksEndInOrderThatAgree) {
+  const absl::Status status = RunThreadRanks(2, [&](Communicator& communicator) {
+    const absl::StatusOr<int> failed = RunOrAbort(communicator, [&]() -> absl::StatusOr<int> {
+      return AgreeOnStatus(&communicator, communicator.rank() == 1 ? absl::DataLossError("agreed")
+                                                                   : absl::OkStatus());
+    });
+    EXPECT_EQ(failed.status().message(), "agreed");
+    const absl::StatusOr<int> fine = RunOrAbort(communicator, [] { return 7; });
+    EXPECT_EQ(fine.value_or(0), 7);
+    return communicator.Barrier("the others are there");
+  });
+  EXPECT_EQ(status, absl::OkStatus());
 }
 
 TEST(ModelName, IsTheLastPartOfThePath) {

@@ -1,6 +1,7 @@
 #include "runtime/calibration.h"
 
 #include <cmath>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -8,6 +9,8 @@
 #include "collectives/agree.h"
 #include "collectives/thread_communicator.h"
 #include "gtest/gtest.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/model.h"
 
 namespace longspan {
 namespace {
@@ -175,6 +178,28 @@ TEST(CalibrateTest, RanksShareTheWorkAndAgree) {
     EXPECT_GT(one.layers[layer].recall, 0.2);
     EXPECT_LE(one.layers[layer].recall, 1);
   }
+}
+
+// Each has a model of its own, but not a host.
+TEST(LoadModelTest, RanksThatRunAloneShareTheirHost) {
+  Config config;
+  config.model = LONGSPAN_SOURCE_DIR "/tests/runtime/testdata/models/llama_f16";
+  config.attention = Attention::kDense;
+  config.max_model_len = 512;
+  ASSERT_EQ(ResolveConfig(/*num_ranks=*/1, &config), absl::OkStatus());
+  const auto load = [&config](Communicator& world, Communicator& alone) -> absl::Status {
+    Config own = config;
+    LONGSPAN_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
+                              LoadModel(&world, &own, WeightsAtOnce::kAll, &alone));
+    EXPECT_EQ(model->memory.weights, CountWeights(model->weights).bytes / 2);
+    EXPECT_EQ(model->attention.communicator, &alone);
+    EXPECT_EQ(model->attention.layout.num_ranks, 1);
+    return absl::OkStatus();
+  };
+  const absl::Status status = RunThreadRanks(2, [&](Communicator& world) {
+    return RunThreadRanks(1, [&](Communicator& alone) { return load(world, alone); });
+  });
+  EXPECT_EQ(status, absl::OkStatus());
 }
 
 }  // namespace

@@ -61,6 +61,11 @@ const Variant kVariants[] = {
      }},
 };
 
+// Ways to run that must not change a bit.
+struct Way {
+  int ranks;
+  int64_t chunk, stripe;
+};
 const Way kWays[] = {{1, 64, 64}, {1, 16, 16},  {1, 128, 48}, {2, 64, 32},
                      {2, 96, 16}, {3, 48, 16},  {3, 64, 32},  {4, 64, 16},
                      {4, 16, 16}, {4, 256, 64}, {8, 64, 16},  {8, 128, 16}};
@@ -136,8 +141,35 @@ void ExpectMatchesReference(const RandomModel& model, const Config& config,
   }
 }
 
+void ExpectTheSameBitsAllWays(const RandomModel& model, Config config) {
+  config.esa.selection_block = 16;
+  config.deterministic = true;
+  // Ends mid-block; shorter than a block and than eight ranks; one that only just selects; a block.
+  const int64_t vocab = model.config.vocab_size;
+  const std::vector<TestSequence> sequences = {
+      MakeSequence(1, 203, 12, vocab), MakeSequence(2, 5, 40, vocab), MakeSequence(3, 49, 3, vocab),
+      MakeSequence(4, 16, 0, vocab)};
+  std::vector<SequenceResult> alone;
+  config.prefill_chunk_tokens = 32;
+  config.parallel.stripe_tokens = 32;
+  for (const TestSequence& sequence : sequences) {
+    alone.push_back(RunSharded(model, config, 1, {sequence})[0]);
+  }
+  for (const Way& way : kWays) {
+    config.prefill_chunk_tokens = way.chunk;
+    config.parallel.stripe_tokens = way.stripe;
+    if (config.esa.proximity > way.stripe) continue;
+    const auto together = RunSharded(model, config, way.ranks, sequences);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      SCOPED_TRACE(testing::Message() << "sequence " << i << ", ranks " << way.ranks << ", chunk "
+                                      << way.chunk << ", stripe " << way.stripe);
+      EXPECT_EQ(together[i].selections, alone[i].selections);
+      EXPECT_EQ(together[i].logits, alone[i].logits);
+    }
+  }
+}
+
 absl::Span<const Variant> Variants() { return kVariants; }
-absl::Span<const Way> Ways() { return kWays; }
 absl::Span<const Family> Families() { return kFamilies; }
 
 }  // namespace longspan

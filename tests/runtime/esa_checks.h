@@ -29,12 +29,9 @@ struct Variant {
 };
 absl::Span<const Variant> Variants();
 
-// Ways to run that must not change a bit.
-struct Way {
-  int ranks;
-  int64_t chunk, stripe;
-};
-absl::Span<const Way> Ways();
+// With `deterministic`, every number of ranks, chunk, stripe and batch gives the same logits and
+// selections to the last bit, those of each sequence alone on one rank.
+void ExpectTheSameBitsAllWays(const RandomModel& model, Config config);
 
 // What other families add to Llama.
 struct Family {

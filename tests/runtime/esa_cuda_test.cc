@@ -82,30 +82,7 @@ TEST_P(CudaBitEqualityTest, AcrossRanksChunksStripesAndBatches) {
   const RandomModel model = MakeRandomModel(SmallModel());
   Config config = SmallGpuConfig();
   GetParam().apply(&config);
-  config.esa.selection_block = 16;
-  config.deterministic = true;
-  const int64_t vocab = model.config.vocab_size;
-  const std::vector<TestSequence> sequences = {
-      MakeSequence(1, 203, 12, vocab), MakeSequence(2, 5, 40, vocab), MakeSequence(3, 49, 3, vocab),
-      MakeSequence(4, 16, 0, vocab)};
-  std::vector<SequenceResult> alone;
-  config.prefill_chunk_tokens = 32;
-  config.parallel.stripe_tokens = 32;
-  for (const TestSequence& sequence : sequences) {
-    alone.push_back(RunSharded(model, config, 1, {sequence})[0]);
-  }
-  for (const Way& way : Ways()) {
-    config.prefill_chunk_tokens = way.chunk;
-    config.parallel.stripe_tokens = way.stripe;
-    if (config.esa.proximity > way.stripe) continue;
-    const auto together = RunSharded(model, config, way.ranks, sequences);
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      SCOPED_TRACE(testing::Message() << "sequence " << i << ", ranks " << way.ranks << ", chunk "
-                                      << way.chunk << ", stripe " << way.stripe);
-      EXPECT_EQ(together[i].selections, alone[i].selections);
-      EXPECT_EQ(together[i].logits, alone[i].logits);
-    }
-  }
+  ExpectTheSameBitsAllWays(model, config);
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, CudaBitEqualityTest, testing::ValuesIn(Variants()),
@@ -148,6 +125,47 @@ TEST_F(CudaEsaTest, Fp8CachesMatchReferenceWithinTheirRounding) {
       const auto results = RunSharded(model, config, ranks, {sequence});
       // Numbers have 3 bits behind the point, and scores are sums of products up to some hundreds.
       ExpectMatchesReference(model, config, sequence, results[0], 0.3, 30.0);
+    }
+  }
+}
+
+// Groups of a chunk's blocks, whose keys come while others are attended to: more groups than ranks
+// have blocks in some, two or three blocks in a group, ranks without a block, last blocks that are
+// short.
+TEST_F(CudaEsaTest, GroupsOfBlocksAttendToWhatTheyWould) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  const int64_t vocab = model.config.vocab_size;
+  struct Case {
+    int ranks;
+    int64_t chunk, stripe, prompt;
+  };
+  for (const Case& c : {Case{2, 192, 96, 203}, Case{2, 160, 16, 331}, Case{3, 320, 96, 331},
+                        Case{4, 64, 48, 203}, Case{5, 400, 128, 411}, Case{1, 400, 400, 411}}) {
+    for (const Attention attention : {Attention::kEsa, Attention::kStreaming, Attention::kDense}) {
+      for (const char* tier : {"device", "host"}) {
+        SCOPED_TRACE(testing::Message()
+                     << c.ranks << " ranks, chunk " << c.chunk << ", stripe " << c.stripe << ", "
+                     << tier << ", attention " << static_cast<int>(attention));
+        Config config = SmallGpuConfig();
+        config.attention = attention;
+        config.deterministic = true;
+        const std::vector<TestSequence> sequences = {MakeSequence(21, c.prompt, 3, vocab),
+                                                     MakeSequence(22, 17, 5, vocab)};
+        config.prefill_chunk_tokens = 64;
+        config.parallel.stripe_tokens = 64;
+        const auto alone = RunSharded(model, config, 1, sequences);
+        config.kv_cache_tier = tier;
+        config.prefill_chunk_tokens = c.chunk;
+        config.parallel.stripe_tokens = c.stripe;
+        const auto together = RunSharded(model, config, c.ranks, sequences);
+        for (size_t i = 0; i < sequences.size(); ++i) {
+          EXPECT_EQ(together[i].selections, alone[i].selections) << "sequence " << i;
+          EXPECT_EQ(together[i].logits, alone[i].logits) << "sequence " << i;
+        }
+        config.deterministic = false;
+        const auto free = RunSharded(model, config, c.ranks, {sequences[0]});
+        ExpectMatchesReference(model, config, sequences[0], free[0], 2e-5);
+      }
     }
   }
 }

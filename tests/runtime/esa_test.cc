@@ -142,31 +142,7 @@ TEST_P(BitEqualityTest, AcrossRanksChunksStripesAndBatches) {
   const RandomModel model = MakeRandomModel(SmallModel());
   Config config = SmallConfig();
   GetParam().apply(&config);
-  config.esa.selection_block = 16;
-  config.deterministic = true;
-  // Ends mid-block; shorter than a block and than eight ranks; one that only just selects; a block.
-  const int64_t vocab = model.config.vocab_size;
-  const std::vector<TestSequence> sequences = {
-      MakeSequence(1, 203, 12, vocab), MakeSequence(2, 5, 40, vocab), MakeSequence(3, 49, 3, vocab),
-      MakeSequence(4, 16, 0, vocab)};
-  std::vector<SequenceResult> alone;
-  config.prefill_chunk_tokens = 32;
-  config.parallel.stripe_tokens = 32;
-  for (const TestSequence& sequence : sequences) {
-    alone.push_back(RunSharded(model, config, 1, {sequence})[0]);
-  }
-  for (const Way& way : Ways()) {
-    config.prefill_chunk_tokens = way.chunk;
-    config.parallel.stripe_tokens = way.stripe;
-    if (config.esa.proximity > way.stripe) continue;
-    const auto together = RunSharded(model, config, way.ranks, sequences);
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      SCOPED_TRACE(testing::Message() << "sequence " << i << ", ranks " << way.ranks << ", chunk "
-                                      << way.chunk << ", stripe " << way.stripe);
-      EXPECT_EQ(together[i].selections, alone[i].selections);
-      EXPECT_EQ(together[i].logits, alone[i].logits);
-    }
-  }
+  ExpectTheSameBitsAllWays(model, config);
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, BitEqualityTest, testing::ValuesIn(Variants()),

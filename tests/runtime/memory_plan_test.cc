@@ -1,14 +1,18 @@
 #include "runtime/memory_plan.h"
 
+#include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "sharding/topk_merge.h"
 
 namespace longspan {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 Config SmallConfig() {
   Config config;
@@ -116,6 +120,137 @@ TEST(MemoryPlanTest, SaysItsPartsInBytesAsPeopleReadThem) {
   plan.available = 25'000'000'000;
   EXPECT_THAT(plan.ToString(), HasSubstr("weights 1.2 MB"));
   EXPECT_THAT(plan.ToString(), HasSubstr("available 25.0 GB"));
+}
+
+MemoryPlan PlanOf100BytePages() {
+  MemoryPlan plan;
+  plan.weights = 500;
+  plan.page = 100;
+  plan.available = 4000;
+  return plan;
+}
+
+TEST(LongestRequestTest, PlansNothingForTokensThatCannotCome) {
+  const MemoryPlan plan = PlanOf100BytePages();
+  const SequenceLayout layout = {16, 2};  // a page of each rank holds 32 tokens
+  const auto constant = [](int64_t) { return int64_t{500}; };
+  EXPECT_EQ(LongestRequest(plan, 1.0, layout, constant), 30 * 32);
+  EXPECT_EQ(LongestRequest(plan, 0.5, layout, constant), 10 * 32);
+  // A page and its part of the activations together: 3500 / (100 + 32 * 2).
+  const auto growing = [](int64_t tokens) { return 2 * tokens; };
+  EXPECT_EQ(LongestRequest(plan, 1.0, layout, growing), 21 * 32);
+  // 5 pages leave room for others, but not for what a longer request needs beside them.
+  const auto steps = [](int64_t tokens) { return tokens <= 5 * 32 ? 2000 : 4000; };
+  EXPECT_EQ(LongestRequest(plan, 1.0, layout, steps), 5 * 32);
+  const auto large = [](int64_t) { return int64_t{1} << 40; };
+  EXPECT_EQ(LongestRequest(plan, 1.0, layout, large), 0);
+}
+
+TEST(LongestRequestTest, IsLimitedByTheHostAndByWhatPositionsAreCountedIn) {
+  MemoryPlan plan = PlanOf100BytePages();
+  plan.host_page = 1000;
+  plan.host_available = 4500;
+  const auto none = [](int64_t) { return int64_t{0}; };
+  EXPECT_EQ(LongestRequest(plan, 1.0, {16, 2}, none), 4 * 32);
+  plan = PlanOf100BytePages();
+  EXPECT_EQ(LongestRequest(plan, 1.0, {int64_t{1} << 31, 1}, none), kMaxPosition);
+  plan.page = 0;
+  EXPECT_EQ(LongestRequest(plan, 1.0, {16, 2}, none), kMaxPosition);
+}
+
+Config FitConfig(int64_t max_model_len) {
+  Config config;
+  config.device = "cuda";
+  config.dtype = "bfloat16";
+  config.kv_cache_memory_fraction = 1;
+  config.max_model_len = max_model_len;
+  return config;
+}
+
+std::string Refusal(const MemoryPlan& plan, Config config) {
+  const absl::Status status =
+      FitCache(plan, plan.MaxPages(config.kv_cache_memory_fraction), &config, {16, 2});
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  return std::string(status.message());
+}
+
+TEST(FitCacheTest, TakesTheLongestThatFits) {
+  MemoryPlan plan = PlanOf100BytePages();
+  Config config = FitConfig(0);
+  EXPECT_EQ(FitCache(plan, 35, &config, {16, 2}), absl::OkStatus());
+  EXPECT_EQ(config.max_model_len, 35 * 32);
+  plan.longest = 21 * 32;  // other pages are for other requests
+  config.max_model_len = 0;
+  EXPECT_EQ(FitCache(plan, 35, &config, {16, 2}), absl::OkStatus());
+  EXPECT_EQ(config.max_model_len, 21 * 32);
+  plan.longest.reset();
+  config.max_model_len = 0;
+  EXPECT_EQ(FitCache(plan, 3, &config, {int64_t{1} << 40, 1}), absl::OkStatus());
+  EXPECT_EQ(config.max_model_len, kMaxPosition);
+  config.max_model_len = 0;
+  EXPECT_TRUE(absl::IsResourceExhausted(FitCache(plan, 0, &config, {int64_t{1} << 40, 1})));
+}
+
+TEST(FitCacheTest, NamesTheGpusMemoryAndWhatWouldHelp) {
+  MemoryPlan plan = PlanOf100BytePages();
+  plan.longest = 21 * 32;
+  plan.host_available = 100000;
+  EXPECT_THAT(Refusal(plan, FitConfig(50 * 32)),
+              AllOf(HasSubstr("for max_model_len 1600 a rank needs 5500 bytes of its GPU's memory "
+                              "and may use 4000 "),
+                    HasSubstr("; use a max_model_len of at most 672, `kv_cache.dtype: fp8_e4m3`, "
+                              "`kv_cache.tier: host`, or more GPUs")));
+  // Not what would not help.
+  plan.host_available = 1000;
+  Config config = FitConfig(50 * 32);
+  EXPECT_THAT(Refusal(plan, config), Not(HasSubstr("kv_cache.tier")));
+  plan.host_available = 100000;
+  config.esa.compression = Compression::kExact;
+  EXPECT_THAT(Refusal(plan, config), Not(HasSubstr("kv_cache.tier")));
+  config.kv_cache_dtype = "fp8_e4m3";
+  EXPECT_THAT(Refusal(plan, config),
+              HasSubstr("; use a max_model_len of at most 672, or more GPUs"));
+}
+
+TEST(FitCacheTest, NamesTheHostsMemoryWhereThatIsTheLimit) {
+  MemoryPlan plan = PlanOf100BytePages();
+  plan.host_page = 1000;
+  plan.host_available = 10000;
+  plan.longest = 10 * 32;
+  Config config = FitConfig(20 * 32);
+  config.kv_cache_tier = "host";
+  EXPECT_THAT(Refusal(plan, config),
+              AllOf(HasSubstr("a rank needs 20000 bytes of its host's memory and may use 10000 "
+                              "(kv_cache.memory_fraction 1 of 10000: "),
+                    HasSubstr("; use a max_model_len of at most 320, `kv_cache.dtype: fp8_e4m3`, "
+                              "or more machines")));
+  plan.page = 1000;
+  EXPECT_THAT(Refusal(plan, config), HasSubstr("20500 bytes of its GPU's memory"));
+}
+
+TEST(FitCacheTest, SaysWhatIsLeftWhereNothingFits) {
+  MemoryPlan plan = PlanOf100BytePages();
+  plan.available = 550;
+  plan.longest = 0;
+  EXPECT_THAT(Refusal(plan, FitConfig(0)),
+              AllOf(HasSubstr("no memory for a cache: a rank needs 600 bytes of its GPU's"),
+                    HasSubstr("; free memory, or use a higher kv_cache.memory_fraction, "
+                              "`kv_cache.dtype: fp8_e4m3`, or more GPUs")));
+  plan.available = 450;
+  EXPECT_THAT(Refusal(plan, FitConfig(0)),
+              HasSubstr("a lower prefill.chunk_tokens, or GPUs with more memory"));
+  plan.longest.reset();
+  Config config = FitConfig(32);
+  config.device = "cpu";
+  config.dtype = "float32";
+  EXPECT_THAT(Refusal(plan, config),
+              AllOf(HasSubstr("a rank needs 600 bytes of its host's memory and may use 450 "),
+                    HasSubstr("a lower prefill.chunk_tokens, or more machines")));
+  plan.available = 650;
+  config.max_model_len = 100;
+  EXPECT_THAT(Refusal(plan, config),
+              HasSubstr("; use a max_model_len of at most 32, `kv_cache.dtype: bfloat16` or "
+                        "`fp8_e4m3`, or more machines"));
 }
 
 TEST(FormatBytesTest, Units) {

@@ -9,6 +9,7 @@
 #include "runtime/cpu_transformer.h"
 #include "runtime/gpu_model.h"
 #include "runtime/model.h"
+#include "runtime/sampling.h"
 #include "runtime/transformer.h"
 
 namespace longspan {
@@ -140,7 +141,13 @@ class RankRun {
     LONGSPAN_RETURN_IF_ERROR(transformer_->Decode(tokens, ids));
     LONGSPAN_ASSIGN_OR_RETURN(const std::vector<float> logits,
                               transformer_->Logits(0, static_cast<int64_t>(decoding.size())));
+    LONGSPAN_ASSIGN_OR_RETURN(
+        const std::vector<int32_t> likeliest,
+        transformer_->LikeliestTokens(0, static_cast<int64_t>(decoding.size())));
     for (size_t i = 0; i < decoding.size(); ++i) {
+      const int64_t vocab = model_.config.vocab_size;
+      EXPECT_EQ(likeliest[i],
+                LikeliestToken(absl::MakeConstSpan(logits).subspan(i * vocab, vocab)));
       if (communicator_.rank() == 0) {
         Store(logits, static_cast<int64_t>(i), decoding[i]->done, decoding[i]);
       }

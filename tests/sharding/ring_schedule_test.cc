@@ -166,6 +166,40 @@ TEST_F(RingScheduleTest, WindowsFollowEachOtherAndAreBounded) {
   }
 }
 
+// Groups in turn bring together what one round brings, and each group all that it reads.
+TEST_F(RingScheduleTest, GroupsBringEachTokenOnce) {
+  for (int trial = 0; trial < 500; ++trial) {
+    const Job job = AnyJob();
+    const int ranks = job.layout.num_ranks;
+    std::vector<std::vector<std::vector<Range>>> brought(ranks);  // as each rank sees it
+    std::vector<std::set<int64_t>> has(ranks);
+    for (size_t first = 0; first < job.blocks.size();) {
+      const size_t end = std::min(job.blocks.size(), first + Integer(1, 3));
+      Job group = job;
+      group.blocks = {job.blocks.begin() + first, job.blocks.begin() + end};
+      first = end;
+      std::vector<RingRound> rounds;
+      for (int r = 0; r < ranks; ++r) {
+        rounds.push_back(PlanGroup(job.layout, r, group.blocks, &brought[r]));
+        ASSERT_EQ(brought[r], brought[0]);
+      }
+      const auto read = ReadBy(group);
+      for (int r = 0; r < ranks; ++r) {
+        for (int source = 0; source < ranks; ++source) {
+          ASSERT_EQ(rounds[r].receives[source], rounds[source].sends[r]);
+          for (const int64_t p : Positions(rounds[r].receives[source])) {
+            ASSERT_EQ(job.layout.owner(p), source);
+            ASSERT_TRUE(read[r].contains(p)) << "nobody reads " << p;
+            ASSERT_TRUE(has[r].insert(p).second) << p << " comes twice";
+          }
+        }
+        for (const int64_t p : read[r]) ASSERT_TRUE(has[r].contains(p)) << p << " is missing";
+      }
+    }
+    ASSERT_EQ(has, ReadBy(job));
+  }
+}
+
 TEST_F(RingScheduleTest, NothingToReadTakesNoRounds) {
   const SequenceLayout layout = {4, 3};
   EXPECT_TRUE(PlanRing(layout, 1, {}, 10).empty());
