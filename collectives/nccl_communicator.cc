@@ -379,7 +379,11 @@ absl::Status NcclCommunicator::AllocateWindow(int64_t bytes, Shared& shared) {
 // NCCL goes no further after an error, and there may be one on another rank only.
 absl::Status NcclCommunicator::RestartWithoutWindows() {
   Abort();
-  if (left_behind_) return Break(absl::InternalError("NCCL does not end after an error"));
+  // It ends here, for no graphs have captured its calls yet.
+  if (ended_ != nullptr && !ended_->WaitForNotificationWithTimeout(kAbortPatience)) {
+    return Break(absl::InternalError("NCCL does not end after an error"));
+  }
+  ended_ = nullptr;
   windows_ = {};
   for (Shared& shared : shared_) shared.window = nullptr;
   if (shared_.back().data != nullptr) ncclMemFree(std::exchange(shared_.back().data, nullptr));

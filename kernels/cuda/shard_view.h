@@ -17,7 +17,7 @@ namespace longspan::cuda {
 // Rows of score keys are multiples of so many bytes, as they are read so many at a time.
 inline constexpr int64_t kScoreRowAlignment = 16;
 // Of a sequence on one rank, with halos: they count in 31 bits, beyond the end of the last by some.
-inline constexpr int64_t kMaxScoreKeys = std::numeric_limits<int32_t>::max() - 4096;
+inline constexpr int64_t kMaxScoreKeys = std::numeric_limits<int32_t>::max() - 8192;
 
 // One sequence of a decode step. Lives in device memory, so that a step's graph can be replayed.
 struct DecodeRow {
