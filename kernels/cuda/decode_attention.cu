@@ -61,9 +61,8 @@ __global__ void __launch_bounds__(Core::kThreads, kBlocksPerMultiprocessor)
 }
 
 // The same for any number of rows, so that a row's bits do not depend on the others.
-int NumSplits(int64_t kv_heads, int multiprocessors,
-              int blocks_per_multiprocessor = kBlocksPerMultiprocessor) {
-  const int64_t blocks = int64_t{blocks_per_multiprocessor} * multiprocessors;
+int NumSplits(int64_t kv_heads, int multiprocessors) {
+  const int64_t blocks = int64_t{kBlocksPerMultiprocessor} * multiprocessors;
   return static_cast<int>(std::clamp<int64_t>(blocks / kv_heads, 1, kMaxSplits));
 }
 
@@ -74,9 +73,7 @@ absl::Status Launch(const DecodeAttentionArgs& args, Stream stream) {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, P::kSharedBytes),
       "shared memory of decode attention"));
   const AttentionShape& shape = args.shape;
-  const int splits =
-      NumSplits(shape.kv_heads, args.multiprocessors,
-                args.selected == nullptr ? kBlocksPerMultiprocessor : P::kBlocksBehindSelection);
+  const int splits = NumSplits(shape.kv_heads, args.multiprocessors);
   const int64_t partials = int64_t{args.num_rows} * splits * shape.heads;
   Job job;
   job.args = args;

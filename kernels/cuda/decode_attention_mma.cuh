@@ -45,8 +45,6 @@ struct MmaTiling {
   static constexpr int kTeams = 4;
   static constexpr int kTeamLanes = kWarp;
   static constexpr int kThreads = kTeams * kWarp;
-  // Behind a selection a multiprocessor has a block that is there when the selection ends.
-  static constexpr int kBlocksBehindSelection = 1;
   static constexpr int kMergeStride = kDim + 8;  // so that StoreWarp's lanes meet no bank twice
 
   static constexpr int kStepTokens = kMmaStepTokens;
@@ -485,54 +483,41 @@ __device__ __forceinline__ void StoreWarp(int team, MmaState<P>* state,
   }
 }
 
-// A warp attends to its share of the row's keys: first to those that are known before the selection
-// is, whose launch may still be running, then to the selected ones.
+// A warp attends to its share of the row's keys.
 template <typename P>
 __device__ __forceinline__ void AttendToShare(const Job& job, const TokenList<P>& list,
                                               std::byte* stages, const float2* turns,
                                               MmaState<P>* state) {
   const int lane = threadIdx.x % kWarp;
   const int team = threadIdx.x / kWarp;
-  const auto stage_of = [&](uint32_t first) {
-    return stages + first / P::kStepTokens % P::kStages * P::kStageBytes;
-  };
+  uint32_t next = 0, filled = 0;
   // Units of one more step than others are of different blocks.
   Share share = ShareOf<P::kStepTokens>(job, blockIdx.z, team * gridDim.y + blockIdx.y);
-  if (!share.has_selection) TouchPages(job, share);
+  ListTokens<P>(job, blockIdx.z, lane, P::kStages * P::kStepTokens, list, &share, &next, &filled);
+  __syncwarp();
+#pragma unroll 1
+  for (int s = 0; s < P::kStages; ++s) {
+    CopyStep<P>(job.args, list, s * P::kStepTokens, filled, lane, stages + s * P::kStageBytes);
+  }
   Clear<P>(state);
-  uint32_t next = 0, first = 0;
+  AwaitCopies<P::kStages>();  // of the turns
+  __syncthreads();
+
 #pragma unroll 1
-  for (const Which which : {Which::kKnown, Which::kAll}) {
-    uint32_t filled = first;  // the last step's, of which not all may be tokens, is behind us
-    ListTokens<P>(job, blockIdx.z, lane, which, first + P::kStages * P::kStepTokens, list, &share,
-                  &next, &filled);
+  for (uint32_t first = 0; first < filled; first += P::kStepTokens) {
+    const Step step = StepAt<P>(list, first, filled);
+    if (first == 0 || step.distance != state->distance) TurnQueries<P>(job, step.distance, state);
+    AwaitCopies<P::kStages - 1>();
     __syncwarp();
-#pragma unroll 1
-    for (int s = 0; s < P::kStages; ++s) {
-      const uint32_t at = first + s * P::kStepTokens;
-      CopyStep<P>(job.args, list, at, filled, lane, stage_of(at));
-    }
-    if (which == Which::kKnown) {
-      AwaitCopies<P::kStages>();  // of the turns
-      __syncthreads();
-    }
-#pragma unroll 1
-    for (; first < filled; first += P::kStepTokens) {
-      const Step step = StepAt<P>(list, first, filled);
-      if (first == 0 || step.distance != state->distance) TurnQueries<P>(job, step.distance, state);
-      AwaitCopies<P::kStages - 1>();
-      __syncwarp();
-      std::byte* stage = stage_of(first);
-      float scores[P::kTiles][4], scale[P::kTiles][2];
-      Score<P>(job, list, step, first, stage, turns, *state, scores);
-      UpdateSoftmax<P>(job.scale, first, filled, state, scores, scale);
-      AddValues<P>(stage + P::kHalfStageBytes, scores, scale, state);
-      const uint32_t ahead = first + P::kStages * P::kStepTokens;
-      ListTokens<P>(job, blockIdx.z, lane, which, ahead + P::kStepTokens, list, &share, &next,
-                    &filled);
-      __syncwarp();
-      CopyStep<P>(job.args, list, ahead, filled, lane, stage);
-    }
+    std::byte* stage = stages + first / P::kStepTokens % P::kStages * P::kStageBytes;
+    float scores[P::kTiles][4], scale[P::kTiles][2];
+    Score<P>(job, list, step, first, stage, turns, *state, scores);
+    UpdateSoftmax<P>(job.scale, first, filled, state, scores, scale);
+    AddValues<P>(stage + P::kHalfStageBytes, scores, scale, state);
+    const uint32_t ahead = first + P::kStages * P::kStepTokens;
+    ListTokens<P>(job, blockIdx.z, lane, ahead + P::kStepTokens, list, &share, &next, &filled);
+    __syncwarp();
+    CopyStep<P>(job.args, list, ahead, filled, lane, stage);
   }
 }
 

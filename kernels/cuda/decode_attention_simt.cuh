@@ -41,7 +41,6 @@ struct SimtTiling {
   static constexpr int kTeams = kSimtWarps / kSlices;
   static constexpr int kTeamLanes = kWarp * kSlices;
   static constexpr int kThreads = kSimtWarps * kWarp;
-  static constexpr int kBlocksBehindSelection = kBlocksPerMultiprocessor;
   static constexpr int kMergeStride = kDim;
 
   // A subgroup of lanes computes a token; in one step it takes kTokens consecutive ones.
@@ -362,8 +361,7 @@ __device__ __forceinline__ void AttendToShare(const Job& job, int team, int slic
       *share = ShareOf<1>(job, row, blockIdx.y * P::kTeams + team);
     }
     __syncwarp();
-    ListTokens<P>(job, row, warp_lane, Which::kAll, P::kStages * P::kStepTokens, list, share, &next,
-                  &listed);
+    ListTokens<P>(job, row, warp_lane, P::kStages * P::kStepTokens, list, share, &next, &listed);
   }
   SynchronizeTeam<P>(team);
   uint32_t filled = *list.filled;
@@ -385,8 +383,7 @@ __device__ __forceinline__ void AttendToShare(const Job& job, int team, int slic
     AddValues<P>(keys + P::kStepTokens * P::kDim, scores, state);
     const uint32_t ahead = first + P::kStages * P::kStepTokens;
     if (leads) {
-      ListTokens<P>(job, row, warp_lane, Which::kAll, ahead + P::kStepTokens, list, share, &next,
-                    &listed);
+      ListTokens<P>(job, row, warp_lane, ahead + P::kStepTokens, list, share, &next, &listed);
     }
     SynchronizeTeam<P>(team);
     filled = *list.filled;
