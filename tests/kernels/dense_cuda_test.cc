@@ -618,7 +618,7 @@ TEST_F(LinearCudaTest, ManyOutputsEqualReference) {
   Random random(46);
   for (const DType dtype : kDTypes) {
     for (const int64_t rows : {1, 8}) {
-      for (const int64_t in : {8, 520, 1544}) {
+      for (const int64_t in : {8, 520}) {
         SCOPED_TRACE(testing::Message() << rows << " rows of " << in << ", " << DTypeName(dtype));
         Product product = MakeProduct(&random, rows, in, 40'009, dtype, DType::kFloat32, true);
         ExpectClose(product.Run(nullptr), product.Expected(), 1e-5);
@@ -674,6 +674,7 @@ TEST_F(LinearFusionCudaTest, NormHasTheBitsOfRmsNorm) {
       for (const int64_t rows : {1, 2}) {
         if (rows * in > 8192) continue;
         for (const int64_t out : {1, 7, 300, 20'000}) {
+          if (out == 20'000 && in != 264 && in != 4096) continue;  // the host makes the weights
           SCOPED_TRACE(testing::Message()
                        << rows << " rows, " << in << " to " << out << ", " << DTypeName(dtype));
           Fused fused(&random, rows, in, out, dtype);
