@@ -379,17 +379,20 @@ absl::Status NcclCommunicator::AllocateWindow(int64_t bytes, Shared& shared) {
 // NCCL goes no further after an error, and there may be one on another rank only.
 absl::Status NcclCommunicator::RestartWithoutWindows() {
   Abort();
-  // It ends here, for no graphs have captured its calls yet.
-  if (ended_ != nullptr && !ended_->WaitForNotificationWithTimeout(kAbortPatience)) {
-    return Break(absl::InternalError("NCCL does not end after an error"));
-  }
-  ended_ = nullptr;
   windows_ = {};
   for (Shared& shared : shared_) shared.window = nullptr;
-  if (shared_.back().data != nullptr) ncclMemFree(std::exchange(shared_.back().data, nullptr));
-  LONGSPAN_ASSIGN_OR_RETURN(const ncclUniqueId id, AgreeOnId(host_, absl::OkStatus()));
+  absl::Status ended;
+  // It ends here, for no graphs have captured its calls yet.
+  if (ended_ != nullptr && !ended_->WaitForNotificationWithTimeout(kAbortPatience)) {
+    ended = absl::InternalError("NCCL does not end after an error");
+  } else {
+    ended_ = nullptr;
+    if (shared_.back().data != nullptr) ncclMemFree(std::exchange(shared_.back().data, nullptr));
+  }
+  const absl::StatusOr<ncclUniqueId> id = AgreeOnId(host_, ended);
+  if (!id.ok()) return Break(id.status());
   starting_ = true;
-  const absl::Status joined = AgreeOnStatus(host_, Join(id));
+  const absl::Status joined = AgreeOnStatus(host_, Join(*id));
   starting_ = false;
   return joined.ok() ? joined : Break(joined);
 }

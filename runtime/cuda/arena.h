@@ -6,6 +6,12 @@
 
 namespace longspan {
 
+// What an allocation of device memory takes.
+inline int64_t Granules(int64_t bytes) {
+  constexpr int64_t kGranule = int64_t{2} << 20;
+  return (bytes + kGranule - 1) / kGranule * kGranule;
+}
+
 // Hands out one block of device memory piece by piece. Without memory it only counts, so that one
 // function both plans a layout and makes it.
 class Arena {

@@ -21,8 +21,8 @@ namespace longspan {
 //
 // The ring has a stream of its own, ahead of the main one, which attends to one group while the
 // next one's keys come. What the host tells either goes through a third stream: a copy from memory
-// that is not page-locked makes the host wait for its turn, and behind a collective that would be
-// forever if another rank died.
+// that is not page-locked, unless it is small, makes the host wait for its turn, and behind a
+// collective that would be forever if another rank died.
 class KeyRing {
  public:
   KeyRing(CudaRun* run, int64_t layer, KvShard* cache) : run_(run), layer_(layer), cache_(cache) {}

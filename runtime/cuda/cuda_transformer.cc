@@ -38,10 +38,9 @@ absl::Status Product(CudaRun* run, CudaStage stage, const void* x, int64_t rows,
 }
 
 int64_t CudaTransformer::Bytes(const CudaSizes& sizes) {
-  constexpr int64_t kGranule = int64_t{2} << 20;  // of memory that ranks share
   Arena arena, shared;
   CudaBuffers().Lay(sizes, &arena, &shared);
-  int64_t bytes = arena.bytes() + (shared.bytes() + kGranule - 1) / kGranule * kGranule;
+  int64_t bytes = Granules(arena.bytes()) + Granules(shared.bytes());
   if (sizes.top_k > 0) {
     const int blocks = sizes.sharers > 1 ? sizes.multiprocessors : 0;
     bytes += cuda::SelectWorkspace::Bytes(static_cast<int>(sizes.blocks), sizes.own_tokens, blocks);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/cuda/arena.h"
 #include "runtime/cuda/cuda_limits.h"
 #include "runtime/cuda/cuda_transformer.h"
 #include "runtime/cuda/gpu.h"
@@ -30,12 +31,6 @@ absl::Status CheckSameGpus(Communicator* communicator, const Gpu& gpu) {
                                                       "; use GPUs of one kind"));
   }
   return absl::OkStatus();
-}
-
-// What an allocation of device memory takes.
-int64_t Granules(int64_t bytes) {
-  constexpr int64_t kGranule = int64_t{2} << 20;
-  return (bytes + kGranule - 1) / kGranule * kGranule;
 }
 
 }  // namespace
