@@ -146,7 +146,7 @@ TEST(CudaLimitsTest, RefusesSelectionsBeyondTheirMemoryAndNumbers) {
   job = Job();
   job.config.max_model_len = int64_t{1} << 31;
   EXPECT_THAT(job.Refusal(), HasSubstr("`max_model_len` (2147483648) gives a rank 2148532224 keys "
-                                       "to select from, but GPUs select from at most 2147475453"));
+                                       "to select from, but GPUs select from at most 2147471357"));
   job.ranks = 2;
   EXPECT_EQ(job.Check(), absl::OkStatus());
 }
