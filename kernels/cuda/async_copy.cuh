@@ -6,13 +6,21 @@
 // A thread's copies to shared memory that it does not wait for: groups of them, in order.
 namespace longspan::cuda {
 
-// 16 bytes, or zeros without a look at `from`.
-__device__ __forceinline__ void CopyAsync(void* to, const void* from, bool present) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+// 16 bytes, or zeros without a look at `from`; `to` is an address in shared memory.
+__device__ __forceinline__ void CopyAsync(unsigned to, const void* from, bool present) {
   const int bytes = present ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from),
-               "r"(bytes)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes)
                : "memory");
+}
+
+__device__ __forceinline__ void CopyAsync(void* to, const void* from, bool present) {
+  CopyAsync(static_cast<unsigned>(__cvta_generic_to_shared(to)), from, present);
+}
+
+// 4 bytes, by way of the first-level cache, where what is around them stays.
+__device__ __forceinline__ void CopyAsyncCached(void* to, const void* from) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(address), "l"(from) : "memory");
 }
 
 // Ends a group, which may be empty.

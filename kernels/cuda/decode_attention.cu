@@ -32,7 +32,7 @@ int64_t PadCounters(int64_t counters) {
 
 // Core: SimtTiling or MmaTiling.
 template <typename Core>
-__global__ void __launch_bounds__(Core::kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(Core::kThreads, Core::kMinBlocks)
     DecodeAttentionKernel(const __grid_constant__ Job job) {
   extern __shared__ __align__(256) std::byte memory[];  // cores rely on it
   __shared__ bool is_last;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(Core::kThreads, kBlocksPerMultiprocessor)
   }
   __syncthreads();
   if (!is_last) return;
-  MergePartials<Core>(job, blockIdx.z, partials, reinterpret_cast<float*>(memory));
+  MergePartials<Core>(job, blockIdx.z, partials, SplitMemory<Core>(memory));
 }
 
 // The same for any number of rows, so that a row's bits do not depend on the others.

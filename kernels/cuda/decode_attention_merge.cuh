@@ -3,9 +3,11 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/decode_attention_share.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/sum_across.cuh"
@@ -15,8 +17,6 @@
 namespace longspan::cuda::decode {
 
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr int kMergeUnroll = 17;  // splits whose loads are under way at once
-
 // The block's memory once no team needs its stages: [kTeams, kGroup, kMergeStride] and
 // [kTeams, kGroup].
 template <typename P>
@@ -67,28 +67,45 @@ __device__ __forceinline__ void StorePartial(int group, const MergeMemory<P>& me
   }
 }
 
+// Of a head and of the splits of a lane; of none past the last of both.
+struct SplitStatistics {
+  static constexpr int kRounds = kMaxSplits / kWarp;
+  float2 of[kRounds];  // as Statistics
+};
+
+// Other blocks wrote the partials, so they are read past the L1 cache, here and below.
+__device__ __forceinline__ SplitStatistics LoadStatistics(const Partials& partials, int head,
+                                                          int group) {
+  const auto* from = reinterpret_cast<const float2*>(partials.statistics) + head;
+  SplitStatistics loaded;
+#pragma unroll
+  for (int i = 0; i < SplitStatistics::kRounds; ++i) {
+    const int split = i * kWarp + static_cast<int>(threadIdx.x) % kWarp;
+    loaded.of[i] = {-kInfinity, 0};
+    if (split < static_cast<int>(gridDim.y) && head < group) {
+      loaded.of[i] = __ldcg(from + split * group);
+    }
+  }
+  return loaded;
+}
+
 // Writes the weights [splits, kGroup] of splits in the row's result, and its lse. A warp takes a
-// head. Other blocks wrote the partials, so they are read past the L1 cache, here and below.
+// head, of whose first one it is given what it loaded.
 template <typename P>
 __device__ __forceinline__ void WeighSplits(const Job& job, int64_t first_head,
-                                            const Partials& partials, float* weights) {
-  constexpr int kRounds = kMaxSplits / kWarp;
-  const int splits = gridDim.y;
+                                            const Partials& partials, SplitStatistics statistics,
+                                            float* weights) {
+  constexpr int kRounds = SplitStatistics::kRounds;
   const int lane = threadIdx.x % kWarp;
+  const int first = threadIdx.x / kWarp;
   const int group = job.group();
-  for (int head = threadIdx.x / kWarp; head < group; head += P::kThreads / kWarp) {
-    float2 own[kRounds];
+#pragma unroll 1
+  for (int head = first; head < group; head += P::kThreads / kWarp) {
+    if (head != first) statistics = LoadStatistics(partials, head, group);
+    float2(&own)[kRounds] = statistics.of;
     float max = -kInfinity, sums[1] = {0};
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int split = i * kWarp + lane;
-      own[i] = {-kInfinity, 0};
-      if (split < splits) {
-        own[i] =
-            __ldcg(reinterpret_cast<const float2*>(partials.statistics) + split * group + head);
-      }
-      max = fmaxf(max, own[i].x);
-    }
+    for (int i = 0; i < kRounds; ++i) max = fmaxf(max, own[i].x);
 #pragma unroll
     for (int offset = 1; offset < kWarp; offset *= 2) {
       max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, offset));
@@ -111,21 +128,35 @@ __device__ __forceinline__ void WeighSplits(const Job& job, int64_t first_head,
   }
 }
 
-// Four dimensions of a head, of some splits; zeros past the last.
-struct Columns {
-  float4 of[kMergeUnroll];
+// The block's memory once its partial is stored: weights [kMaxSplits, kGroup], and of as many
+// splits as there is room for four dimensions a thread.
+template <typename P>
+struct SplitMemory {
+  static constexpr int kColumns = std::min(P::kThreads, P::kDim / 4 * P::kGroup);
+  static constexpr int kWeightsBytes = kMaxSplits * P::kGroup * static_cast<int>(sizeof(float));
+  static constexpr int kSplits =
+      std::min(kMaxSplits,
+               (P::kSharedBytes - kWeightsBytes) / (kColumns * static_cast<int>(sizeof(float4))));
+  static_assert(kSplits >= 1);
+
+  float* weights;
+  float4* columns;  // [kSplits, kColumns]
+
+  explicit __device__ SplitMemory(std::byte* memory)
+      : weights(reinterpret_cast<float*>(memory)),
+        columns(reinterpret_cast<float4*>(memory + kWeightsBytes)) {}
 };
 
+// Starts the copy of a thread's column of some splits: all are under way at once, and wait in no
+// registers.
 template <typename P>
-__device__ __forceinline__ void LoadColumns(const Partials& partials, int columns, int column,
-                                            int first, Columns* loaded) {
-  const auto* from = reinterpret_cast<const float4*>(partials.outputs) + column;
-#pragma unroll
-  for (int i = 0; i < kMergeUnroll; ++i) {
-    loaded->of[i] = {0, 0, 0, 0};
-    if (column < columns && first + i < static_cast<int>(gridDim.y)) {
-      loaded->of[i] = __ldcg(from + (first + i) * columns);
-    }
+__device__ __forceinline__ void CopyColumn(const Partials& partials, int columns, int column,
+                                           int first, int splits, const SplitMemory<P>& memory) {
+  const auto* from = reinterpret_cast<const float4*>(partials.outputs) + first * columns + column;
+  float4* to = memory.columns + column % SplitMemory<P>::kColumns;
+#pragma unroll 8
+  for (int i = 0; i < splits; ++i) {
+    CopyAsync(to + i * SplitMemory<P>::kColumns, from + i * columns, true);
   }
 }
 
@@ -139,31 +170,41 @@ __device__ __forceinline__ void PutOutput(const DecodeAttentionArgs& args, int64
   }
 }
 
-// By the last block of a row and KV head. The first loads are under way while weights are found.
+// By the last block of a row and KV head. The first copies are under way while weights are found,
+// whose loads go first, for the copies fill the way to the multiprocessor for longer than they
+// take.
 template <typename P>
 __device__ __forceinline__ void MergePartials(const Job& job, int row, const Partials& partials,
-                                              float* weights) {
+                                              const SplitMemory<P>& memory) {
+  using Memory = SplitMemory<P>;
   const int splits = gridDim.y;
   const int group = job.group();
   const int columns = group * (P::kDim / 4);
   const int64_t first_head = row * job.args.shape.heads + int64_t{blockIdx.x} * group;
   const int64_t first_output = first_head * P::kDim;
-  Columns loaded;
-  LoadColumns<P>(partials, columns, threadIdx.x, 0, &loaded);
-  WeighSplits<P>(job, first_head, partials, weights);
+  const int own_column = threadIdx.x;
+  const SplitStatistics statistics = LoadStatistics(partials, own_column / kWarp, group);
+  if (own_column < columns) {
+    CopyColumn<P>(partials, columns, own_column, 0, min(splits, Memory::kSplits), memory);
+  }
+  WeighSplits<P>(job, first_head, partials, statistics, memory.weights);
   __syncthreads();
 #pragma unroll 1
-  for (int column = threadIdx.x; column < columns; column += P::kThreads) {
-    const float* of_head = weights + column / (P::kDim / 4);
+  for (int column = own_column; column < columns; column += P::kThreads) {
+    const float* weights = memory.weights + column / (P::kDim / 4);
+    const float4* own = memory.columns + column % Memory::kColumns;
     float4 sum = {0, 0, 0, 0};
 #pragma unroll 1
-    for (int first = 0; first < splits; first += kMergeUnroll) {
-      if (first != 0 || column >= P::kThreads) {
-        LoadColumns<P>(partials, columns, column, first, &loaded);
+    for (int first = 0; first < splits; first += Memory::kSplits) {
+      const int count = min(splits - first, Memory::kSplits);
+      if (first != 0 || column != own_column) {
+        CopyColumn<P>(partials, columns, column, first, count, memory);
       }
-#pragma unroll
-      for (int i = 0; i < kMergeUnroll; ++i) {
-        if (first + i < splits) Add(loaded.of[i], of_head[(first + i) * P::kGroup], &sum);
+      CommitCopies();
+      AwaitCopies<0>();
+#pragma unroll 8
+      for (int i = 0; i < count; ++i) {
+        Add(own[i * Memory::kColumns], weights[(first + i) * P::kGroup], &sum);
       }
     }
     PutOutput(job.args, first_output + 4 * column, sum);

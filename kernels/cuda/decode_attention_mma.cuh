@@ -15,13 +15,13 @@
 
 // Decode attention on tensor cores, of bfloat16 or fp8_e4m3 keys and values. A team is one warp,
 // and a step 16 tokens: scores^T [16, 8] = keys [16, head_dim] x queries^T, then output^T
-// [head_dim, 8] += values^T [head_dim, 16] x weights^T. Columns 0-3 are four heads' numbers cut to
-// what tensor cores multiply, 4-7 the rests, so that sums of the two have almost a float's
-// precision.
+// [head_dim, 8] += values^T [head_dim, 16] x weights^T. Columns 0-3 are four heads' numbers as
+// tensor cores cut them, 4-7 the rests, so that sums of the two have almost a float's precision.
 //
-// A query at position p meets keys at p - d + t as R(d) q . R(t) k. So the queries are turned to
-// the distance d of the step's first token and key t of a step of consecutive tokens by t; where
-// all distances are the same, keys stay as they are.
+// A query at position p meets keys at p - d + t as R(d) q . R(t) k. So the queries are turned once
+// to the distance d of a part's first token, and keys by their t, as long as that is below
+// kRopeFine; where all distances are the same, keys stay as they are. Turned keys are rounded to
+// the 11 bits of tf32, eight times as fine as the bfloat16 that they come from.
 //
 // Numbers of 8 bits are loaded as if two of them were one of 16, and become others in registers. A
 // lane then has the neighbours of one row; which dimension goes by which place of a fragment is
@@ -45,6 +45,8 @@ struct MmaTiling {
   static constexpr int kTeams = 4;
   static constexpr int kTeamLanes = kWarp;
   static constexpr int kThreads = kTeams * kWarp;
+  // More than there is memory for: two leave registers for the 512 threads of a selection.
+  static constexpr int kMinBlocks = kTiles == 1 ? 3 : kBlocksPerMultiprocessor;
   static constexpr int kMergeStride = kDim + 8;  // so that StoreWarp's lanes meet no bank twice
 
   static constexpr int kStepTokens = kMmaStepTokens;
@@ -73,9 +75,14 @@ struct MmaTiling {
   // Tokens under way, of the next step, and those that one more round of listing may add.
   static constexpr int kRing = std::bit_ceil(unsigned{(kStages + 1) * kStepTokens + kWarp});
   static constexpr int kStagesBytes = kTeams * kMmaStagesBytes;
-  static constexpr int kTurnStride = kHalf + (kFp8 ? 2 : 8);  // as kMergeStride
-  static constexpr int kTurnsBytes = kStepTokens * kTurnStride * static_cast<int>(sizeof(float2));
-  static constexpr int kSharedBytes = kStagesBytes + kTurnsBytes + kTeams * kRing * (8 + 4);
+  // Queries turned to far_position, by columns: [kTiles, 8, kFarStride], so that the lanes of half
+  // a warp meet no bank twice.
+  static constexpr int kFarStride = kDim + 8;
+  static constexpr int kFarBytes = kTiles * 8 * kFarStride * static_cast<int>(sizeof(float));
+  // A place for copies that only bring what they read to the first-level cache.
+  static constexpr int kUnreadBytes = kThreads * static_cast<int>(sizeof(uint32_t));
+  static constexpr int kSharedBytes =
+      kStagesBytes + kFarBytes + kTeams * kRing * (8 + 4) + kUnreadBytes;
 
   static_assert(kTeams * kGroup * (kMergeStride + 2) * 4 <= kStagesBytes);
   static_assert(kMaxSplits * kGroup * 4 <= kStagesBytes);
@@ -152,7 +159,19 @@ __device__ __forceinline__ uint32_t PackBFloat16(float low, float high) {
   return two;
 }
 
-__device__ __forceinline__ uint32_t CutToTf32(float x) { return __float_as_uint(x) & 0xffffe000; }
+// What tensor cores leave of a number, as they read it.
+constexpr uint32_t kTf32Bits = 0xffffe000;
+
+// The nearest, which NaN and infinities stay.
+__device__ __forceinline__ uint32_t RoundToTf32(float x) {
+  uint32_t rounded;
+#if __CUDA_ARCH__ >= 900
+  asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
+#else
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
+#endif
+  return rounded;
+}
 
 // ---- Rotations ---------------------------------------------------------------------------------
 
@@ -165,15 +184,28 @@ __device__ __forceinline__ void Turn(float4 by, float (&low)[2], float (&high)[2
   high[1] = high[1] * by.z + b * by.w;
 }
 
-// Starts the copy of what keys of consecutive tokens are turned by. By the whole block.
+// Brings what most keys are turned by to the first-level cache, sector by sector, as copies that
+// nobody reads: loads whose result is not used are left out. By the whole block.
 template <typename P>
-__device__ __forceinline__ void CopyTurns(const RopeTable& table, float2* turns) {
-  constexpr int kRowPieces = P::kHalf / 2;
-  for (int at = threadIdx.x; at < P::kStepTokens * kRowPieces; at += P::kThreads) {
-    const int token = at / kRowPieces, part = at % kRowPieces;
-    CopyAsync(turns + token * P::kTurnStride + part * 2, table.fine + at * 2, true);
+__device__ __forceinline__ void TouchTurns(const RopeTable& table, uint32_t* unread) {
+  constexpr int kSectorTurns = 32 / sizeof(float2);
+  constexpr int kTurns = 2 * P::kStepTokens * P::kHalf;
+#pragma unroll
+  for (int at = 0; at < kTurns; at += P::kThreads * kSectorTurns) {
+    CopyAsyncCached(unread + threadIdx.x, table.fine + at + threadIdx.x * kSectorTurns);
   }
-  CommitCopies();
+}
+
+// Brings the page table to the first-level cache likewise, for candidates, whose pages are looked
+// up while all wait: pages before the newest one's. By all warps with candidates.
+template <typename P>
+__device__ __forceinline__ void TouchPages(const Job& job, const Share& share, uint32_t* unread) {
+  constexpr uint32_t kSectorPages = 32 / sizeof(const std::byte*);
+  const uint32_t pages = PlaceOf(job, share.position).page;
+  for (uint32_t page = threadIdx.x * kSectorPages; page < pages;
+       page += P::kThreads * kSectorPages) {
+    CopyAsyncCached(unread + threadIdx.x, share.pages + page);
+  }
 }
 
 // ---- One step ----------------------------------------------------------------------------------
@@ -182,7 +214,8 @@ __device__ __forceinline__ void CopyTurns(const RopeTable& table, float2* turns)
 // 2 * Pair() + {0, 1} are those of its scores and outputs: heads 2 * (Pair() % 2) + {0, 1}.
 template <typename P>
 struct MmaState {
-  // Turned to `distance`: the lane's two dimensions of each step, and those plus half.
+  // Turned to `distance`, or to far_position: the lane's two dimensions of each step, and those
+  // plus half.
   uint32_t query_low[P::kTiles][P::kHalf / 8][2], query_high[P::kTiles][P::kHalf / 8][2];
   uint32_t distance;
   float output[P::kTiles][P::kDim / 16][4];  // not yet normalised; columns as scores
@@ -190,75 +223,141 @@ struct MmaState {
   float sum[P::kTiles][2];  // of the lane's own tokens
 };
 
+// Heads past the group repeat its last one: a condition would keep loads from overlapping.
+template <typename P>
+__device__ __forceinline__ const float* QueryOf(const Job& job, int head) {
+  const int group = job.group();
+  const int64_t first = blockIdx.z * job.args.shape.heads + int64_t{blockIdx.x} * group;
+  return job.args.queries + (first + min(head, group - 1)) * P::kDim;
+}
+
+// A query's pairs at `from`, turned.
+template <typename P>
+__device__ __forceinline__ void LoadTurned(const float* from, float4 by, float (&low)[2],
+                                           float (&high)[2]) {
+  const float2 a = __ldg(reinterpret_cast<const float2*>(from));
+  const float2 b = __ldg(reinterpret_cast<const float2*>(from + P::kHalf));
+  low[0] = a.x;
+  low[1] = a.y;
+  high[0] = b.x;
+  high[1] = b.y;
+  Turn(by, low, high);
+}
+
+// A number less those of its bits that `cut` has.
+__device__ __forceinline__ float Rest(float x, uint32_t cut) {
+  return x - __uint_as_float(__float_as_uint(x) & cut);
+}
+
+// Of the two lanes with a head's numbers and rests each turns half of the steps, and gives the
+// other what that lacks.
 template <typename P>
 __device__ __forceinline__ void TurnQueries(const Job& job, uint32_t distance, MmaState<P>* state) {
-  const int group = job.group();
-  const float* queries =
-      job.args.queries +
-      (blockIdx.z * job.args.shape.heads + int64_t{blockIdx.x} * group) * P::kDim;
-  const bool rest = Row() >= kMmaHeads;
-  const auto write = [&](float x, uint32_t* to) {
-    const uint32_t cut = CutToTf32(x);
-    *to = rest ? __float_as_uint(x - __uint_as_float(cut)) : cut;
+  constexpr int kTurned = P::kHalf / 16;  // steps
+  const bool rests = Row() >= kMmaHeads;
+  const int first = P::PairDim() + (rests ? P::StepDim(kTurned) : 0);
+  const RotationRow rotations = RotationsFrom(job.args.rope, distance, first);
+  const auto put = [&](float x, uint32_t* lower, uint32_t* upper) {
+    const float rest = Rest(x, kTf32Bits);
+    const float kept = rests ? rest : x;
+    const float given = __shfl_xor_sync(kAllLanes, rests ? x : rest, kWarp / 2);
+    *lower = __float_as_uint(rests ? given : kept);
+    *upper = __float_as_uint(rests ? kept : given);
   };
-  const RotationRow rotations = RotationsFrom(job.args.rope, distance, P::PairDim());
 #pragma unroll
-  for (int step = 0; step < P::kHalf / 8; ++step) {
+  for (int step = 0; step < kTurned; ++step) {
     const float4 by = RotationsAt(rotations, P::StepDim(step));
 #pragma unroll
     for (int tile = 0; tile < P::kTiles; ++tile) {
-      // Heads past the group repeat its last one: a condition would keep loads from overlapping.
-      const int head = min(tile * kMmaHeads + Row() % kMmaHeads, group - 1);
-      const float* from = queries + head * P::kDim + P::PairDim() + P::StepDim(step);
-      const float2 a = __ldg(reinterpret_cast<const float2*>(from));
-      const float2 b = __ldg(reinterpret_cast<const float2*>(from + P::kHalf));
-      float low[2] = {a.x, a.y};
-      float high[2] = {b.x, b.y};
-      Turn(by, low, high);
+      const float* query = QueryOf<P>(job, tile * kMmaHeads + Row() % kMmaHeads) + first;
+      float low[2], high[2];
+      LoadTurned<P>(query + P::StepDim(step), by, low, high);
+      auto(&lows)[P::kHalf / 8][2] = state->query_low[tile];
+      auto(&highs)[P::kHalf / 8][2] = state->query_high[tile];
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        write(low[e], &state->query_low[tile][step][e]);
-        write(high[e], &state->query_high[tile][step][e]);
+        put(low[e], &lows[step][e], &lows[step + kTurned][e]);
+        put(high[e], &highs[step][e], &highs[step + kTurned][e]);
       }
     }
   }
   state->distance = distance;
 }
 
-enum class StepKind { kOneDistance, kConsecutive, kOther };
-
-struct Step {
-  StepKind kind;
-  uint32_t distance;  // that queries are turned to
-};
+// Turns all queries to far_position, once for all warps. By the whole block, a warp a head.
+template <typename P>
+__device__ __forceinline__ void TurnFarQueries(const Job& job, float* far) {
+  static_assert(P::kTeams == kMmaHeads);
+  const int head = threadIdx.x / kWarp;
+  const int pair = threadIdx.x % kWarp * 2;
+  if (pair >= P::kHalf) return;
+  const auto position = static_cast<uint32_t>(job.args.far_position);
+  const float4 by = RotationsAt(RotationsFrom(job.args.rope, position, pair), 0);
+#pragma unroll
+  for (int tile = 0; tile < P::kTiles; ++tile) {
+    float low[2], high[2];
+    LoadTurned<P>(QueryOf<P>(job, tile * kMmaHeads + head) + pair, by, low, high);
+#pragma unroll
+    for (const bool rest : {false, true}) {
+      const uint32_t cut = rest ? kTf32Bits : 0;
+      const int column = head + (rest ? kMmaHeads : 0);
+      float* to = far + (tile * 8 + column) * P::kFarStride + pair;
+      *reinterpret_cast<float2*>(to) = {Rest(low[0], cut), Rest(low[1], cut)};
+      *reinterpret_cast<float2*>(to + P::kHalf) = {Rest(high[0], cut), Rest(high[1], cut)};
+    }
+  }
+}
 
 template <typename P>
-__device__ __forceinline__ Step StepAt(const TokenList<P>& list, uint32_t first, uint32_t filled) {
+__device__ __forceinline__ void LoadFarQueries(const float* far, MmaState<P>* state) {
+#pragma unroll
+  for (int tile = 0; tile < P::kTiles; ++tile) {
+    const float* from = far + (tile * 8 + Row()) * P::kFarStride + P::PairDim();
+#pragma unroll
+    for (int step = 0; step < P::kHalf / 8; ++step) {
+      const auto* low = reinterpret_cast<const uint2*>(from + P::StepDim(step));
+      const auto* high = reinterpret_cast<const uint2*>(from + P::StepDim(step) + P::kHalf);
+      state->query_low[tile][step][0] = low->x;
+      state->query_low[tile][step][1] = low->y;
+      state->query_high[tile][step][0] = high->x;
+      state->query_high[tile][step][1] = high->y;
+    }
+  }
+}
+
+// What a step's keys are turned by: nothing, as queries are at far_position; less than kRopeFine;
+// any distances, as queries are at 0.
+enum class Turns { kNone, kFine, kAny };
+
+// Turns the queries for a step, if they are not as it needs them.
+template <typename P>
+__device__ __forceinline__ Turns TurnForStep(const Job& job, const TokenList<P>& list,
+                                             uint32_t first, uint32_t filled, MmaState<P>* state) {
   const uint32_t token = threadIdx.x % P::kStepTokens;
   const uint32_t distance = list.distances[list.Slot(first) + token];
-  const uint32_t begin = __shfl_sync(kAllLanes, distance, 0);
   const bool present = first + token < filled;
-  if (__all_sync(kAllLanes, !present || distance == begin)) return {StepKind::kOneDistance, begin};
-  if (__all_sync(kAllLanes, !present || distance == begin - token)) {
-    return {StepKind::kConsecutive, begin};
-  }
-  return {StepKind::kOther, 0};
+  const auto is_fine = [&](uint32_t from) {
+    return __all_sync(kAllLanes, !present || from - distance < uint32_t{kRopeFine}) != 0;
+  };
+  if (first != 0 && is_fine(state->distance)) return Turns::kFine;
+  const uint32_t begin = __shfl_sync(kAllLanes, distance, 0);
+  const Turns turns = is_fine(begin) ? Turns::kFine : Turns::kAny;
+  TurnQueries<P>(job, turns == Turns::kFine ? begin : 0, state);
+  return turns;
 }
 
 // Adds products of the thread's tokens, keys[Row() + 8 * i][...], and the queries of one step.
-template <typename P, bool kWithRests>
+template <bool kTurned>
 __device__ __forceinline__ void AddProducts(const float (&keys)[2][2], const uint32_t (&query)[2],
-                                            float (&sums)[4], float (&rests)[4]) {
+                                            float (&sums)[4]) {
   // The order of the 8 dimensions does not matter: the first four of a fragment are the even ones.
-  uint32_t a[4], rest[4];
+  uint32_t a[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float key = keys[i % 2][i / 2];
-    a[i] = kWithRests ? CutToTf32(key) : __float_as_uint(key);
-    rest[i] = __float_as_uint(key - __uint_as_float(a[i]));
+    a[i] = kTurned ? RoundToTf32(key) : __float_as_uint(key);
   }
   MultiplyTf32(a, query, sums);
-  if constexpr (kWithRests) MultiplyTf32(rest, query, rests);
 }
 
 // The lane's two numbers of step `step` of what was loaded, of token Row() + 8 * i.
@@ -283,7 +382,7 @@ __device__ __forceinline__ void ScoreKeys(const std::byte* keys, TurnAt&& turn_a
                                           const MmaState<P>& state, float (&scores)[P::kTiles][4]) {
   const int lane = threadIdx.x % kWarp;
   const unsigned address = PieceAddress<P>(keys, lane % 16, lane / 16);
-  float sums[2][P::kTiles][4] = {}, rests[2][P::kTiles][4] = {};
+  float sums[2][P::kTiles][4] = {};
 #pragma unroll
   for (int step = 0; step < P::kHalf / 8; step += P::kLoadedSteps) {
     constexpr int kPieceSteps = P::kLoadedSteps / 2;
@@ -301,42 +400,43 @@ __device__ __forceinline__ void ScoreKeys(const std::byte* keys, TurnAt&& turn_a
       }
 #pragma unroll
       for (int tile = 0; tile < P::kTiles; ++tile) {
-        AddProducts<P, kTurned>(low, state.query_low[tile][step + s], sums[0][tile],
-                                rests[0][tile]);
-        AddProducts<P, kTurned>(high, state.query_high[tile][step + s], sums[1][tile],
-                                rests[1][tile]);
+        AddProducts<kTurned>(low, state.query_low[tile][step + s], sums[0][tile]);
+        AddProducts<kTurned>(high, state.query_high[tile][step + s], sums[1][tile]);
       }
     }
   }
 #pragma unroll
   for (int tile = 0; tile < P::kTiles; ++tile) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      scores[tile][i] = sums[0][tile][i] + sums[1][tile][i];
-      if constexpr (kTurned) scores[tile][i] += rests[0][tile][i] + rests[1][tile][i];
-    }
+    for (int i = 0; i < 4; ++i) scores[tile][i] = sums[0][tile][i] + sums[1][tile][i];
   }
 }
 
 template <typename P>
-__device__ __forceinline__ void Score(const Job& job, const TokenList<P>& list, const Step& step,
-                                      uint32_t first, const std::byte* keys, const float2* turns,
+__device__ __forceinline__ void Score(const Job& job, const TokenList<P>& list, Turns turns,
+                                      uint32_t first, const std::byte* keys,
                                       const MmaState<P>& state, float (&scores)[P::kTiles][4]) {
-  if (step.kind == StepKind::kOneDistance) {
+  const uint32_t* distances = list.distances + list.Slot(first) + Row();
+  const RopeTable& rope = job.args.rope;
+  if (turns == Turns::kNone) {
     ScoreKeys<P, false>(
         keys, [](int, int) { return float4{}; }, state, scores);
-  } else if (step.kind == StepKind::kConsecutive) {
-    const float2* own = turns + Row() * P::kTurnStride + P::PairDim();
+  } else if (turns == Turns::kFine) {
+    const float2* rows[2];
+    for (int i = 0; i < 2; ++i) {
+      // Past the end of the list distances are none.
+      const uint32_t by = min(state.distance - distances[8 * i], uint32_t{kRopeFine - 1});
+      rows[i] = rope.fine + (by * P::kHalf + P::PairDim());
+    }
     ScoreKeys<P, true>(
         keys,
         [&](int i, int s) {
-          return *reinterpret_cast<const float4*>(own + i * 8 * P::kTurnStride + P::StepDim(s));
+          return __ldg(reinterpret_cast<const float4*>(rows[i] + P::StepDim(s)));
         },
         state, scores);
   } else {
-    const uint32_t* distances = list.distances + list.Slot(first) + Row();
-    const RotationRow rows[2] = {RotationsFrom(job.args.rope, distances[0], P::PairDim()),
-                                 RotationsFrom(job.args.rope, distances[8], P::PairDim())};
+    const RotationRow rows[2] = {RotationsFrom(rope, distances[0], P::PairDim()),
+                                 RotationsFrom(rope, distances[8], P::PairDim())};
     ScoreKeys<P, true>(
         keys,
         [&](int i, int s) {
@@ -483,57 +583,85 @@ __device__ __forceinline__ void StoreWarp(int team, MmaState<P>* state,
   }
 }
 
-// A warp attends to its share of the row's keys.
+// A warp attends to tokens of a part, of which the first are listed and on their way.
 template <typename P>
-__device__ __forceinline__ void AttendToShare(const Job& job, const TokenList<P>& list,
-                                              std::byte* stages, const float2* turns,
-                                              MmaState<P>* state) {
+__device__ __forceinline__ void AttendToPart(const Job& job, Part part, bool apart,
+                                             const TokenList<P>& list, std::byte* stages,
+                                             uint32_t next, uint32_t filled, Share* share,
+                                             MmaState<P>* state) {
   const int lane = threadIdx.x % kWarp;
-  const int team = threadIdx.x / kWarp;
-  uint32_t next = 0, filled = 0;
-  // Units of one more step than others are of different blocks.
-  Share share = ShareOf<P::kStepTokens>(job, blockIdx.z, team * gridDim.y + blockIdx.y);
-  ListTokens<P>(job, blockIdx.z, lane, P::kStages * P::kStepTokens, list, &share, &next, &filled);
-  __syncwarp();
-#pragma unroll 1
-  for (int s = 0; s < P::kStages; ++s) {
-    CopyStep<P>(job.args, list, s * P::kStepTokens, filled, lane, stages + s * P::kStageBytes);
-  }
-  Clear<P>(state);
-  AwaitCopies<P::kStages>();  // of the turns
-  __syncthreads();
-
 #pragma unroll 1
   for (uint32_t first = 0; first < filled; first += P::kStepTokens) {
-    const Step step = StepAt<P>(list, first, filled);
-    if (first == 0 || step.distance != state->distance) TurnQueries<P>(job, step.distance, state);
+    const Turns turns = apart ? Turns::kNone : TurnForStep<P>(job, list, first, filled, state);
     AwaitCopies<P::kStages - 1>();
     __syncwarp();
     std::byte* stage = stages + first / P::kStepTokens % P::kStages * P::kStageBytes;
     float scores[P::kTiles][4], scale[P::kTiles][2];
-    Score<P>(job, list, step, first, stage, turns, *state, scores);
+    Score<P>(job, list, turns, first, stage, *state, scores);
     UpdateSoftmax<P>(job.scale, first, filled, state, scores, scale);
     AddValues<P>(stage + P::kHalfStageBytes, scores, scale, state);
     const uint32_t ahead = first + P::kStages * P::kStepTokens;
-    ListTokens<P>(job, blockIdx.z, lane, ahead + P::kStepTokens, list, &share, &next, &filled);
+    ListTokens<P>(job, blockIdx.z, lane, part, ahead + P::kStepTokens, list, share, &next, &filled);
     __syncwarp();
     CopyStep<P>(job.args, list, ahead, filled, lane, stage);
+  }
+}
+
+// A warp attends to its share of the row's keys, and waits for the selection when all that is known
+// before is done. Keys' copies are under way while the block turns the far queries.
+template <typename P>
+__device__ __forceinline__ void AttendToShare(const Job& job, const TokenList<P>& list,
+                                              Share* share, std::byte* stages, float* far,
+                                              uint32_t* unread, MmaState<P>* state) {
+  const int lane = threadIdx.x % kWarp;
+  const int team = threadIdx.x / kWarp;
+  const bool far_is_apart = job.args.far_is_apart && !job.args.dense;
+  // Units of one more step than others are of different blocks.
+  const uint32_t unit = team * gridDim.y + blockIdx.y;
+  if (lane == 0) *share = ShareOf<P::kStepTokens>(job, blockIdx.z, unit);
+  __syncwarp();
+  Clear<P>(state);
+#pragma unroll 1
+  for (int p = 0; p < kParts; ++p) {
+    const auto part = static_cast<Part>(p);
+    const bool apart = part != Part::kNear && far_is_apart;
+    uint32_t next = share->of(part).begin, filled = 0;
+    if (apart && next < share->of(part).end) LoadFarQueries<P>(far, state);
+    if (part == Part::kSelected) {
+      if (next < share->of(part).end) TouchPages<P>(job, *share, unread);
+      WaitForPredecessors();
+    }
+    ListTokens<P>(job, blockIdx.z, lane, part, P::kStages * P::kStepTokens, list, share, &next,
+                  &filled);
+    __syncwarp();
+#pragma unroll 1
+    for (int s = 0; s < P::kStages; ++s) {
+      CopyStep<P>(job.args, list, s * P::kStepTokens, filled, lane, stages + s * P::kStageBytes);
+    }
+    if (part == Part::kNear && far_is_apart) {
+      TurnFarQueries<P>(job, far);
+      __syncthreads();
+    }
+    AttendToPart<P>(job, part, apart, list, stages, next, filled, share, state);
   }
 }
 
 // Leaves what the block's warps found in its MergeMemory.
 template <typename P>
 __device__ __forceinline__ void AttendMma(const Job& job, std::byte* memory) {
+  __shared__ Share shares[P::kTeams];
   __shared__ uint32_t filled[P::kTeams];
   const int team = threadIdx.x / kWarp;
-  auto* turns = reinterpret_cast<float2*>(memory + P::kStagesBytes);
-  auto* keys = reinterpret_cast<const std::byte**>(memory + P::kStagesBytes + P::kTurnsBytes);
+  auto* far = reinterpret_cast<float*>(memory + P::kStagesBytes);
+  auto* keys = reinterpret_cast<const std::byte**>(memory + P::kStagesBytes + P::kFarBytes);
   auto* distances = reinterpret_cast<uint32_t*>(keys + P::kTeams * P::kRing);
   const TokenList<P> list = {keys + team * P::kRing, distances + team * P::kRing, filled + team};
-  CopyTurns<P>(job.args.rope, turns);
+  uint32_t* unread = distances + P::kTeams * P::kRing;
+  TouchTurns<P>(job.args.rope, unread);
   MmaState<P> state;
-  AttendToShare<P>(job, list, memory + team * kMmaStagesBytes, turns, &state);
-  __syncthreads();  // no warp needs its stages any more
+  AttendToShare<P>(job, list, shares + team, memory + team * kMmaStagesBytes, far, unread, &state);
+  AwaitCopies<0>();  // those that nobody reads
+  __syncthreads();   // no warp needs its stages any more
   StoreWarp<P>(team, &state, MergeMemory<P>(memory));
   __syncthreads();
 }

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -13,8 +14,9 @@
 #include "kernels/cuda/launch.cuh"
 
 // Who attends to what in decode attention: the grid is KV heads x splits x rows, and the teams of a
-// split's block (one or more warps each) take equal, consecutive parts of the row's keys. A team
-// lists the addresses of its next tokens, and copies their rows to shared memory some steps ahead.
+// split's block (one or more warps each) take equal, consecutive parts of the row's keys: of those
+// that are known before the selection is, and of the selected ones. A team lists the addresses of
+// its next tokens, and copies their rows to shared memory some steps ahead.
 namespace longspan::cuda::decode {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -23,18 +25,26 @@ constexpr unsigned kAllLanes = 0xffffffff;
 constexpr int kBlocksPerMultiprocessor = 2;
 constexpr int kMaxSplits = 64;  // merging more takes longer than it saves
 
-// Divides as `/` does, for any 32-bit numbers, in a fraction of the time.
+// Divides as `/` does, for any 32-bit numbers, in five instructions (Granlund and Montgomery,
+// "Division by Invariant Integers using Multiplication").
 struct Divisor {
   uint32_t value = 1;
-  uint64_t reciprocal = 0;  // times 2^64, rounded up; unused for 1
+  uint32_t reciprocal =
+      1;  // with 2^32: 2^(32 + bits) / value, rounded up; bits = log2 of value, up
+  uint32_t first_shift = 0, second_shift = 0;
 
   Divisor() = default;
-  explicit Divisor(uint32_t divisor)
-      : value(divisor), reciprocal(std::numeric_limits<uint64_t>::max() / divisor + 1) {}
+  explicit Divisor(uint32_t divisor) : value(divisor) {
+    const int bits = std::bit_width(divisor - 1);
+    reciprocal = static_cast<uint32_t>((((uint64_t{1} << bits) - divisor) << 32) / divisor + 1);
+    first_shift = std::min(bits, 1);
+    second_shift = std::max(bits - 1, 0);
+  }
 };
 
 __device__ __forceinline__ uint32_t operator/(uint32_t number, const Divisor& by) {
-  return by.value == 1 ? number : static_cast<uint32_t>(__umul64hi(by.reciprocal, number));
+  const uint32_t high = __umulhi(by.reciprocal, number);
+  return (high + ((number - high) >> by.first_shift)) >> by.second_shift;
 }
 
 // A sum of weighted values with weights relative to 2^max, and the sum of weights.
@@ -93,33 +103,24 @@ __device__ __forceinline__ uint32_t OwnedBefore(const Job& job, uint32_t positio
   return place.page * tokens + (place.owner < rank ? 0 : place.owner == rank ? place.slot : tokens);
 }
 
-// What one team reads: `near` own tokens from local index near_begin on, `initial` ones from
-// initial_begin on, then those of `selected` candidates that are own. Near tokens come first, for
-// they are known before the selection is.
-struct Share {
-  const std::byte* const* pages;
-  const uint64_t* candidates;
-  uint32_t position;  // of the query
-  uint32_t near_begin, near;
-  uint32_t initial_begin, initial;
-  uint32_t first_candidate;
-  uint32_t selected;  // at most; TakeSelection makes it exact
-  bool has_selection;
-
-  __device__ uint32_t known() const { return near + initial; }
-  __device__ uint32_t total() const { return near + initial + selected; }
-};
-
-__device__ __forceinline__ void TakeSelection(const Job& job, int row, Share* share) {
-  WaitForPredecessors();
-  const auto counted = static_cast<uint32_t>(__ldcg(job.args.selected_counts + row));
-  const uint32_t left = counted > share->first_candidate ? counted - share->first_candidate : 0;
-  share->selected = min(share->selected, left);
-  share->has_selection = true;
-}
-
 struct Interval {
   uint32_t begin, end;
+};
+
+// What one team reads, part by part, and a step is of one part. Near and initial tokens are known
+// before the selection is.
+enum class Part { kNear, kInitial, kSelected };
+constexpr int kParts = 3;
+
+struct Share {
+  const std::byte* const* pages;
+  const uint64_t* candidates;  // of the row, of which the own ones are read
+  uint32_t position;           // of the query
+  // Local indices of near and of initial tokens, and candidates: these up to the most that there
+  // may be, until ListTokens has read how many there are.
+  Interval parts[kParts];
+
+  __device__ Interval& of(Part part) { return parts[static_cast<int>(part)]; }
 };
 
 // The part of [first, first + count) that lies in `whole`, counted from `first`.
@@ -139,7 +140,9 @@ __device__ __forceinline__ Interval UnitOf(const Job& job, uint32_t unit, uint32
   return {begin * kStep, (begin + each + (unit < rest ? 1 : 0)) * kStep};
 }
 
-// Of a row's tokens the part `unit`. A candidate counts as 1/num_ranks token.
+// Of a row's tokens the part `unit`: of the known ones, and of the selected ones, of which a
+// candidate counts as 1/num_ranks token. Who has a step more of the ones is the last to have one
+// more of the others.
 template <uint32_t kStep>
 __device__ __forceinline__ Share ShareOf(const Job& job, int row, uint32_t unit) {
   const DecodeAttentionArgs& args = job.args;
@@ -156,24 +159,22 @@ __device__ __forceinline__ Share ShareOf(const Job& job, int row, uint32_t unit)
     // How many there are is not known yet: mostly as many as there may be.
     num_selected = args.selected != nullptr ? static_cast<uint32_t>(args.selected_stride) : 0;
   }
+  const uint32_t near_weight = (num_near + (kStep - 1)) / kStep * kStep;
   const uint32_t selected_weight = (num_selected + ranks - 1) / job.num_ranks;
 
-  const Interval mine = UnitOf<kStep>(job, unit, num_near + num_initial + selected_weight);
-  const Interval near = PartOf(mine, 0, num_near);
-  const Interval initial = PartOf(mine, num_near, num_initial);
-  const Interval selected = PartOf(mine, num_near + num_initial, selected_weight);
+  const Interval known = UnitOf<kStep>(job, unit, near_weight + num_initial);
+  const Interval near = PartOf(known, 0, num_near);
+  const Interval selected =
+      PartOf(UnitOf<kStep>(job, job.units.value - 1 - unit, selected_weight), 0, selected_weight);
 
   Share share;
   share.pages = decode_row.pages;
+  share.candidates = args.selected + row * args.selected_stride;
   share.position = position;
-  share.initial_begin = initial.begin;
-  share.initial = initial.end - initial.begin;
-  share.first_candidate = min(selected.begin * ranks, num_selected);
-  share.candidates = args.selected + row * args.selected_stride + share.first_candidate;
-  share.selected = min(selected.end * ranks, num_selected) - share.first_candidate;
-  share.has_selection = share.selected == 0;
-  share.near_begin = near_first + near.begin;
-  share.near = near.end - near.begin;
+  share.of(Part::kNear) = {near_first + near.begin, near_first + near.end};
+  share.of(Part::kInitial) = PartOf(known, near_weight, num_initial);
+  share.of(Part::kSelected) = {min(selected.begin * ranks, num_selected),
+                               min(selected.end * ranks, num_selected)};
   return share;
 }
 
@@ -193,54 +194,66 @@ struct Token {
   uint32_t distance;
 };
 
-// The share's token or candidate `index`, which may lie past its end.
-__device__ __forceinline__ Token TokenAt(const Job& job, const Share& share, uint32_t index) {
+// The own token of this local index.
+__device__ __forceinline__ Token OwnTokenAt(const Job& job, uint32_t position, uint32_t local) {
   const auto rank = static_cast<uint32_t>(job.args.geometry.rank);
-  const bool far = index >= share.near;
-  Token token = {index < share.total(), {0, 0, rank}, 0};
-  if (!token.own) return token;
-  uint32_t position;
-  if (index >= share.known()) {
-    position =
-        0xffffffffu - static_cast<uint32_t>(__ldcg(share.candidates + index - share.known()));
-    token.place = PlaceOf(job, position);
-    token.own = token.place.owner == rank;
-  } else {
-    const uint32_t local =
-        far ? share.initial_begin + (index - share.near) : share.near_begin + index;
-    token.place.page = local / job.stripe_tokens;
-    token.place.slot = local - token.place.page * job.stripe_tokens.value;
-    position = (token.place.page * job.num_ranks.value + rank) * job.stripe_tokens.value +
-               token.place.slot;
+  const uint32_t page = local / job.stripe_tokens;
+  const uint32_t slot = local - page * job.stripe_tokens.value;
+  const uint32_t at = (page * job.num_ranks.value + rank) * job.stripe_tokens.value + slot;
+  return {true, {page, slot, rank}, position - at};
+}
+
+__device__ __forceinline__ Token CandidateToken(const Job& job, uint32_t position,
+                                                uint64_t candidate) {
+  const uint32_t at = 0xffffffffu - static_cast<uint32_t>(candidate);
+  const Place place = PlaceOf(job, at);
+  return {place.owner == static_cast<uint32_t>(job.args.geometry.rank), place, position - at};
+}
+
+// The part's token or candidate `index`, which may lie past its end. Reads how many candidates
+// there are, and the candidate at the same time.
+__device__ __forceinline__ Token TokenAt(const Job& job, int row, Part part, uint32_t index,
+                                         Share* share) {
+  Token token = {false, {}, 0};
+  Interval& whole = share->of(part);
+  uint32_t end = whole.end;
+  if (part == Part::kSelected) {
+    uint64_t candidate = 0;
+    if (index < end) candidate = __ldcg(share->candidates + index);
+    const auto counted = static_cast<uint32_t>(__ldcg(job.args.selected_counts + row));
+    end = max(whole.begin, min(end, counted));
+    whole.end = end;
+    if (index < end) token = CandidateToken(job, share->position, candidate);
+  } else if (index < end) {
+    token = OwnTokenAt(job, share->position, index);
   }
-  token.distance = far && job.args.far_is_apart ? static_cast<uint32_t>(job.args.far_position)
-                                                : share.position - position;
+  if (part != Part::kNear && job.args.far_is_apart) {
+    token.distance = static_cast<uint32_t>(job.args.far_position);
+  }
   return token;
 }
 
-// Lists tokens until there are `want`, or no more. By one whole warp; `next` counts the share's
-// tokens and candidates looked at, `filled` those listed.
+// Lists tokens of a part until there are `want`, or no more. By one whole warp, of kSelected after
+// WaitForPredecessors; the part begins with those not looked at yet, `filled` counts those listed.
 template <typename P>
-__device__ __forceinline__ void ListTokens(const Job& job, int row, int lane, uint32_t want,
-                                           const TokenList<P>& list, Share* shared_share,
+__device__ __forceinline__ void ListTokens(const Job& job, int row, int lane, Part part,
+                                           uint32_t want, const TokenList<P>& list, Share* share,
                                            uint32_t* next, uint32_t* filled) {
-  Share& share = *shared_share;
   const DecodeAttentionArgs& args = job.args;
   const int64_t token_bytes = args.shape.kv_heads * P::kRowBytes;
-  while (*filled < want && *next < share.total()) {
-    if (!share.has_selection && *next + kWarp > share.known()) TakeSelection(job, row, &share);
-    const uint32_t total = share.total();
-    const Token token = TokenAt(job, share, *next + lane);
+  while (*filled < want && *next < share->of(part).end) {
+    const Token token = TokenAt(job, row, part, *next + lane, share);
     const unsigned owned = __ballot_sync(kAllLanes, token.own);
     if (token.own) {
       const uint32_t slot = list.Slot(*filled + __popc(owned & ((1u << lane) - 1)));
-      list.keys[slot] = share.pages[token.place.page] + args.key_offset +
+      list.keys[slot] = share->pages[token.place.page] + args.key_offset +
                         token.place.slot * token_bytes + int64_t{blockIdx.x} * P::kRowBytes;
       list.distances[slot] = token.distance;
     }
     *filled += __popc(owned);
-    *next = min(*next + kWarp, total);
-    if (*next == total && lane < (P::kStepTokens - *filled % P::kStepTokens) % P::kStepTokens) {
+    const uint32_t end = share->of(part).end;
+    *next = min(*next + kWarp, end);
+    if (*next == end && lane < (P::kStepTokens - *filled % P::kStepTokens) % P::kStepTokens) {
       // The last step is computed whole.
       const uint32_t slot = list.Slot(*filled + lane);
       list.keys[slot] = reinterpret_cast<const std::byte*>(args.queries);
@@ -265,16 +278,25 @@ __device__ __forceinline__ void CopyStep(const DecodeAttentionArgs& args, const 
   if (first < filled && team_lane < kPieces) {
     const int64_t to_value = args.value_offset - args.key_offset;
     const auto present = static_cast<int>(min(filled - first, uint32_t{P::kStepTokens}));
-    const std::byte* const* keys = list.keys + list.Slot(first);
+    const int own_token = team_lane / kRowPieces, own_part = team_lane % kRowPieces;
+    const std::byte* const* keys = list.keys + list.Slot(first) + own_token;
+    const std::byte* from[kSweeps];  // read before the first copy, which no read passes
 #pragma unroll
     for (int sweep = 0; sweep < kSweeps; ++sweep) {
-      const int skipped = sweep * P::kTeamLanes;  // all of these are powers of 2
-      const int token = team_lane / kRowPieces + skipped / kRowPieces;
-      const int part = team_lane % kRowPieces + skipped % kRowPieces;
-      const std::byte* from = keys[token] + part * 16;
-      std::byte* to = stage + token * P::kRowBytes + P::Piece(token, part) * 16;
-      CopyAsync(to, from, token < present);
-      CopyAsync(to + P::kHalfStageBytes, from + to_value, token < present);
+      from[sweep] = keys[sweep * P::kTeamLanes / kRowPieces] + own_part * 16;
+    }
+    const unsigned own = static_cast<unsigned>(__cvta_generic_to_shared(stage)) +
+                         own_token * P::kRowBytes + P::Piece(own_token, own_part) * 16;
+#pragma unroll
+    for (int sweep = 0; sweep < kSweeps; ++sweep) {
+      // All of these are powers of 2, and rows aligned to 128 bytes or their size: what is skipped
+      // has no bit in common with the lane's own, and a token's Piece moves pieces by xor.
+      const int skipped = sweep * P::kTeamLanes;
+      const int token = skipped / kRowPieces, part = skipped % kRowPieces;
+      const unsigned to = (own ^ P::Piece(token, 0) * 16) + token * P::kRowBytes + part * 16;
+      const bool is_present = own_token + token < present;
+      CopyAsync(to, from[sweep] + part * 16, is_present);
+      CopyAsync(to + P::kHalfStageBytes, from[sweep] + part * 16 + to_value, is_present);
     }
   }
   CommitCopies();

@@ -41,6 +41,7 @@ struct SimtTiling {
   static constexpr int kTeams = kSimtWarps / kSlices;
   static constexpr int kTeamLanes = kWarp * kSlices;
   static constexpr int kThreads = kSimtWarps * kWarp;
+  static constexpr int kMinBlocks = kBlocksPerMultiprocessor;
   static constexpr int kMergeStride = kDim;
 
   // A subgroup of lanes computes a token; in one step it takes kTokens consecutive ones.
@@ -344,24 +345,22 @@ __device__ __forceinline__ void StoreWarp(int team, int slice, State<P>* state,
   }
 }
 
-// A team attends to its share of the row's keys.
+// A team attends to one part of its share.
 template <typename P>
-__device__ __forceinline__ void AttendToShare(const Job& job, int team, int slice,
-                                              const TokenList<P>& list, Share* share,
-                                              std::byte* stages, State<P>* state) {
+__device__ __forceinline__ void AttendToPart(const Job& job, int team, int slice, Part part,
+                                             const TokenList<P>& list, Share* share,
+                                             std::byte* stages, State<P>* state) {
   const DecodeAttentionArgs& args = job.args;
   const int row = blockIdx.z;
   const int warp_lane = threadIdx.x % kWarp;
   const int team_lane = slice * kWarp + warp_lane;
   const bool leads = slice == 0;  // one warp lists the tokens for all of the team
-  Initialize<P>(job, row, slice, state);
   uint32_t next = 0, listed = 0;
+  SynchronizeTeam<P>(team);  // the list of the part before is not needed any more
   if (leads) {
-    if (warp_lane == 0) {
-      *share = ShareOf<1>(job, row, blockIdx.y * P::kTeams + team);
-    }
-    __syncwarp();
-    ListTokens<P>(job, row, warp_lane, P::kStages * P::kStepTokens, list, share, &next, &listed);
+    next = share->of(part).begin;
+    ListTokens<P>(job, row, warp_lane, part, P::kStages * P::kStepTokens, list, share, &next,
+                  &listed);
   }
   SynchronizeTeam<P>(team);
   uint32_t filled = *list.filled;
@@ -383,11 +382,28 @@ __device__ __forceinline__ void AttendToShare(const Job& job, int team, int slic
     AddValues<P>(keys + P::kStepTokens * P::kDim, scores, state);
     const uint32_t ahead = first + P::kStages * P::kStepTokens;
     if (leads) {
-      ListTokens<P>(job, row, warp_lane, ahead + P::kStepTokens, list, share, &next, &listed);
+      ListTokens<P>(job, row, warp_lane, part, ahead + P::kStepTokens, list, share, &next, &listed);
     }
     SynchronizeTeam<P>(team);
     filled = *list.filled;
     CopyStep<P>(args, list, ahead, filled, team_lane, stage);
+  }
+}
+
+// A team attends to its share of the row's keys.
+template <typename P>
+__device__ __forceinline__ void AttendToShare(const Job& job, int team, int slice,
+                                              const TokenList<P>& list, Share* share,
+                                              std::byte* stages, State<P>* state) {
+  Initialize<P>(job, blockIdx.z, slice, state);
+  if (slice == 0 && threadIdx.x % kWarp == 0) {
+    *share = ShareOf<1>(job, blockIdx.z, blockIdx.y * P::kTeams + team);
+  }
+#pragma unroll 1
+  for (int p = 0; p < kParts; ++p) {
+    const auto part = static_cast<Part>(p);
+    if (part == Part::kSelected) WaitForPredecessors();
+    AttendToPart<P>(job, team, slice, part, list, share, stages, state);
   }
 }
 

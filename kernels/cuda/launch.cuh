@@ -53,15 +53,24 @@ inline bool KernelsWait(const void* kernel) {
   return answer == kYes;
 }
 
-// Launches a kernel that keeps to the above. CheckLaunch has the error. All have the same part of a
-// multiprocessor's memory as shared memory, the most there can be: kernels that want other parts
-// are not on it at the same time.
+// Launches a kernel that keeps to the above; if `together`, all of its blocks are resident at once.
+// CheckLaunch has the error. All have the same part of a multiprocessor's memory as shared memory,
+// the most there can be: kernels that want other parts are not on it at the same time.
 template <typename... Parameters, typename... Arguments>
-void LaunchAfter(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                 Stream stream, Arguments&&... arguments) {
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+void LaunchAfterAs(bool together, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                   size_t shared_bytes, Stream stream, Arguments&&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  int num_attributes = 0;
+  if (KernelsWait(reinterpret_cast<const void*>(kernel))) {
+    cudaLaunchAttribute& early = attributes[num_attributes++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (together) {
+    cudaLaunchAttribute& cooperative = attributes[num_attributes++];
+    cooperative.id = cudaLaunchAttributeCooperative;
+    cooperative.val.cooperative = 1;
+  }
   cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                        cudaSharedmemCarveoutMaxShared);
   cudaLaunchConfig_t config = {};
@@ -69,9 +78,19 @@ void LaunchAfter(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sh
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = KernelsWait(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = num_attributes;
   cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+template <typename... Parameters, typename... Arguments>
+void LaunchAfter(void (*kernel)(Parameters...), Arguments&&... arguments) {
+  LaunchAfterAs(false, kernel, std::forward<Arguments>(arguments)...);
+}
+
+template <typename... Parameters, typename... Arguments>
+void LaunchTogetherAfter(void (*kernel)(Parameters...), Arguments&&... arguments) {
+  LaunchAfterAs(true, kernel, std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace longspan::cuda

@@ -10,6 +10,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/select.h"
 #include "kernels/cuda/select_entries.cuh"
+#include "kernels/cuda/select_problem.cuh"
 
 // The selection among a team's entries.
 //
@@ -25,36 +26,14 @@
 // if entries are much alike.
 namespace longspan::cuda::selection {
 
-// A score's bits are looked at in three digits, the highest first.
-constexpr int kDigits = 3;
-constexpr int kBins = 2048;
 __constant__ constexpr int kShifts[kDigits] = {21, 10, 0};
-// As soon as no more than so many share the threshold's digits, they are listed and ordered.
-constexpr int kListed = 8192;
-// So few are ordered by comparing each with all.
+// So few words are ordered by comparing each with all.
 constexpr uint32_t kRanked = 128;
-// The short way: blocks of a team, maxima that they post, and the largest top_k.
-constexpr int kMaxTeam = 256;
-constexpr int kSamples = 128;
-constexpr int64_t kMaxShortTopK = 3072;
-// A block posts its list in pieces of kPieceWords; its header says how many, in the low bits.
-constexpr int kPieceWords = 4;
+// The header of a block's list says in the low bits how many pieces it has.
 constexpr int kHeaderBits = 12;
+constexpr uint32_t kTooMany = (1u << kHeaderBits) - 1;
 // What stands for an entry in a list's first word. Nor is any zero's: 2^32 - 1 is no entry.
 constexpr uint32_t kLowestMark = 0;
-constexpr uint32_t kTooMany = (1u << kHeaderBits) - 1;
-
-// What the blocks of a team share. A row uses the half that the row before does not: that is
-// cleared meanwhile, except what bears the row's number.
-struct alignas(128) TeamState {
-  unsigned long long row_number;                         // of the last row, over all launches
-  unsigned long long samples[2][kSamples];               // row's number, bits
-  alignas(128) unsigned long long headers[2][kMaxTeam];  // row's number, length of a list
-  alignas(128) uint32_t barrier;
-  uint32_t listed[2];  // entries in the list so far
-  uint32_t histograms[2][kDigits][kBins];
-  unsigned long long list[kListed];
-};
 
 // A thread looks at kThreadBins bins, thread 0 at the highest.
 constexpr int kThreadBins = kBins / kThreads;
@@ -300,20 +279,6 @@ __device__ unsigned long long MembersBefore(const unsigned long long* counts, in
   return before;
 }
 
-struct Problem {
-  TeamState* states;           // [teams]
-  unsigned long long* counts;  // [blocks]
-  uint32_t* shared_bits;       // [blocks, slice]; null: they fit a block's own memory
-  unsigned long long* lists;   // [2, blocks, list_words], of the short way
-  int list_words;              // a multiple of kPieceWords; 0: only the long way
-  Teams teams;
-  int rows;
-  int64_t top_k;
-  Selected selected;
-  int64_t slice;           // entries of a block, at most
-  int64_t scratch_floats;  // of a source, or a list
-};
-
 // Which entries are taken: those whose word is at least `word`, never 0's, and the `ties` first of
 // those whose bits are `tie_bits`.
 struct Taken {
@@ -408,9 +373,9 @@ __device__ int64_t SelectByDigits(const Row& row, const uint32_t* bits, Slice sl
                    1u << kShifts[digit], threshold.left - bin.before, bin.count};
     }
     ++digit;
-  } while (threshold.inside > kListed && threshold.width > 1);
+  } while (threshold.inside > problem.listed && threshold.width > 1);
 
-  const bool lists = threshold.inside <= kListed && threshold.left > 0;
+  const bool lists = threshold.inside <= problem.listed && threshold.left > 0;
   CountAndList(bits, slice, threshold, lists, memory, &state.listed[half], state.list,
                counts + member);
   TeamBarrier(&state.barrier, members, member == 0);
@@ -428,67 +393,35 @@ __device__ int64_t SelectByDigits(const Row& row, const uint32_t* bits, Slice sl
 
 // Of one row.
 struct ShortRow {
-  int64_t entries;            // of all blocks
-  float wanted;               // entries that the lists should hold
   unsigned long long number;  // of the row
   int member, members;
-  unsigned long long *samples, *headers;
+  unsigned long long* headers;
   unsigned long long* lists;  // [members, list_words]
   int list_words;
+  int listed;  // at most, of all blocks
 };
 
-// Bits from which on to list entries, so that all blocks together list about row.wanted. Of `count`
-// maxima over `size` entries each, where `reached` entries of all reach some bits, about
+// Bits from which on to list entries, so that all blocks together list about as many as wanted. Of
+// `count` maxima over `size` entries each, where `reached` entries of all reach some bits, about
 // count * (1 - exp(-size * reached / entries)) do. Not all maxima are waited for, and a block may
 // come to other bits than the others.
-__device__ uint32_t EstimateLowest(const uint32_t* bits, int slice_size, const ShortRow& row,
-                                   BlockMemory& memory) {
+__device__ uint32_t EstimateLowest(const Sampling& sampling, BlockMemory& memory) {
   static_assert(kThreads == 4 * kSamples);
-  constexpr float kLoad = 1.5f;  // wanted entries in a group: the estimate varies least
-  int shift = 0;                 // shifts, as divisions would take longer than all the rest
-  while ((2 << shift) * row.members <= kSamples) ++shift;
-  const int groups = 1 << shift;  // of a block
-  const int posted = groups * min(row.members, kSamples);
-  const int thread = threadIdx.x;
-  unsigned long long sample = thread < posted ? LoadRelaxed(row.samples + thread) : 0;
-  const int largest_slice = static_cast<int>((row.entries + row.members - 1) / row.members);
-  const float entries_per_wanted = __fdividef(static_cast<float>(row.entries), row.wanted);
-  const int size =
-      max(1, min(static_cast<int>(kLoad * entries_per_wanted) + 1, largest_slice >> shift));
-  if (row.member * groups < posted) {
-    const int stride = max(1, (largest_slice >> shift) / size);
-    const int threads = kThreads >> shift;
-    const int group = thread * groups / kThreads;
-    uint32_t best = 0;
-    for (int i = thread & (threads - 1); i < size; i += threads) {
-      const int at = (i * groups + group) * stride;
-      if (at < slice_size) best = max(best, bits[at]);
-    }
-#pragma unroll
-    for (int width = 16; width >= 1; width /= 2) {
-      const uint32_t other = __shfl_xor_sync(0xffffffffu, best, width);
-      if (width < threads) best = max(best, other);
-    }
-    if ((thread & (min(threads, 32) - 1)) == 0) atomicMax(memory.samples + group, best);
-    __syncthreads();
-    if (thread < groups) {
-      StoreRelaxed(row.samples + row.member * groups + thread,
-                   row.number << 32 | memory.samples[thread]);
-    }
-  }
-  const auto number = static_cast<uint32_t>(row.number);
+  const int thread = threadIdx.x, posted = sampling.posted;
+  const auto number = static_cast<uint32_t>(sampling.row_number);
+  unsigned long long sample = 0;
   int present = 0;
   bool is_present = false;
-  while (true) {
+  do {
+    if (thread < posted && !is_present) sample = LoadRelaxed(sampling.samples + thread);
     is_present = thread < posted && static_cast<uint32_t>(sample >> 32) == number;
     present = __syncthreads_count(is_present);
-    if (present >= posted - posted / 8) break;
-    if (thread < posted) sample = LoadRelaxed(row.samples + thread);
-  }
+  } while (present < posted - posted / 8);
   if (thread < kSamples) memory.samples[thread] = is_present ? static_cast<uint32_t>(sample) : 0;
   __syncthreads();
   // Of the maxima that at least `rank` are not below, the greatest.
-  const float share = 1.0f - __expf(-__fdividef(static_cast<float>(size), entries_per_wanted));
+  const float share =
+      1.0f - __expf(-__fdividef(static_cast<float>(sampling.size), sampling.entries_per_wanted));
   const int rank = min(static_cast<int>(static_cast<float>(present) * share) + 1, present);
   const uint32_t value = memory.samples[thread / 4];
   int not_below = 0;
@@ -560,9 +493,8 @@ __device__ int ReadLists(const ShortRow& row, unsigned long long* words, BlockMe
     own = static_cast<uint32_t>(header) & kTooMany;
   }
   const Sums<uint32_t> sums = SumOverBlock(own, memory);
-  constexpr uint32_t kPieces = kListed / kPieceWords;
-  static_assert(kTooMany > kPieces && kPieceWords == 4);
-  if (sums.total > kPieces) return 0;
+  static_assert(kTooMany > kListed / kPieceWords && kPieceWords == 4);
+  if (sums.total > row.listed / kPieceWords) return 0;
   const int pieces = static_cast<int>(sums.total);
   if (thread < kMaxTeam) {
     memory.starts[thread] = thread < row.members ? static_cast<int>(sums.before) : kListed;
@@ -615,12 +547,12 @@ __device__ void PrepareShortWay(BlockMemory& memory) {
 }
 
 // Selects a row's entries. Returns how many are taken up to the block's last; -1 if the lists were
-// of no use, which all blocks find alike. `words`: memory for kListed of them.
+// of no use, which all blocks find alike. `own_lowest`: from which bits on to list the block's
+// entries. `words`: memory for row.listed of them.
 template <typename Row>
 __device__ int64_t SelectFromLists(const Row& source_row, const uint32_t* bits, Slice slice,
-                                   int64_t top_k, bool lists_all, const ShortRow& row,
+                                   int64_t top_k, uint32_t own_lowest, const ShortRow& row,
                                    unsigned long long* words, BlockMemory& memory, Candidate* out) {
-  const uint32_t own_lowest = lists_all ? 1 : EstimateLowest(bits, slice.size(), row, memory);
   const int own =
       PostList(bits, slice, own_lowest, row, reinterpret_cast<uint32_t*>(words), memory);
   const int count = ReadLists(row, words, memory);
@@ -654,49 +586,85 @@ __device__ int64_t SelectFromLists(const Row& source_row, const uint32_t* bits, 
          static_cast<int64_t>(sums.total >> 32);
 }
 
+// Starts to copy a block's bits to where its list will be, behind its marks, if they fit.
+__device__ const uint32_t* CopyBits(const uint32_t* bits, int size, const Problem& problem,
+                                    uint32_t* scratch) {
+  const int num_marks = (size + 31) / 32;
+  uint32_t* const to = scratch + (num_marks + 3) / 4 * 4;
+  const int pieces = (size + 3) / 4;
+  if (to + pieces * 4 > scratch + problem.scratch_floats) return bits;
+  for (int i = threadIdx.x; i < pieces; i += kThreads) CopyAsync(to + i * 4, bits + i * 4, true);
+  CommitCopies();
+  return to;
+}
+
+// Blocks of a selection of stored scores leave room on a multiprocessor for what comes after it.
 template <typename Source>
-__global__ void __launch_bounds__(kThreads)
-    SelectKernel(const Source source, const Problem problem) {
+constexpr int kMinBlocks = Source::kAreStored ? 3 : 1;
+
+template <typename Source>
+__global__ void __launch_bounds__(kThreads, kMinBlocks<Source>)
+    SelectKernel(const __grid_constant__ Source source, const __grid_constant__ Problem problem) {
   extern __shared__ __align__(16) float dynamic[];
   __shared__ BlockMemory memory;
-  LetSuccessorsStart();
+  if constexpr (!Source::kAreStored) LetSuccessorsStart();
   const Teams& teams = problem.teams;
   const int member = teams.Member();
   if (teams.Team() >= teams.count) return;
   TeamState& state = problem.states[teams.Team()];
   unsigned long long* const counts = problem.counts + teams.Team() * teams.size;
-  uint32_t* const bits = problem.shared_bits != nullptr
-                             ? problem.shared_bits + blockIdx.x * problem.slice
-                             : reinterpret_cast<uint32_t*>(dynamic + problem.scratch_floats);
   auto* const words = reinterpret_cast<unsigned long long*>(dynamic);
-  // The first block writes it when all have read it, as they tell in the headers of their lists.
-  unsigned long long row_number = __ldcg(&state.row_number);
+  unsigned long long row_number = 0;
   int half = 0;
   for (int r = teams.Team(); r < problem.rows; r += teams.count, half ^= 1) {
     const auto row = source.At(r);
     const Slice slice = SliceOfMember(row.begin, row.end, teams);
     if (slice.size() > problem.slice) __trap();  // a row has outgrown what the host said
     PrepareShortWay(memory);
-    row.Fill(slice, dynamic, bits);
-
-    Candidate* const out = problem.selected.candidates + r * problem.top_k;
+    if constexpr (Source::kAreStored) {
+      WaitForPredecessors();
+      LetSuccessorsStart();  // they may read all that was there before the scores
+    }
+    // The first block writes it when all have read it, as they tell in the headers of their lists.
+    if (r == teams.Team()) row_number = __ldcg(&state.row_number);
+    uint32_t* const bits = problem.bits != nullptr
+                               ? problem.BitsOf(teams.Team(), member)
+                               : reinterpret_cast<uint32_t*>(dynamic + problem.scratch_floats);
     const int64_t entries = row.end - row.begin;
-    const bool lists_all = entries + int64_t{kPieceWords} * teams.size <= kListed;
+    const bool is_short = problem.IsShort(entries);
+    const uint32_t* listed_bits = bits;
+    if constexpr (!Source::kAreStored) {
+      row.Fill(slice, bits);
+    } else if (is_short) {
+      listed_bits = CopyBits(bits, slice.size(), problem, reinterpret_cast<uint32_t*>(dynamic));
+    }
+    Candidate* const out = problem.selected.candidates + r * problem.top_k;
     int64_t count = -1;
     ++row_number;
-    if (problem.list_words > 0 && (lists_all || problem.top_k <= kMaxShortTopK)) {
+    if (is_short) {
+      uint32_t lowest = 1;
+      if (!problem.ListsAll(entries)) {
+        const Sampling sampling = SamplingOf(
+            problem, entries, Source::kAreStored ? kStored : row_number, state.samples[half]);
+        if constexpr (!Source::kAreStored) {
+          PostSamples<kThreads>(bits, slice.size(), sampling, memory.samples);
+        }
+        lowest = EstimateLowest(sampling, memory);
+      }
+      if constexpr (Source::kAreStored) {
+        AwaitCopies<0>();
+        __syncthreads();
+      }
       const int64_t first_list = (half * teams.count + teams.Team()) * int64_t{teams.size};
-      const ShortRow short_row = {entries,
-                                  1.9f * static_cast<float>(problem.top_k) + 64.0f,
-                                  row_number,
+      const ShortRow short_row = {row_number,
                                   member,
                                   teams.size,
-                                  state.samples[half],
                                   state.headers[half],
                                   problem.lists + first_list * problem.list_words,
-                                  problem.list_words};
-      count = SelectFromLists(row, bits, slice, problem.top_k, lists_all, short_row, words, memory,
-                              out);
+                                  problem.list_words,
+                                  problem.listed};
+      count = SelectFromLists(row, listed_bits, slice, problem.top_k, lowest, short_row, words,
+                              memory, out);
     }
     if (count < 0) {
       count = SelectByDigits(row, bits, slice, problem, half, state, counts, words, memory, out);

@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/decode_score.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/radix_select.cuh"
 #include "kernels/cuda/score_source.cuh"
@@ -40,7 +42,10 @@ Teams TeamsFor(int rows, int64_t keys, int blocks) {
   return teams;
 }
 
-int64_t SliceOf(int64_t keys, int team_size) { return (keys + team_size - 1) / team_size; }
+// In pieces of 16 bytes.
+int64_t SliceOf(int64_t keys, int team_size) {
+  return ((keys + team_size - 1) / team_size + 3) / 4 * 4;
+}
 
 int64_t StateBytes(int rows, int blocks) {
   return int64_t{std::min(rows, blocks)} * static_cast<int64_t>(sizeof(TeamState));
@@ -64,35 +69,28 @@ int64_t MaxListBytes(int rows, int blocks) {
   return bytes;
 }
 
-int64_t PaddedScratch(int64_t floats) {
-  return std::max<int64_t>((floats + 3) / 4 * 4, 2 * kListed);
-}
-
 // A query, and two pieces of scores with what proximity looks at beside them.
 int64_t DecodeScratch(int64_t dim, int64_t proximity) { return dim + 2 * (kPiece + 2 * proximity); }
 
 // ---- Launches ----
 
-template <typename Source>
-absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_keys, int rows,
-                    int64_t top_k, const Selected& selected, const SelectWorkspace& workspace,
-                    Stream stream) {
+absl::StatusOr<Problem> MakeProblem(int rows, int64_t max_keys, int64_t top_k, int listed,
+                                    const Selected& selected, const SelectWorkspace& workspace) {
   if (top_k < 1 || top_k > kMaxSelected) {
     return absl::InvalidArgumentError(absl::StrCat("cannot select the first ", top_k));
   }
-  if (rows == 0) return absl::OkStatus();
   if (rows > workspace.rows() || max_keys > workspace.max_keys()) {
     return absl::InternalError("the workspace of a selection is too small");
   }
   Problem problem;
   problem.teams = TeamsFor(rows, max_keys, workspace.blocks());
-  const int blocks = problem.teams.count * problem.teams.size;
   problem.states = reinterpret_cast<TeamState*>(workspace.data());
   std::byte* rest = workspace.data() + StateBytes(workspace.rows(), workspace.blocks());
   problem.counts = reinterpret_cast<unsigned long long*>(rest);
   rest += CountBytes(workspace.blocks());
   problem.lists = reinterpret_cast<unsigned long long*>(rest);
   rest += MaxListBytes(workspace.rows(), workspace.blocks());
+  problem.bits = reinterpret_cast<uint32_t*>(rest);
   problem.rows = rows;
   problem.top_k = top_k;
   problem.selected = selected;
@@ -102,30 +100,20 @@ absl::Status Launch(const Source& source, int64_t scratch_floats, int64_t max_ke
   if (max_keys > 0xffffffff || problem.slice > kMaxScoreKeys) {
     return absl::InvalidArgumentError(absl::StrCat("cannot select among ", max_keys, " scores"));
   }
-  problem.scratch_floats = PaddedScratch(scratch_floats);
-  int64_t bytes = problem.scratch_floats * 4;
-  const bool fits = bytes + problem.slice * 4 <= workspace.shared_bytes();
-  if (fits) bytes += problem.slice * 4;
-  problem.shared_bits = fits ? nullptr : reinterpret_cast<uint32_t*>(rest);
+  problem.listed = listed;
+  problem.scratch_floats = int64_t{2} * listed;
   // The short way marks entries in the scratch memory.
   const bool marks_fit = problem.slice <= 32 * problem.scratch_floats;
   problem.list_words = marks_fit ? ListWords(problem.teams.size) : 0;
-  if (bytes > workspace.shared_bytes()) {
-    return absl::UnimplementedError(absl::StrCat(
-        "a selection with these settings needs ", bytes, " bytes of shared memory, more than ",
-        workspace.shared_bytes(), ": lower esa.proximity"));
-  }
-  const auto kernel = SelectKernel<Source>;
-  // The same for every launch: ranks may be threads of one process.
-  LONGSPAN_RETURN_IF_ERROR(
-      ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(workspace.shared_bytes())),
-               "shared memory of the selection"));
-  void* parameters[] = {const_cast<Source*>(&source), &problem};
-  return ToStatus(
-      cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), dim3(blocks),
-                                  dim3(kThreads), parameters, static_cast<size_t>(bytes), stream),
-      "selection");
+  return problem;
+}
+
+// The same for every launch of a kernel: ranks may be threads of one process.
+template <typename Kernel>
+absl::Status AllowSharedBytes(Kernel* kernel, const SelectWorkspace& workspace) {
+  return ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(workspace.shared_bytes())),
+                  "shared memory of the selection");
 }
 
 absl::Status CheckArgs(const DecodeSelectArgs& args) {
@@ -150,20 +138,42 @@ absl::Status CheckArgs(const DecodeSelectArgs& args) {
 
 // Lanes that share a score key: one 16-byte load each, as far as a warp goes.
 template <typename T>
-absl::Status LaunchScored(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
-                          Stream stream) {
+absl::Status LaunchScores(const DecodeSelectArgs& args, const Problem& problem,
+                          const SelectWorkspace& workspace, Stream stream) {
   const int64_t loads = args.dim * static_cast<int64_t>(sizeof(T)) / 16;
-  const int64_t scratch = DecodeScratch(args.dim, args.proximity);
-  const auto launch = [&]<int kLanes>() {
-    return Launch(ScoredKeys<T, kLanes>{args}, scratch,
-                  MaxKeys(args.max_tokens, args.geometry, args.halo), args.rows, args.top_k,
-                  args.selected, workspace, stream);
+  const auto launch = [&]<int kLanes, bool kWhole>() {
+    const auto kernel = DecodeScoreKernel<T, kLanes, kWhole>;
+    LONGSPAN_RETURN_IF_ERROR(AllowSharedBytes(kernel, workspace));
+    LaunchAfter(kernel, dim3(problem.teams.count * problem.teams.size), dim3(kScoreThreads),
+                DecodeSelectSharedBytes(args.dim, args.proximity), stream,
+                ScoredKeys<T, kLanes, kWhole>{args}, problem);
+    return CheckLaunch("scores");
   };
-  if (loads >= 32) return launch.template operator()<32>();
-  if (loads >= 16) return launch.template operator()<16>();
-  if (loads >= 8) return launch.template operator()<8>();
-  if (loads >= 4) return launch.template operator()<4>();
-  return launch.template operator()<2>();
+  if (loads == 16) return launch.template operator()<16, true>();
+  if (loads == 8) return launch.template operator()<8, true>();
+  if (loads >= 32) return launch.template operator()<32, false>();
+  if (loads >= 16) return launch.template operator()<16, false>();
+  if (loads >= 8) return launch.template operator()<8, false>();
+  if (loads >= 4) return launch.template operator()<4, false>();
+  return launch.template operator()<2, false>();
+}
+
+// Of up to as many rows as there are blocks.
+absl::Status SelectRows(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
+                        Stream stream) {
+  // A longer list would take the shared memory of what runs beside the selection.
+  const auto listed = static_cast<int>(std::min<int64_t>(kListed, 3 * args.top_k + 768));
+  LONGSPAN_ASSIGN_OR_RETURN(
+      const Problem problem,
+      MakeProblem(args.rows, MaxKeys(args.max_tokens, args.geometry, args.halo), args.top_k,
+                  listed / kPieceWords * kPieceWords, args.selected, workspace));
+  LONGSPAN_RETURN_IF_ERROR(WithCacheType(
+      args.dtype, [&]<typename T>() { return LaunchScores<T>(args, problem, workspace, stream); }));
+  const auto kernel = SelectKernel<DecodeScores>;
+  LONGSPAN_RETURN_IF_ERROR(AllowSharedBytes(kernel, workspace));
+  LaunchTogetherAfter(kernel, dim3(problem.teams.count * problem.teams.size), dim3(kThreads),
+                      problem.scratch_floats * 4, stream, DecodeScores{args}, problem);
+  return CheckLaunch("selection");
 }
 
 }  // namespace
@@ -178,18 +188,13 @@ int64_t SelectSharedBytes(int64_t shared_memory_per_block) {
 }
 
 int64_t DecodeSelectSharedBytes(int64_t dim, int64_t proximity) {
-  return PaddedScratch(DecodeScratch(dim, proximity)) * 4;
+  return DecodeScratch(dim, proximity) * 4;
 }
 
-// Bits that do not fit the blocks' own memory: for any number of rows up to `rows`, and for fewer
-// keys, whose smaller teams round up more.
+// For any number of rows up to `rows`, and for fewer keys, whose smaller teams round up more.
 int64_t SelectWorkspace::Bytes(int rows, int64_t max_keys, int max_blocks) {
   const int blocks = DeviceBlocks(max_blocks);
-  int64_t bits = 0;
-  for (int r = 1; r <= rows; ++r) {
-    const Teams teams = TeamsFor(r, max_keys, blocks);
-    bits = std::max(bits, teams.count * (max_keys + teams.size));
-  }
+  const int64_t bits = std::min(rows, blocks) * (max_keys + 4 * std::min(blocks, kMaxTeam));
   return StateBytes(rows, blocks) + CountBytes(blocks) + MaxListBytes(rows, blocks) + bits * 4;
 }
 
@@ -208,15 +213,45 @@ absl::StatusOr<SelectWorkspace> SelectWorkspace::Create(int rows, int64_t max_ke
 }
 
 absl::Status TopK(const TopKArgs& args, const SelectWorkspace& workspace, Stream stream) {
-  return Launch(GivenScores{args.scores, args.row_stride, args.count}, /*scratch_floats=*/0,
-                args.count, args.rows, args.top_k, args.selected, workspace, stream);
+  LONGSPAN_ASSIGN_OR_RETURN(Problem problem, MakeProblem(args.rows, args.count, args.top_k, kListed,
+                                                         args.selected, workspace));
+  if (args.rows == 0) return absl::OkStatus();
+  int64_t bytes = problem.scratch_floats * 4;
+  if (bytes + problem.slice * 4 <= workspace.shared_bytes()) {
+    bytes += problem.slice * 4;
+    problem.bits = nullptr;
+  }
+  const auto kernel = SelectKernel<GivenScores>;
+  LONGSPAN_RETURN_IF_ERROR(AllowSharedBytes(kernel, workspace));
+  GivenScores source = {args.scores, args.row_stride, args.count};
+  void* parameters[] = {&source, &problem};
+  return ToStatus(
+      cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel),
+                                  dim3(problem.teams.count * problem.teams.size), dim3(kThreads),
+                                  parameters, static_cast<size_t>(bytes), stream),
+      "selection");
 }
 
 absl::Status DecodeSelect(const DecodeSelectArgs& args, const SelectWorkspace& workspace,
                           Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(CheckArgs(args));
-  return WithCacheType(args.dtype,
-                       [&]<typename T>() { return LaunchScored<T>(args, workspace, stream); });
+  const int64_t bytes = DecodeSelectSharedBytes(args.dim, args.proximity);
+  if (bytes > workspace.shared_bytes()) {
+    return absl::UnimplementedError(absl::StrCat(
+        "a selection with these settings needs ", bytes, " bytes of shared memory, more than ",
+        workspace.shared_bytes(), ": lower esa.proximity"));
+  }
+  // A launch of each kernel has a team for every row.
+  for (int first = 0; first < args.rows; first += workspace.blocks()) {
+    DecodeSelectArgs part = args;
+    part.rows = std::min(args.rows - first, workspace.blocks());
+    part.sequences += first;
+    part.queries += first * args.dim;
+    part.selected.candidates += first * args.top_k;
+    part.selected.counts += first;
+    LONGSPAN_RETURN_IF_ERROR(SelectRows(part, workspace, stream));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace longspan::cuda

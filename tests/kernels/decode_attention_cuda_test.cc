@@ -44,6 +44,18 @@ struct Problem {
   std::vector<Row> rows;
 };
 
+// Where tensor cores are used, turned keys are rounded to tf32's 11 bits: relatively by 2^-11 at
+// most. Keys and queries of up to 2 then make scores wrong with a standard deviation of 3.3e-4:
+// that of a key, 2.2e-4, times a query's size, 1.15, times a score_scale of 1.3, for
+// 1/sqrt(head_dim) undoes the sum over head_dim. An lse is off by as much if there is one key, and
+// less for more; outputs, of values of up to 1, by less too. Six deviations.
+double ToleranceOf(const Problem& problem) {
+  const int64_t dim = problem.shape.head_dim;
+  const bool rounds =
+      problem.dtype != DType::kFloat32 && (dim == 64 || dim == 128) && problem.shape.group() <= 8;
+  return rounds ? 2e-3 : kTolerance;
+}
+
 // What a row reads, of all ranks.
 struct Reads {
   std::vector<int64_t> far, near;
@@ -399,8 +411,8 @@ void ExpectMergesTo(const Problem& problem, const std::vector<Actual>& ranks, co
       output.push_back(static_cast<float>(value));
     }
   }
-  ExpectClose(lse, whole.lse, kTolerance);
-  ExpectClose(output, whole.output, kTolerance);
+  ExpectClose(lse, whole.lse, ToleranceOf(problem));
+  ExpectClose(output, whole.output, ToleranceOf(problem));
 }
 
 Actual ExpectRankAsReference(const Problem& problem, const Data& data, int rank) {
@@ -408,8 +420,8 @@ Actual ExpectRankAsReference(const Problem& problem, const Data& data, int rank)
   const Device device = MakeDevice(problem, data, rank);
   Actual actual = RunOn(device);
   const Result expected = Reference(problem, data, rank);
-  ExpectClose(actual.lse, expected.lse, kTolerance);
-  ExpectClose(actual.output, expected.output, kTolerance);
+  ExpectClose(actual.lse, expected.lse, ToleranceOf(problem));
+  ExpectClose(actual.output, expected.output, ToleranceOf(problem));
   // The same once more: nothing of the first run is left in the workspace.
   const Actual again = RunOn(device);
   ExpectSameBits(again.output, actual.output);
@@ -538,8 +550,8 @@ TEST_F(DecodeAttentionCudaTest, LongDenseContext) {
       device.args.multiprocessors = 1;  // two splits
       const Actual actual = RunOn(device);
       const Result expected = Reference(problem, data, 0);
-      ExpectClose(actual.lse, expected.lse, kTolerance);
-      ExpectClose(actual.output, expected.output, kTolerance);
+      ExpectClose(actual.lse, expected.lse, ToleranceOf(problem));
+      ExpectClose(actual.output, expected.output, ToleranceOf(problem));
       if (HasFailure()) return;
     }
   }
@@ -680,8 +692,8 @@ TEST_F(DecodeAttentionCudaTest, WhatLiesBetweenRowsOfTheSelectionIsNotRead) {
       device.args.selected_stride = stride;
       const Actual actual = RunOn(device);
       SCOPED_TRACE(testing::Message() << "head_dim " << head_dim << ", stride " << stride);
-      ExpectClose(actual.lse, expected.lse, kTolerance);
-      ExpectClose(actual.output, expected.output, kTolerance);
+      ExpectClose(actual.lse, expected.lse, ToleranceOf(problem));
+      ExpectClose(actual.output, expected.output, ToleranceOf(problem));
       if (HasFailure()) return;
     }
   }
