@@ -127,21 +127,35 @@ absl::StatusOr<ncclUniqueId> AgreeOnId(Communicator* host, absl::Status status) 
   return id;
 }
 
+// What the first gather of a start works with.
+struct FirstGather {
+  cuda::StreamHandle stream;
+  cuda::Buffer buffer;  // [ranks, kBytes]
+
+  static constexpr int64_t kBytes = 1024;
+
+  static absl::StatusOr<FirstGather> Create(int ranks) {
+    FirstGather first;
+    LONGSPAN_ASSIGN_OR_RETURN(first.stream, cuda::StreamHandle::Create());
+    LONGSPAN_ASSIGN_OR_RETURN(first.buffer, cuda::Buffer::Allocate(kBytes * ranks));
+    LONGSPAN_RETURN_IF_ERROR(
+        cuda::Fill(first.buffer.data(), 0, first.buffer.bytes(), first.stream.get()));
+    return first;
+  }
+};
+
 class NcclCommunicator : public DeviceCommunicator {
  public:
   // `windows`: none if this NCCL has none, the same on all ranks.
-  NcclCommunicator(Communicator* host, WindowFunctions windows) : host_(host), windows_(windows) {}
+  NcclCommunicator(Communicator* host, WindowFunctions windows, FirstGather first)
+      : host_(host), windows_(windows), memory_(new Memory{std::move(first), {}}) {}
   ~NcclCommunicator() override;
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
-  // Until all ranks have joined.
-  absl::Status Join(const ncclUniqueId& id);
-  // A first gather, which connects the ranks and shows whether they reach each other.
-  absl::Status Try(const cuda::Buffer& buffer, cuda::Stream stream);
-  void Start() { starting_ = false; }
-  // Leaves without the others.
-  void Abort();
+  // Joins the others, unless `ready` is an error on one of them. Collective; all ranks return the
+  // same error, and so does every call after it.
+  absl::Status Start(const absl::Status& ready);
 
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
@@ -163,7 +177,21 @@ class NcclCommunicator : public DeviceCommunicator {
     Window window = nullptr;  // null where NCCL finds that the GPUs cannot share it
     cuda::Buffer plain;       // or without windows
   };
+  struct Memory {
+    FirstGather first;
+    std::list<Shared> shared;  // a list: NCCL writes to a window's handle from its own thread
+  };
 
+  // Until all ranks have joined.
+  absl::Status Join(const ncclUniqueId& id);
+  // A first gather, which connects the ranks and shows whether they reach each other.
+  absl::Status Try();
+  // Leaves without the others.
+  void Abort();
+  // Waits for it. False: NCCL may still use all memory that it was given.
+  bool Ended() const {
+    return ended_ == nullptr || ended_->WaitForNotificationWithTimeout(kAbortPatience);
+  }
   // Numbers the call, runs `body` and counts it. An error ends the communicator.
   absl::Status Run(CallRecord call, int64_t bytes_sent, absl::FunctionRef<absl::Status()> body);
   // Waits until NCCL has done what `call`, which returned `result`, has begun on its own thread.
@@ -184,14 +212,28 @@ class NcclCommunicator : public DeviceCommunicator {
 
   Communicator* host_;
   WindowFunctions windows_;
-  bool starting_ = true;
+  bool starting_ = false;
   ncclComm_t comm_ = nullptr;
   std::shared_ptr<absl::Notification> ended_;  // of Abort: until then NCCL's memory must stay
   CallRecord last_call_;
   absl::Status broken_;
   CommunicatorStats stats_;
-  std::list<Shared> shared_;  // a list: NCCL writes to a window's handle from its own thread
+  std::unique_ptr<Memory> memory_;
 };
+
+absl::Status NcclCommunicator::Start(const absl::Status& ready) {
+  const absl::StatusOr<ncclUniqueId> id = AgreeOnId(host_, ready);
+  absl::Status status = id.status();
+  starting_ = true;
+  if (status.ok()) status = AgreeOnStatus(host_, Join(*id));
+  if (status.ok()) status = AgreeOnStatus(host_, Try());
+  starting_ = false;
+  if (!status.ok()) {
+    Abort();
+    broken_ = status;
+  }
+  return status;
+}
 
 absl::Status NcclCommunicator::Join(const ncclUniqueId& id) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -201,18 +243,19 @@ absl::Status NcclCommunicator::Join(const ncclUniqueId& id) {
   return status.ok() ? status : Break(status);
 }
 
-absl::Status NcclCommunicator::Try(const cuda::Buffer& buffer, cuda::Stream stream) {
-  const int64_t bytes = buffer.bytes() / size();
-  LONGSPAN_RETURN_IF_ERROR(
-      AllGather("first gather", buffer.data() + bytes * rank(), buffer.data(), bytes, stream));
-  return Synchronize(stream);
+absl::Status NcclCommunicator::Try() {
+  const FirstGather& first = memory_->first;
+  std::byte* const all = first.buffer.data();
+  LONGSPAN_RETURN_IF_ERROR(AllGather("first gather", all + FirstGather::kBytes * rank(), all,
+                                     FirstGather::kBytes, first.stream.get()));
+  return Synchronize(first.stream.get());
 }
 
 NcclCommunicator::~NcclCommunicator() {
   const absl::Duration patience = std::min(host_->timeout(), kFinalizePatience);
   if (comm_ != nullptr) {
     absl::Status status;
-    for (Shared& shared : shared_) {
+    for (Shared& shared : memory_->shared) {
       if (shared.window == nullptr || !status.ok()) continue;
       status = Finish(windows_.remove(comm_, shared.window), "ncclCommWindowDeregister", patience);
     }
@@ -223,8 +266,8 @@ NcclCommunicator::~NcclCommunicator() {
       Abort();
     }
   }
-  if (ended_ != nullptr && !ended_->WaitForNotificationWithTimeout(kAbortPatience)) return;
-  for (Shared& shared : shared_) {
+  if (!Ended()) return;
+  for (Shared& shared : memory_->shared) {
     if (shared.data != nullptr) ncclMemFree(shared.data);
   }
 }
@@ -352,7 +395,7 @@ absl::StatusOr<std::byte*> NcclCommunicator::AllocateShared(int64_t bytes) {
   bytes = *std::max_element(all.begin(), all.end());
   if (bytes == 0) return nullptr;
   bytes = (bytes + kWindowAlignment - 1) / kWindowAlignment * kWindowAlignment;
-  Shared& shared = shared_.emplace_back();
+  Shared& shared = memory_->shared.emplace_back();
   if (windows_.add != nullptr && size() > 1) {
     if (AllocateWindow(bytes, shared).ok()) return static_cast<std::byte*>(shared.data);
     LONGSPAN_RETURN_IF_ERROR(RestartWithoutWindows());
@@ -379,22 +422,15 @@ absl::Status NcclCommunicator::AllocateWindow(int64_t bytes, Shared& shared) {
 // NCCL goes no further after an error, and there may be one on another rank only.
 absl::Status NcclCommunicator::RestartWithoutWindows() {
   Abort();
-  windows_ = {};
-  for (Shared& shared : shared_) shared.window = nullptr;
-  absl::Status ended;
   // It ends here, for no graphs have captured its calls yet.
-  if (ended_ != nullptr && !ended_->WaitForNotificationWithTimeout(kAbortPatience)) {
-    ended = absl::InternalError("NCCL does not end after an error");
-  } else {
-    ended_ = nullptr;
-    if (shared_.back().data != nullptr) ncclMemFree(std::exchange(shared_.back().data, nullptr));
+  if (!Ended()) return Start(absl::InternalError("NCCL does not end after an error"));
+  ended_ = nullptr;
+  windows_ = {};
+  for (Shared& shared : memory_->shared) shared.window = nullptr;
+  if (void*& last = memory_->shared.back().data; last != nullptr) {
+    ncclMemFree(std::exchange(last, nullptr));
   }
-  const absl::StatusOr<ncclUniqueId> id = AgreeOnId(host_, ended);
-  if (!id.ok()) return Break(id.status());
-  starting_ = true;
-  const absl::Status joined = AgreeOnStatus(host_, Join(*id));
-  starting_ = false;
-  return joined.ok() ? joined : Break(joined);
+  return Start(absl::OkStatus());
 }
 
 absl::Status NcclCommunicator::Synchronize(cuda::Stream stream) {
@@ -510,25 +546,15 @@ absl::StatusOr<std::unique_ptr<DeviceCommunicator>> MakeNcclCommunicator(Communi
   LONGSPAN_RETURN_IF_ERROR(host->AllGather("gpus of ranks", &*own, ranks.data(), sizeof(RankGpu)));
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(host, CheckRankGpus(ranks)));
 
-  // All that a rank can fail at by itself comes before they join.
-  absl::StatusOr<cuda::StreamHandle> stream = cuda::StreamHandle::Create();
-  absl::StatusOr<cuda::Buffer> buffer = cuda::Buffer::Allocate(int64_t{1024} * host->size());
-  absl::Status status = stream.status();
-  status.Update(buffer.status());
-  if (status.ok()) status = cuda::Fill(buffer->data(), 0, buffer->bytes(), stream->get());
-  LONGSPAN_ASSIGN_OR_RETURN(const ncclUniqueId id, AgreeOnId(host, status));
-
   // Windows are between GPUs: ranks that share one do without.
   const WindowFunctions windows =
       ShareGpus(ranks) ? WindowFunctions() : FindWindowFunctions(own->version);
-  auto communicator = std::make_unique<NcclCommunicator>(host, windows);
-  status = AgreeOnStatus(host, communicator->Join(id));
-  if (status.ok()) status = AgreeOnStatus(host, communicator->Try(*buffer, stream->get()));
-  if (!status.ok()) {
-    communicator->Abort();
-    return status;
-  }
-  communicator->Start();
+  // All that a rank can fail at by itself comes before they join.
+  absl::StatusOr<FirstGather> first = FirstGather::Create(host->size());
+  const absl::Status ready = first.status();
+  auto communicator = std::make_unique<NcclCommunicator>(
+      host, windows, ready.ok() ? *std::move(first) : FirstGather());
+  LONGSPAN_RETURN_IF_ERROR(communicator->Start(ready));
   return communicator;
 }
 
