@@ -266,7 +266,12 @@ NcclCommunicator::~NcclCommunicator() {
       Abort();
     }
   }
-  if (!Ended()) return;
+  if (!Ended()) {
+    // A kernel may still run here and other GPUs may write here, plain memory too, which NCCL maps
+    // where it likes: so this stays until the process ends.
+    static_cast<void>(memory_.release());
+    return;
+  }
   for (Shared& shared : memory_->shared) {
     if (shared.data != nullptr) ncclMemFree(shared.data);
   }
