@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
 #include "kernels/cuda/cache_store.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/rope.h"
@@ -72,8 +73,16 @@ class Parameters {
   }
   // To the buffer for what one launch reads. The copy has been staged when it returns.
   absl::Status Upload(const CudaRun& run) const {
+    // CUDA takes a copy of what is small. A larger copy waits on the host for its turn in the
+    // stream, which behind a collective would be forever if another rank died: the communicator
+    // waits first.
+    constexpr size_t kSmall = 64 << 10;
+    if (bytes_.size() > kSmall && run.ranks() > 1) {
+      LONGSPAN_RETURN_IF_ERROR(run.gpu->communicator->Synchronize(run.stream()));
+    }
     return UploadTo(run.buffers.parameters, run.buffers.parameter_bytes, run.stream());
   }
+  // The same to any memory; only behind what is done, or if it is small.
   absl::Status UploadTo(std::byte* to, int64_t capacity, cuda::Stream stream) const {
     const auto size = static_cast<int64_t>(bytes_.size());
     LONGSPAN_CHECK(size <= capacity);
