@@ -58,8 +58,10 @@ int64_t CudaSizes::arriving_keys() const {
   return reads_pages() ? 0 : std::min(max_tokens, own_blocks * listed_keys);
 }
 
-// All ranks may want the same.
-int64_t CudaSizes::sent_keys() const { return ranks * std::min(arriving_keys(), own_tokens); }
+int64_t CudaSizes::keys_of_rank() const { return std::min(arriving_keys(), own_tokens); }
+
+// All other ranks may want the same.
+int64_t CudaSizes::sent_keys() const { return (ranks - 1) * keys_of_rank(); }
 
 void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
   const auto bytes = [arena](int64_t count) { return arena->Take<std::byte>(count); };
@@ -137,9 +139,9 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
     key_positions = arena->Take<uint32_t>(listed);
   } else {
     constexpr int64_t kLists = 1 + 4 * kRingGroups;
-    ring_list_bytes = (1 + pages) * 8 + (sizes.sent_keys() + 2 * listed) * 4 +
-                      sizes.own_blocks * static_cast<int64_t>(sizeof(cuda::AttentionBlock)) +
-                      kLists * 256;
+    ring_list_bytes =
+        (1 + pages) * 8 + (sizes.sent_keys() + sizes.keys_of_rank() + 2 * listed) * 4 +
+        sizes.own_blocks * static_cast<int64_t>(sizeof(cuda::AttentionBlock)) + kLists * 256;
     ring_lists = bytes(ring_list_bytes);
     sent = bytes(sizes.sent_keys() * 2 * sizes.kv.row_bytes());
     arrived = bytes(sizes.arriving_keys() * 2 * sizes.kv.row_bytes());

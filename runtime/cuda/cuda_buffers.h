@@ -49,9 +49,10 @@ struct CudaSizes {
   // Prefill attention finds keys and values in pages of the GPU's own memory; else they are
   // brought.
   bool reads_pages() const { return ranks == 1 && !on_host; }
-  // Tokens that are brought to a rank for a chunk, and that it brings to all ranks, itself
-  // included.
+  // Tokens that are brought to a rank for a chunk; those of them that are one rank's, this one's
+  // for example; and those that it sends to others.
   int64_t arriving_keys() const;
+  int64_t keys_of_rank() const;
   int64_t sent_keys() const;
 };
 

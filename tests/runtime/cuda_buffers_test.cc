@@ -1,0 +1,61 @@
+// The sizes of a GPU's buffers are known without one.
+#include "runtime/cuda/cuda_buffers.h"
+
+#include <algorithm>
+
+#include "gtest/gtest.h"
+#include "runtime/model.h"
+
+namespace longspan {
+namespace {
+
+CudaSizes SizesOf(int ranks, const char* tier) {
+  Config config;
+  config.device = "cuda";
+  config.dtype = "bfloat16";
+  config.kv_cache_tier = tier;
+  config.max_model_len = 1 << 20;
+  config.parallel.stripe_tokens = 4096;
+  ModelConfig model;
+  model.hidden_size = 4096;
+  model.intermediate_size = 14336;
+  model.num_layers = 32;
+  model.num_heads = 32;
+  model.num_kv_heads = 8;
+  model.head_dim = 128;
+  model.vocab_size = 128256;
+  return CudaSizes::Of(config, model, MakeAttentionContext(config, model, ranks), /*sharers=*/1,
+                       /*multiprocessors=*/132);
+}
+
+int64_t BytesOf(const CudaSizes& sizes) {
+  Arena arena, shared;
+  CudaBuffers().Lay(sizes, &arena, &shared);
+  return arena.bytes() + shared.bytes();
+}
+
+TEST(CudaSizesTest, SendToOthersWhatTheyMayWant) {
+  for (const int ranks : {2, 4, 8}) {
+    const CudaSizes sizes = SizesOf(ranks, "device");
+    EXPECT_GT(sizes.keys_of_rank(), 0);
+    EXPECT_LE(sizes.keys_of_rank(), sizes.arriving_keys());
+    EXPECT_LE(sizes.keys_of_rank(), sizes.own_tokens);
+    EXPECT_EQ(sizes.sent_keys(), (ranks - 1) * sizes.keys_of_rank());
+  }
+}
+
+TEST(CudaSizesTest, ARankThatIsAloneSendsNothing) {
+  const CudaSizes on_device = SizesOf(1, "device"), on_host = SizesOf(1, "host");
+  EXPECT_EQ(on_device.arriving_keys(), 0);
+  EXPECT_EQ(on_device.sent_keys(), 0);
+  EXPECT_GT(on_host.arriving_keys(), 0);
+  EXPECT_EQ(on_host.sent_keys(), 0);
+  // What arrives, and lists of a few numbers a key.
+  const int64_t arrived = on_host.arriving_keys() * 2 * on_host.kv.row_bytes();
+  const int64_t more = BytesOf(on_host) - BytesOf(on_device);
+  EXPECT_GE(more, arrived);
+  EXPECT_LT(more, arrived + arrived / 50);
+}
+
+}  // namespace
+}  // namespace longspan
