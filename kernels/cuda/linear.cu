@@ -765,10 +765,12 @@ LinearPlans::LinearPlans(LinearPlans&&) noexcept = default;
 LinearPlans& LinearPlans::operator=(LinearPlans&&) noexcept = default;
 LinearPlans::~LinearPlans() = default;
 
+int64_t LinearPlans::Bytes() { return kWorkspaceBytes; }
+
 absl::StatusOr<LinearPlans> LinearPlans::Create() {
   auto impl = std::make_unique<Impl>();
   LONGSPAN_RETURN_IF_ERROR(CheckCublas(cublasLtCreate(&impl->handle), "cublasLtCreate"));
-  LONGSPAN_ASSIGN_OR_RETURN(impl->workspace, Buffer::Allocate(kWorkspaceBytes));
+  LONGSPAN_ASSIGN_OR_RETURN(impl->workspace, Buffer::Allocate(Bytes()));
   return LinearPlans(std::move(impl));
 }
 

@@ -35,6 +35,8 @@ class LinearPlans {
  public:
   // ResourceExhausted: no room on the GPU. Internal: cuBLASLt failed.
   static absl::StatusOr<LinearPlans> Create();
+  // Bytes of device memory that Create allocates.
+  static int64_t Bytes();
   LinearPlans(LinearPlans&&) noexcept;
   LinearPlans& operator=(LinearPlans&&) noexcept;
   ~LinearPlans();

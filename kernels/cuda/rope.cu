@@ -77,10 +77,10 @@ absl::StatusOr<RopeAngles> RopeAngles::Create(absl::Span<const double> inverse_f
   std::vector<float2> angles;
   AppendAngles(inverse_frequencies, kRopeFine, 1, &angles);
   AppendAngles(inverse_frequencies, coarse_count, kRopeFine, &angles);
-  const auto bytes = static_cast<int64_t>(angles.size() * sizeof(float2));
   RopeAngles rope;
   rope.half_ = static_cast<int32_t>(inverse_frequencies.size());
   rope.coarse_count_ = coarse_count;
+  const int64_t bytes = Bytes(rope.half_, coarse_count);
   LONGSPAN_ASSIGN_OR_RETURN(rope.buffer_, Buffer::Allocate(bytes));
   LONGSPAN_RETURN_IF_ERROR(Copy(rope.buffer_.data(), angles.data(), bytes, nullptr));
   // Before the vector goes, and for any stream.

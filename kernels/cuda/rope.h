@@ -43,6 +43,10 @@ class RopeAngles {
   // [0, coarse_count * kRopeFine). ResourceExhausted: no room on the GPU.
   static absl::StatusOr<RopeAngles> Create(absl::Span<const double> inverse_frequencies,
                                            int64_t coarse_count = kCoarseCount);
+  // Bytes that Create allocates.
+  static int64_t Bytes(int64_t half, int64_t coarse_count) {
+    return (kRopeFine + coarse_count) * half * static_cast<int64_t>(sizeof(float2));
+  }
 
   RopeTable table() const;
   int64_t max_positions() const { return table().max_positions(); }

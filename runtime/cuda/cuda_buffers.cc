@@ -8,6 +8,7 @@
 #include "kernels/cuda/merge.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/prefill_score.h"
+#include "kernels/cuda/rope.h"
 #include "kernels/cuda/sampling.h"
 #include "sharding/sequence_layout.h"
 
@@ -51,6 +52,10 @@ CudaSizes CudaSizes::Of(const Config& config, const ModelConfig& model,
   sizes.listed_keys = std::max(sizes.listed_keys,
                                std::min(sizes.max_tokens, context.sizes.initial_tokens +
                                                               context.sizes.local_tokens + block));
+  const int64_t last_position =
+      std::max({sizes.max_tokens, context.esa.far_position,
+                context.sizes.initial_tokens + context.sizes.local_tokens});
+  sizes.rope_coarse = (last_position + 1) / cuda::kRopeFine + 1;
   return sizes;
 }
 

@@ -35,6 +35,7 @@ struct CudaSizes {
   int64_t own_keys = 0;    // the same with halos
   int64_t top_k = 0;
   int64_t listed_keys = 0;  // that a block attends to
+  int64_t rope_coarse = 0;  // multiples of kRopeFine in the RoPE table
 
   static CudaSizes Of(const Config& config, const ModelConfig& model,
                       const AttentionContext& context, int sharers, int multiprocessors);

@@ -40,12 +40,15 @@ absl::Status Product(CudaRun* run, CudaStage stage, const void* x, int64_t rows,
 int64_t CudaTransformer::Bytes(const CudaSizes& sizes) {
   Arena arena, shared;
   CudaBuffers().Lay(sizes, &arena, &shared);
-  int64_t bytes = Granules(arena.bytes()) + Granules(shared.bytes());
+  int64_t bytes = Granules(arena.bytes()) + Granules(shared.bytes()) +
+                  Granules(cuda::RopeAngles::Bytes(sizes.shape.head_dim / 2, sizes.rope_coarse)) +
+                  Granules(cuda::LinearPlans::Bytes());
   if (sizes.top_k > 0) {
     const int blocks = sizes.sharers > 1 ? sizes.multiprocessors : 0;
-    bytes += cuda::SelectWorkspace::Bytes(static_cast<int>(sizes.blocks), sizes.own_tokens, blocks);
-    bytes +=
-        cuda::SelectWorkspace::Bytes(static_cast<int>(sizes.sequences), sizes.own_keys, blocks);
+    bytes += Granules(
+        cuda::SelectWorkspace::Bytes(static_cast<int>(sizes.blocks), sizes.own_tokens, blocks));
+    bytes += Granules(
+        cuda::SelectWorkspace::Bytes(static_cast<int>(sizes.sequences), sizes.own_keys, blocks));
   }
   return bytes;
 }
@@ -73,13 +76,9 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
   if (shared_plan.bytes() > 0) {
     LONGSPAN_RETURN_IF_ERROR(cuda::Fill(shared_memory, 0, shared_plan.bytes(), gpu->s()));
   }
-  const int64_t positions =
-      std::max({run.sizes.max_tokens, attention.esa.far_position,
-                attention.sizes.initial_tokens + attention.sizes.local_tokens}) +
-      1;
   LONGSPAN_ASSIGN_OR_RETURN(run.rope,
                             cuda::RopeAngles::Create(InverseFrequencies(model.rope, model.head_dim),
-                                                     positions / cuda::kRopeFine + 1));
+                                                     run.sizes.rope_coarse));
   LONGSPAN_ASSIGN_OR_RETURN(run.linear, cuda::LinearPlans::Create());
   if (run.sizes.top_k > 0) {
     const int blocks = run.sizes.sharers > 1 ? run.sizes.multiprocessors : 0;

@@ -23,7 +23,8 @@ namespace longspan {
 // communicator has to wait on the host.
 class CudaTransformer final : public Transformer {
  public:
-  // Bytes of device memory that Create takes, but for workspaces of the libraries.
+  // Bytes of device memory that Create takes beside the weights: each allocation's, but for what
+  // CUDA and libraries take for themselves.
   static int64_t Bytes(const CudaSizes& sizes);
 
   // Uploads the weights; `weights` is not needed afterwards. `config` is resolved, its

@@ -84,7 +84,7 @@ absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const ModelConfig
   const auto buffers = [&](int64_t tokens) { return CudaTransformer::Bytes(sizes(tokens)); };
   MemoryPlan plan;
   plan.available = memory.free / ranks_on_gpu;
-  plan.weights = CudaWeights::Bytes(weights, attention.factors, sizes(0).dtype);
+  plan.weights = Granules(CudaWeights::Bytes(weights, attention.factors, sizes(0).dtype));
   const int64_t score_bytes = Granules(attention.kv.score_bytes());
   plan.page = Granules(attention.kv.kv_bytes()) + score_bytes;
   plan.host_available = AvailableMemory() / ranks_on_host;

@@ -4,13 +4,18 @@
 #include <algorithm>
 
 #include "gtest/gtest.h"
+#include "kernels/cuda/rope.h"
+#include "runtime/cuda/cuda_transformer.h"
 #include "runtime/model.h"
 
 namespace longspan {
 namespace {
 
-CudaSizes SizesOf(int ranks, const char* tier) {
+CudaSizes SizesOf(int ranks, const char* tier, Attention attention = Attention::kEsa,
+                  int64_t far_position = 0) {
   Config config;
+  config.attention = attention;
+  config.esa.far_position = far_position;
   config.device = "cuda";
   config.dtype = "bfloat16";
   config.kv_cache_tier = tier;
@@ -55,6 +60,23 @@ TEST(CudaSizesTest, ARankThatIsAloneSendsNothing) {
   const int64_t more = BytesOf(on_host) - BytesOf(on_device);
   EXPECT_GE(more, arrived);
   EXPECT_LT(more, arrived + arrived / 50);
+}
+
+TEST(CudaSizesTest, TheRopeTableHasAllPositions) {
+  for (const int64_t far_position : {0, (1 << 20) - 1, 1 << 20, 3 << 20}) {
+    const CudaSizes sizes = SizesOf(1, "device", Attention::kEsa, far_position);
+    EXPECT_GT(sizes.rope_coarse * cuda::kRopeFine, std::max(sizes.max_tokens, far_position));
+  }
+}
+
+// Dense, for the workspaces of selections are as large as the GPU wants them.
+TEST(CudaTransformerTest, PlansEachAllocationInWholeGranules) {
+  const CudaSizes sizes = SizesOf(2, "device", Attention::kDense);
+  Arena arena, shared;
+  CudaBuffers().Lay(sizes, &arena, &shared);
+  const int64_t products = 32 << 20, rope = (1024 + 1025) * 64 * 8;
+  EXPECT_EQ(CudaTransformer::Bytes(sizes),
+            Granules(arena.bytes()) + Granules(shared.bytes()) + products + Granules(rope));
 }
 
 }  // namespace
