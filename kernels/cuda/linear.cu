@@ -105,7 +105,10 @@ struct FewRows {
   int tiles;
   int steps;  // of a tile, each warp's
 };
-// Weights are found by pieces counted from the first.
+// Inputs and outputs are ints, up to some steps and tiles beyond the end, and weights are found by
+// pieces counted from the first.
+constexpr int64_t kMaxInputs = int64_t{1} << 30;
+constexpr int64_t kMaxOutputs = int64_t{1} << 30;
 constexpr int64_t kMaxWeightPieces = int64_t{1} << 32;
 
 // sum[output, row] += weight[output, 16] x[row, 16]^T, in the fragments of m16n8k16. `upper` is of
@@ -684,6 +687,7 @@ absl::Status LinearFewRows(const LinearArgs& args, Stream stream) {
 bool LinearFuses(const LinearArgs& args, const LinearFusion& fusion) {
   if (args.dtype != DType::kBFloat16 && args.dtype != DType::kFloat16) return false;
   if (args.in == 0 || args.in % kLaneInputs != 0) return false;
+  if (args.in > kMaxInputs || args.out > kMaxOutputs || args.rows > kMaxLaunchRows) return false;
   if (args.in / kLaneInputs * args.out >= kMaxWeightPieces) return false;
   if (!IsAligned(args.x, 16) || !IsAligned(args.weight, 16)) return false;
   if (fusion.swiglu && args.out % 2 != 0) return false;

@@ -77,7 +77,8 @@ struct LinearFusion {
 };
 
 // Whether LinearFewRows does that, for arguments that are no error: of numbers of 16 bits where it
-// is fastest, and with a norm of one or two rows, whose blocks have room for them.
+// is fastest, of as many rows, inputs and outputs as a launch can count (half a million rows, 2^30
+// of the others), and with a norm of one or two rows, whose blocks have room for them.
 bool LinearFuses(const LinearArgs& args, const LinearFusion& fusion);
 
 // InvalidArgument: as Linear; what LinearFuses denies; a y_dtype other than said above;

@@ -844,6 +844,21 @@ TEST_F(LinearFusionCudaTest, SaysWhatItCannotDo) {
     w->kv_dim = 8;
   }));
   EXPECT_TRUE(refuses([](Args, With w) { w->kv_dim = 17; }));
+  // Beyond what the kernel counts in ints.
+  EXPECT_TRUE(refuses([](Args a, With w) {
+    a->in = int64_t{1} << 31;
+    a->out = 8;
+    w->norm = nullptr;
+  }));
+  EXPECT_TRUE(refuses([](Args a, With w) {
+    a->in = 8;
+    a->out = int64_t{1} << 31;
+    w->norm = nullptr;
+  }));
+  EXPECT_TRUE(refuses([](Args a, With w) {
+    a->rows = 1 << 20;
+    w->norm = nullptr;
+  }));
   args.rows = 0;
   ExpectOk(LinearFewRows(args, fusion, nullptr));
 }
