@@ -67,7 +67,8 @@ struct LinearFusion {
   // Added to the sums. y is float32.
   const float* bias = nullptr;  // [out]
   // weight is [gate; up], out / 2 outputs each, and y [rows, out / 2] of `dtype`: what SwiGlu makes
-  // of the product in float32.
+  // of the product in float32. Gates and ups are never rounded to `dtype`, as they are where the
+  // product is written as `dtype` and SwiGlu reads that.
   bool swiglu = false;
   // If there are any, the last 2 * kv_dim outputs go to keys and values, and y is [rows, out - 2 *
   // kv_dim] of float32.
