@@ -369,13 +369,12 @@ struct SharedColumns {
   float4 numbers[kRows][kQuads][kVectors];
 };
 
-// Where keys, values and compressed keys go in the same launch.
+// Where keys, values and compressed keys go.
 struct CompressedStore {
   StoreTokensArgs args;
   StoredKind kinds[2];  // keys and values
   StoredKind scores;
   bool vectors = false;  // threads store keys and values 16 bytes at a time
-  bool stores = false;   // otherwise compressed keys go to a plain array, and that is all
 };
 
 // One number of a compressed key.
@@ -487,19 +486,18 @@ __device__ void Compress(const CompressTokensArgs& args, const CompressedStore& 
   SumAcross<kRows, kWarp>(sums);
   const int row = lane * kRows / kWarp;
   if (lane % (kWarp / kRows) != 0 || row >= rows || output >= args.dim) return;
-  if (!kIsQuery && store.stores) {
+  if constexpr (kIsQuery) {
+    args.compressed_queries[(first_row + row) * args.dim + output] = sums[0];
+  } else {
     StoreScoreNumber(store, first_row + row, output, sums[0]);
-    return;
   }
-  float* const out = kIsQuery ? args.compressed_queries : args.compressed_keys;
-  out[(first_row + row) * args.dim + output] = sums[0];
 }
 
 // Block (outputs, matrix, rows); beyond the two matrices (row, keys or values, rows).
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kThreads)
-    CompressTokensKernel(const CompressTokensArgs args,
-                         const __grid_constant__ CompressedStore store) {
+    CompressAndStoreTokensKernel(const CompressTokensArgs args,
+                                 const __grid_constant__ CompressedStore store) {
   __shared__ SharedColumns<T, kRows> columns;
   LetSuccessorsStart();
   if (blockIdx.y == 0) {
@@ -532,9 +530,9 @@ absl::Status CheckCompress(const CompressTokensArgs& args) {
 absl::Status LaunchCompress(const CompressTokensArgs& args, const CompressedStore& store,
                             Stream stream) {
   const auto launch = [&]<typename T, int kRows>() {
-    const dim3 grid(BlocksOf(args.dim, kCompressWarps), store.stores ? 4 : 2,
-                    BlocksOf(args.rows, kRows));
-    LaunchAfter(CompressTokensKernel<T, kRows>, grid, dim3(kThreads), 0, stream, args, store);
+    const dim3 grid(BlocksOf(args.dim, kCompressWarps), 4, BlocksOf(args.rows, kRows));
+    LaunchAfter(CompressAndStoreTokensKernel<T, kRows>, grid, dim3(kThreads), 0, stream, args,
+                store);
   };
   const auto launch_rows = [&]<typename T>() {
     if (args.rows == 1) {
@@ -552,7 +550,7 @@ absl::Status LaunchCompress(const CompressTokensArgs& args, const CompressedStor
   } else {
     launch_rows.template operator()<__nv_bfloat16>();
   }
-  return CheckLaunch("CompressTokens");
+  return CheckLaunch("CompressAndStoreTokens");
 }
 
 absl::StatusOr<CompressedStore> CompressedStoreOf(const StoreTokensArgs& args) {
@@ -569,7 +567,6 @@ absl::StatusOr<CompressedStore> CompressedStoreOf(const StoreTokensArgs& args) {
   store.kinds[0] = rows.kinds[0];
   store.kinds[1] = rows.kinds[1];
   store.scores = ScoreKind(layer, nullptr);
-  store.stores = true;
   LONGSPAN_RETURN_IF_ERROR(WithCacheType(layer.dtype, [&]<typename T>() {
     store.vectors = AreVectors<T, T>(rows);
     return absl::OkStatus();
@@ -672,12 +669,6 @@ absl::Status Convert(const void* from, DType from_dtype, void* to, DType to_dtyp
       return CheckLaunch("Convert");
     });
   });
-}
-
-absl::Status CompressTokens(const CompressTokensArgs& args, Stream stream) {
-  if (args.rows == 0 || args.dim == 0) return absl::OkStatus();
-  LONGSPAN_RETURN_IF_ERROR(CheckCompress(args));
-  return LaunchCompress(args, CompressedStore(), stream);
 }
 
 absl::Status CompressAndStoreTokens(const CompressTokensArgs& compress,

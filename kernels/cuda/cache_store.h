@@ -111,9 +111,7 @@ absl::Status SumGroups(const SumGroupsArgs& args, Stream stream);
 absl::Status Convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t count,
                      Stream stream);
 
-// Of a few decoded tokens in one launch: compressed queries A^T (group sums) and compressed keys
-// B^T k, both float32. A row's bits do not depend on the others. InvalidArgument: rows of the
-// factors, or heads of float32, that are no multiples of 16 bytes, or inputs not aligned to them.
+// Of a few decoded tokens: compressed queries A^T (group sums) and compressed keys B^T k.
 struct CompressTokensArgs {
   AttentionShape shape;
   const float* queries = nullptr;  // device [rows, heads, head_dim], before RoPE
@@ -124,13 +122,12 @@ struct CompressTokensArgs {
   DType dtype = DType::kFloat32;
   int64_t dim = 0;
   float* compressed_queries = nullptr;  // device [rows, dim]
-  float* compressed_keys = nullptr;     // device [rows, dim]
 };
-absl::Status CompressTokens(const CompressTokensArgs& args, Stream stream);
 
-// CompressTokens, then StoreTokens with the compressed keys as score keys, to the bit, in one
-// launch. They go nowhere else: compressed_keys and score_keys are not used. InvalidArgument: as
-// both, or other numbers of rows or dimensions to store than are compressed.
+// Compresses, and stores as StoreTokens does with the compressed keys, from float32, as score keys,
+// in one launch; score_keys is not used. A row's bits do not depend on the others. InvalidArgument:
+// as StoreTokens; rows of the factors, or heads of float32, that are no multiples of 16 bytes, or
+// inputs not aligned to them; other numbers of rows or dimensions to store than are compressed.
 absl::Status CompressAndStoreTokens(const CompressTokensArgs& compress,
                                     const StoreTokensArgs& store, Stream stream);
 

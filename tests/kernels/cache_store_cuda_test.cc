@@ -180,6 +180,38 @@ std::vector<Case> Cases() {
   return cases;
 }
 
+// What CompressAndStoreTokens makes of keys, [rows, dim], in a page of float32 with a row for each.
+std::vector<float> CompressedKeys(const CompressTokensArgs& compress) {
+  constexpr int64_t kGuard = 16;  // numbers before and behind that stay as they were
+  const int64_t keys_bytes = compress.rows * compress.shape.kv_dim() * 4;
+  const int64_t count = compress.rows * compress.dim;
+  StoreTokensArgs store;
+  store.layer.geometry = {static_cast<int32_t>(compress.rows), 1, 0};
+  store.layer.dtype = store.layer.score_dtype = DType::kFloat32;
+  store.layer.kv_dim = compress.shape.kv_dim();
+  store.layer.value_offset = keys_bytes;
+  store.layer.score_dim = compress.dim;
+  store.layer.score_offset = 2 * keys_bytes + kGuard * 4;
+  const Buffer page = Poisoned(2 * keys_bytes + (count + 2 * kGuard) * 4);
+  const Buffer pages = Upload(std::vector<const std::byte*>{page.data()});
+  std::vector<DecodeRow> rows;
+  for (int64_t row = 0; row < compress.rows; ++row) {
+    rows.push_back({pages.as<const std::byte*>(), row});
+  }
+  const Buffer device_rows = Upload(rows);
+  const Buffer pages_of = Upload(std::vector<int64_t>(compress.rows, 1));
+  store.rows = device_rows.as<DecodeRow>();
+  store.pages_of = pages_of.as<int64_t>();
+  store.num_rows = static_cast<int>(compress.rows);
+  store.keys = store.values = compress.keys;
+  ExpectOk(CompressAndStoreTokens(compress, store, nullptr));
+  const auto all = Download<float>(page.data() + 2 * keys_bytes, count + 2 * kGuard);
+  const auto begin = all.begin() + kGuard, end = begin + count;
+  const auto is_nan = [](float value) { return std::isnan(value); };
+  EXPECT_TRUE(std::all_of(all.begin(), begin, is_nan) && std::all_of(end, all.end(), is_nan));
+  return {begin, end};
+}
+
 class CacheStoreCudaTest : public CudaTest {
  protected:
   // Rows of keys, values and score keys.
@@ -247,7 +279,7 @@ class CacheStoreCudaTest : public CudaTest {
   struct Compression {
     Compression(Random* random, const Case& c, const Floats& keys, int64_t rows)
         : queries(random->Reals(2 * rows * c.kv_dim)),
-          compressed(Poisoned(3 * rows * c.score_dim * 4)) {
+          compressed(Poisoned(2 * rows * c.score_dim * 4)) {
       args.dtype = c.dtype == DType::kFloat32 ? DType::kFloat32 : DType::kBFloat16;
       const int64_t count = c.score_dim * c.kv_dim;
       query_factor = Upload(Stored(random->Reals(count).data(), count, args.dtype));
@@ -260,15 +292,12 @@ class CacheStoreCudaTest : public CudaTest {
       args.key_factor = key_factor.data();
       args.dim = c.score_dim;
       args.compressed_queries = compressed.as<float>();
-      args.compressed_keys = compressed.as<float>() + rows * c.score_dim;
     }
-    // Those of CompressTokens; the other queries are for CompressAndStoreTokens.
+    // The queries that come with them are what later ones, in another place, should be.
     std::vector<float> Keys() {
-      ExpectOk(CompressTokens(args, nullptr));
-      const float* const keys = args.compressed_keys;
-      args.compressed_queries = compressed.as<float>() + 2 * args.rows * args.dim;
-      args.compressed_keys = nullptr;
-      return Download<float>(keys, args.rows * args.dim);
+      std::vector<float> keys = CompressedKeys(args);
+      args.compressed_queries = compressed.as<float>() + args.rows * args.dim;
+      return keys;
     }
     void ExpectSameQueries() const {
       const int64_t count = args.rows * args.dim;
@@ -608,26 +637,23 @@ class CompressTokensCudaTest : public CudaTest {
     const Buffer a = Upload(Stored(query_factor.data(), dim * shape.kv_dim(), dtype));
     const Buffer b = Upload(Stored(key_factor.data(), dim * shape.kv_dim(), dtype));
     constexpr int64_t kGuard = 16;
-    const Buffer out = Poisoned((2 * count * dim + 2 * kGuard) * 4);
-    float* const out_keys = out.as<float>() + count * dim + kGuard;
-    ExpectOk(CompressTokens({.shape = shape,
-                             .queries = device_queries.device() + first * shape.query_dim(),
-                             .keys = device_keys.device() + first * shape.kv_dim(),
-                             .rows = count,
-                             .query_factor = a.data(),
-                             .key_factor = b.data(),
-                             .dtype = dtype,
-                             .dim = dim,
-                             .compressed_queries = out.as<float>(),
-                             .compressed_keys = out_keys},
-                            nullptr));
-    const auto all = Download<float>(out.data(), 2 * count * dim + 2 * kGuard);
-    const auto keys_begin = all.begin() + count * dim + kGuard;
-    EXPECT_TRUE(std::all_of(all.begin() + count * dim, keys_begin,
+    const Buffer out = Poisoned((count * dim + kGuard) * 4);
+    Compressed compressed;
+    compressed.keys =
+        CompressedKeys({.shape = shape,
+                        .queries = device_queries.device() + first * shape.query_dim(),
+                        .keys = device_keys.device() + first * shape.kv_dim(),
+                        .rows = count,
+                        .query_factor = a.data(),
+                        .key_factor = b.data(),
+                        .dtype = dtype,
+                        .dim = dim,
+                        .compressed_queries = out.as<float>()});
+    compressed.queries = Download<float>(out.data(), count * dim + kGuard);
+    EXPECT_TRUE(std::all_of(compressed.queries.end() - kGuard, compressed.queries.end(),
                             [](float value) { return std::isnan(value); }));
-    EXPECT_TRUE(std::all_of(keys_begin + count * dim, all.end(),
-                            [](float value) { return std::isnan(value); }));
-    return {{all.begin(), all.begin() + count * dim}, {keys_begin, keys_begin + count * dim}};
+    compressed.queries.resize(count * dim);
+    return compressed;
   }
 
   static std::vector<double> Product(const std::vector<float>& rows, const Bytes& factor,
@@ -732,11 +758,14 @@ TEST_F(CompressTokensCudaTest, RefusesRowsThatAreNoMultipleOf16Bytes) {
   args.rows = 1;
   args.dim = 4;
   args.dtype = DType::kBFloat16;
-  EXPECT_TRUE(absl::IsInvalidArgument(CompressTokens(args, nullptr)));
+  StoreTokensArgs store;
+  store.layer.kv_dim = 4;
+  store.layer.score_dim = 4;
+  store.num_rows = 1;
+  EXPECT_TRUE(absl::IsInvalidArgument(CompressAndStoreTokens(args, store, nullptr)));
   args.shape = {8, 4, 6};
-  EXPECT_TRUE(absl::IsInvalidArgument(CompressTokens(args, nullptr)));
-  args.rows = 0;
-  ExpectOk(CompressTokens(args, nullptr));
+  store.layer.kv_dim = 24;
+  EXPECT_TRUE(absl::IsInvalidArgument(CompressAndStoreTokens(args, store, nullptr)));
 }
 
 }  // namespace
