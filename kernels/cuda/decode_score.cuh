@@ -231,12 +231,14 @@ struct ScoredKeys {
         int run = 1;
         const float* const spread = Spread(scores, spare, size + 2 * halo, &run);
         auto* const kept = reinterpret_cast<uint32_t*>(spread == scores ? spare : scores);
+        uint32_t row = (static_cast<uint32_t>(from) + threadIdx.x) % Stride();
         for (int i = threadIdx.x; i < size; i += kScoreThreads) {
           const float best = MaxScore(spread[i], spread[i + 2 * halo + 1 - run]);
-          const uint32_t own =
-              InStripe(static_cast<uint32_t>(from + i)) ? BitsOf(best) : kNotAScore;
+          const uint32_t own = InStripe(row) ? BitsOf(best) : kNotAScore;
           bits[from - slice.begin + i] = own;
           kept[i] = own;
+          for (row += kScoreThreads; row >= Stride(); row -= Stride()) {
+          }
         }
         if (size == slice.size()) again = kept;
       }
@@ -273,9 +275,8 @@ __global__ void __launch_bounds__(kBoundThreads)
   WaitForPredecessors();  // if there was nothing to fill
   const int64_t entries = row.end - row.begin;
   if (!problem.IsShort(entries) || problem.ListsAll(entries)) return;
-  PostSamples<kScoreThreads>(again, slice.size(),
-                             SamplingOf(problem, entries, kStored, problem.states[team].samples[0]),
-                             samples);
+  PostSamples<kScoreThreads>(
+      again, slice.size(), SamplingOf(problem, entries, problem.states[team].samples[0]), samples);
 }
 
 }  // namespace longspan::cuda::selection

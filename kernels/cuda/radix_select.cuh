@@ -620,6 +620,9 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<Source>)
     const auto row = source.At(r);
     const Slice slice = SliceOfMember(row.begin, row.end, teams);
     if (slice.size() > problem.slice) __trap();  // a row has outgrown what the host said
+    const int64_t entries = row.end - row.begin;
+    const bool is_short = problem.IsShort(entries);
+    Sampling sampling = SamplingOf(problem, entries, state.samples[half]);
     PrepareShortWay(memory);
     if constexpr (Source::kAreStored) {
       WaitForPredecessors();
@@ -630,8 +633,6 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<Source>)
     uint32_t* const bits = problem.bits != nullptr
                                ? problem.BitsOf(teams.Team(), member)
                                : reinterpret_cast<uint32_t*>(dynamic + problem.scratch_floats);
-    const int64_t entries = row.end - row.begin;
-    const bool is_short = problem.IsShort(entries);
     const uint32_t* listed_bits = bits;
     if constexpr (!Source::kAreStored) {
       row.Fill(slice, bits);
@@ -644,9 +645,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<Source>)
     if (is_short) {
       uint32_t lowest = 1;
       if (!problem.ListsAll(entries)) {
-        const Sampling sampling = SamplingOf(
-            problem, entries, Source::kAreStored ? kStored : row_number, state.samples[half]);
         if constexpr (!Source::kAreStored) {
+          sampling.row_number = row_number;
           PostSamples<kThreads>(bits, slice.size(), sampling, memory.samples);
         }
         lowest = EstimateLowest(sampling, memory);

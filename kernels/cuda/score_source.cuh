@@ -79,8 +79,8 @@ struct DecodeRowKeys {
   __device__ uint32_t Position(uint32_t entry) const {
     return PositionAt(entry / Stride(), entry % Stride());
   }
-  __device__ bool InStripe(uint32_t entry) const {
-    return entry % Stride() - args.halo < static_cast<uint32_t>(args.geometry.stripe_tokens);
+  __device__ bool InStripe(uint32_t row) const {
+    return row - args.halo < static_cast<uint32_t>(args.geometry.stripe_tokens);
   }
 };
 

@@ -65,14 +65,11 @@ struct Problem {
 
 // ---- Samples ----
 
-// Instead of a row's number: samples that were posted by the launch before, and so are all there.
-constexpr unsigned long long kStored = 0;
-
 // Of the entries of one row: blocks post `posted` maxima, each over `size` entries, of which a
 // block's groups of threads find one each.
 struct Sampling {
-  unsigned long long row_number;
-  unsigned long long* samples;  // of the team's state: row's number, bits
+  unsigned long long row_number;  // 0: the launch before posted them, and so all are there
+  unsigned long long* samples;    // of the team's state: row's number, bits
   int member;
   int shift;  // 1 << shift groups, as divisions would take longer than all the rest
   int posted;
@@ -84,10 +81,10 @@ struct Sampling {
 };
 
 __device__ Sampling SamplingOf(const Problem& problem, int64_t entries,
-                               unsigned long long row_number, unsigned long long* samples) {
+                               unsigned long long* samples) {
   constexpr float kLoad = 1.5f;  // wanted entries in a group: the estimate varies least
   const int members = problem.teams.size;
-  Sampling sampling = {row_number, samples, problem.teams.Member()};
+  Sampling sampling = {0, samples, problem.teams.Member()};
   while ((2 << sampling.shift) * members <= kSamples) ++sampling.shift;
   sampling.posted = sampling.groups() * min(members, kSamples);
   sampling.group_entries = static_cast<int>((entries + members - 1) / members) >> sampling.shift;
