@@ -18,8 +18,10 @@
 //   weights, once they are there. Whoever writes those synchronizes before the first launch.
 // - After that, no __ldg, nor a __restrict__ pointer to const, for what earlier kernels write: it
 //   may have changed since this kernel started.
-// - LetSuccessorsStart() says nothing about data, and so comes first. A successor's blocks start
-//   when all blocks have called it or have ended, so that they never take the place of one.
+// - LetSuccessorsStart() says nothing about data, and so comes first; but behind the wait where a
+//   successor reads, before its own wait, what there was before this kernel's predecessor. A
+//   successor's blocks start when all blocks have called it or have ended, so that they never take
+//   the place of one.
 namespace longspan::cuda {
 
 __device__ __forceinline__ void WaitForPredecessors() {

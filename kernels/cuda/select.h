@@ -11,10 +11,10 @@
 #include "kernels/cuda/shard_view.h"
 #include "sharding/topk_merge.h"
 
-// Exact top-k in the total order of sharding/topk_merge.h, of scores or of what is scored on the
-// way. One cooperative launch for all rows; radix_select.cuh says how.
-// Every block of it must be resident at once, so nothing else may hold the multiprocessors for
-// good.
+// Exact top-k in the total order of sharding/topk_merge.h, of scores or of a decoded token's score
+// keys: one cooperative launch for all rows (radix_select.cuh says how), behind one that scores
+// (decode_score.cuh). Every block of it must be resident at once, so nothing else may hold the
+// multiprocessors for good.
 namespace longspan::cuda {
 
 inline constexpr int64_t kMaxSelected = std::numeric_limits<int32_t>::max();  // the largest top_k

@@ -5,9 +5,9 @@
 
 #include "sharding/topk_merge.h"
 
-// What the two halves of a selection share: entries of a row, their bits, and who has which. A
-// source (score_source.cuh) fills a block's slice of a row with bits; radix_select.cuh selects from
-// them.
+// What the parts of a selection share: entries of a row, their bits, and who has which. A block's
+// slice of a row becomes bits, from given scores (score_source.cuh) or in a launch before
+// (decode_score.cuh); radix_select.cuh selects from them.
 namespace longspan::cuda::selection {
 
 constexpr int kThreads = 512;
