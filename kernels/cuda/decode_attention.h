@@ -46,7 +46,8 @@ struct DecodeAttentionArgs {
   // selected_stride], the first selected_counts[row] of a row valid and ascending by position.
   // Those of other ranks are passed over. Null: nothing is selected. If given, the launch just
   // before this one in the stream may write the selection, and nothing else that is read here: near
-  // tokens are attended to meanwhile.
+  // tokens are attended to meanwhile. It must not let this one start (launch.cuh) before all that
+  // was earlier has ended: DecodeSelect's and MergeCandidates' do not.
   const uint64_t* selected = nullptr;
   int64_t selected_stride = 0;
   const int32_t* selected_counts = nullptr;
@@ -74,14 +75,14 @@ int64_t DecodeAttentionWorkspaceBytes(const AttentionShape& shape, int max_rows,
                                       int multiprocessors);
 
 // One softmax over a row's far and near keys, scores scaled by score_scale/sqrt(head_dim), in
-// float32, and one rounding of the output. A row without a key on this rank gets 0 and -inf. One
-// launch, which reads nothing that depends on the rows from the host: a graph with it may be
-// replayed after rows, counts and page tables have changed in place. A row's bits depend on the row
-// alone, and are the same every time.
-// Unimplemented: a head_dim that is not one of kHeadDims, or more than kMaxDecodeGroup heads a KV
-// head.
-// InvalidArgument: sizes that fit no cache, a RoPE table without a position that all rows may need,
-// a workspace that is too small for max_rows and multiprocessors, another output_dtype.
+// float32, and one rounding of the output; but of 8- and 16-bit caches, on tensor cores, keys that
+// are turned are rounded to tf32, 8 times as fine as bfloat16. A row without a key on this rank
+// gets 0 and -inf. One launch, which reads nothing that depends on the rows from the host: a graph
+// with it may be replayed after rows, counts and page tables have changed in place. A row's bits
+// depend on the row alone, and are the same every time. Unimplemented: a head_dim that is not one
+// of kHeadDims, or more than kMaxDecodeGroup heads a KV head. InvalidArgument: sizes that fit no
+// cache, a RoPE table without a position that all rows may need, a workspace that is too small for
+// max_rows and multiprocessors, another output_dtype.
 absl::Status DecodeAttention(const DecodeAttentionArgs& args, Stream stream);
 
 }  // namespace longspan::cuda

@@ -45,7 +45,7 @@ struct MmaTiling {
   static constexpr int kTeams = 4;
   static constexpr int kTeamLanes = kWarp;
   static constexpr int kThreads = kTeams * kWarp;
-  // More than there is memory for: two leave registers for the 512 threads of a selection.
+  // So that two leave registers for the 512 threads of a selection.
   static constexpr int kMinBlocks = kTiles == 1 ? 3 : kBlocksPerMultiprocessor;
   static constexpr int kMergeStride = kDim + 8;  // so that StoreWarp's lanes meet no bank twice
 

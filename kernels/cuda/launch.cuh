@@ -15,13 +15,15 @@
 // - Every thread calls WaitForPredecessors(), whether or not it has work. After that all that is
 //   earlier in the stream has ended and is visible, for each kernel waited for the one before it.
 // - Before that, no write, and no read but of what does not change while kernels are in the stream:
-//   weights, once they are there. Whoever writes those synchronizes before the first launch.
+//   weights, once they are there. Whoever writes those synchronizes before the first launch. Within
+//   a decode step rows, page tables and the keys of earlier steps do not change either.
 // - After that, no __ldg, nor a __restrict__ pointer to const, for what earlier kernels write: it
 //   may have changed since this kernel started.
-// - LetSuccessorsStart() says nothing about data, and so comes first; but behind the wait where a
-//   successor reads, before its own wait, what there was before this kernel's predecessor. A
-//   successor's blocks start when all blocks have called it or have ended, so that they never take
-//   the place of one.
+// - LetSuccessorsStart() says nothing about data, and so comes first. The exception is the
+// selection
+//   of a decoded token: behind its wait, so that decode attention may read, before its own, all
+//   that there was before the scores. A successor's blocks start when all blocks have called it or
+//   have ended, so that they never take the place of one.
 namespace longspan::cuda {
 
 __device__ __forceinline__ void WaitForPredecessors() {

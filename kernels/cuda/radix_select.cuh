@@ -500,7 +500,7 @@ __device__ int ReadLists(const ShortRow& row, unsigned long long* words, BlockMe
     memory.starts[thread] = thread < row.members ? static_cast<int>(sums.before) : kListed;
   }
   __syncthreads();
-  // Without a detour by registers, of which a source may have taken most.
+  // Without a detour by registers, which are few.
 #pragma unroll 1
   for (int piece = thread; piece < pieces; piece += kThreads) {
     int member = 0;  // whose list has it: each has a piece at least

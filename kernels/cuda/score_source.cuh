@@ -8,7 +8,8 @@
 #include "kernels/cuda/select.h"
 #include "kernels/cuda/select_entries.cuh"
 
-// Where a selection's scores come from.
+// Where a selection's scores are: given, or where the scores of a decoded row's keys were stored,
+// and which entries these are.
 namespace longspan::cuda::selection {
 
 struct GivenScores {

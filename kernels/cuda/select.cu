@@ -15,7 +15,7 @@
 namespace longspan::cuda {
 namespace {
 
-using namespace selection;  // NOLINT(build/namespaces): the two headers are parts of this file
+using namespace selection;  // NOLINT(build/namespaces): these headers are parts of this file
 
 // ---- Workspace ----
 
@@ -213,9 +213,9 @@ absl::StatusOr<SelectWorkspace> SelectWorkspace::Create(int rows, int64_t max_ke
 }
 
 absl::Status TopK(const TopKArgs& args, const SelectWorkspace& workspace, Stream stream) {
+  if (args.rows == 0) return absl::OkStatus();
   LONGSPAN_ASSIGN_OR_RETURN(Problem problem, MakeProblem(args.rows, args.count, args.top_k, kListed,
                                                          args.selected, workspace));
-  if (args.rows == 0) return absl::OkStatus();
   int64_t bytes = problem.scratch_floats * 4;
   if (bytes + problem.slice * 4 <= workspace.shared_bytes()) {
     bytes += problem.slice * 4;

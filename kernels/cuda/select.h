@@ -84,6 +84,8 @@ struct DecodeSelectArgs {
   int64_t top_k = 0;
   Selected selected;
 };
+// Keys of the middle, and what `sequences` says, must be written before the step, not by launches
+// that this may follow while they run: they are read before those have ended.
 // Keys of one sequence that a workspace for it must allow: those of all of its pages.
 int64_t MaxKeys(int64_t max_tokens, const ShardGeometry& geometry, int32_t halo);
 // InvalidArgument: sizes that fit no cache, or rows of keys that are no multiples of 16 bytes.

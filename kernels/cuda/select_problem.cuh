@@ -50,7 +50,7 @@ struct Problem {
   int64_t top_k;
   Selected selected;
   int64_t slice;           // entries of a block, at most
-  int64_t scratch_floats;  // of a source, or a list
+  int64_t scratch_floats;  // of the entries that are ordered
 
   __device__ uint32_t* BitsOf(int team, int member) const {
     return bits + (int64_t{team} * teams.size + member) * slice;

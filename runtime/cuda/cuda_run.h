@@ -76,8 +76,8 @@ class Parameters {
     // CUDA takes a copy of what is small. A larger copy waits on the host for its turn in the
     // stream, which behind a collective would be forever if another rank died: the communicator
     // waits first.
-    constexpr size_t kSmall = 64 << 10;
-    if (bytes_.size() > kSmall && run.ranks() > 1) {
+    constexpr int64_t kSmall = 64 << 10;
+    if (static_cast<int64_t>(bytes_.size()) > kSmall && run.ranks() > 1) {
       LONGSPAN_RETURN_IF_ERROR(run.gpu->communicator->Synchronize(run.stream()));
     }
     return UploadTo(run.buffers.parameters, run.buffers.parameter_bytes, run.stream());

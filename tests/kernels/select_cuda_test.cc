@@ -195,6 +195,14 @@ TEST_F(SelectCudaTest, ScoresThatMisleadSamples) {
 
 // Rows and launches with teams of other sizes, short and long ways, one after the other in one
 // workspace.
+TEST_F(SelectCudaTest, NoRowsAreNoWork) {
+  TopKArgs args;
+  args.count = 100;
+  args.top_k = 1;
+  const absl::Status status = TopK(args, Workspace(1, 100), nullptr);
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST_F(SelectCudaTest, LaunchesShareAWorkspace) {
   Random random(6);
   const SelectWorkspace workspace = Workspace(40, 262'144);
@@ -398,7 +406,7 @@ TEST_F(DecodeSelectCudaTest, LongRows) {
         2);
 }
 
-// Blocks with several rows, slices of several pieces, and bits that do not fit a block's memory.
+// Blocks with several rows, and slices of several pieces.
 TEST_F(DecodeSelectCudaTest, FewBlocks) {
   uint64_t seed = 50;
   for (const int max_blocks : {1, 2, 3}) {
