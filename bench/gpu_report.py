@@ -124,16 +124,22 @@ def outcome_of(case):
         return "failed"
     if ran and "[  PASSED  ] 0 tests" not in output:
         return "passed"
-    reason = re.search(r"Skipped\n(.+)", output)
-    return reason.group(1).strip() if reason else "for no reason given"
+    reasons = skip_reasons(case)
+    return reasons[0] if reasons else "for no reason given"
+
+
+def skip_reasons(case):
+    """Why single tests of a case, which may be a run under mpirun of many, were skipped."""
+    return [reason.strip()
+            for reason in re.findall(r"Skipped\n(.+)", case.findtext("system-out") or "")]
 
 
 def print_tests(path):
     """Counts, the names of what failed, and why others were skipped."""
     if not os.path.exists(path):
         return
-    cases = [(case.get("name"), outcome_of(case))
-             for case in xml.etree.ElementTree.parse(path).getroot().iter("testcase")]
+    elements = list(xml.etree.ElementTree.parse(path).getroot().iter("testcase"))
+    cases = [(case.get("name"), outcome_of(case)) for case in elements]
     counts = collections.Counter(outcome for _, outcome in cases)
     passed, failed = counts.pop("passed", 0), counts.pop("failed", 0)
     print(f"tests: {passed} passed, {failed} failed, {sum(counts.values())} skipped")
@@ -142,6 +148,10 @@ def print_tests(path):
             print(f"  FAILED: {name}")
     for reason, count in counts.most_common():
         print(f"  {count} skipped: {reason}")
+    within = collections.Counter(reason for case, (_, outcome) in zip(elements, cases)
+                                 if outcome == "passed" for reason in skip_reasons(case))
+    for reason, count in within.most_common():
+        print(f"  {count} skipped within runs that passed: {reason}")
 
 
 def print_header(reports, peer_report):
