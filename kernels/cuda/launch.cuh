@@ -19,11 +19,10 @@
 //   a decode step rows, page tables and the keys of earlier steps do not change either.
 // - After that, no __ldg, nor a __restrict__ pointer to const, for what earlier kernels write: it
 //   may have changed since this kernel started.
-// - LetSuccessorsStart() says nothing about data, and so comes first. The exception is the
-// selection
-//   of a decoded token: behind its wait, so that decode attention may read, before its own, all
-//   that there was before the scores. A successor's blocks start when all blocks have called it or
-//   have ended, so that they never take the place of one.
+// - LetSuccessorsStart() says nothing about data, and so comes first. The selection of
+//   a decoded token is the exception: behind its wait, so that decode attention may read, before
+//   its own, all that there was before the scores. A successor's blocks start when all blocks have
+//   called it or have ended, so that they never take the place of one.
 namespace longspan::cuda {
 
 __device__ __forceinline__ void WaitForPredecessors() {

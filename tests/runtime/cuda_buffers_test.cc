@@ -7,6 +7,7 @@
 #include "kernels/cuda/rope.h"
 #include "runtime/cuda/cuda_transformer.h"
 #include "runtime/model.h"
+#include "tests/runtime/llama3_8b.h"
 
 namespace longspan {
 namespace {
@@ -21,14 +22,7 @@ CudaSizes SizesOf(int ranks, const char* tier, Attention attention = Attention::
   config.kv_cache_tier = tier;
   config.max_model_len = 1 << 20;
   config.parallel.stripe_tokens = 4096;
-  ModelConfig model;
-  model.hidden_size = 4096;
-  model.intermediate_size = 14336;
-  model.num_layers = 32;
-  model.num_heads = 32;
-  model.num_kv_heads = 8;
-  model.head_dim = 128;
-  model.vocab_size = 128256;
+  const ModelConfig model = Llama3Of8B();
   return CudaSizes::Of(config, model, MakeAttentionContext(config, model, ranks), /*sharers=*/1,
                        /*multiprocessors=*/132);
 }

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/model.h"
+#include "tests/runtime/llama3_8b.h"
 
 namespace longspan {
 namespace {
@@ -15,7 +16,7 @@ using ::testing::HasSubstr;
 // Llama 3 8B on an H200.
 struct Job {
   Config config;
-  ModelConfig model;
+  ModelConfig model = Llama3Of8B();
   int ranks = 1;
   cuda::DeviceInfo info;
 
@@ -23,13 +24,6 @@ struct Job {
     config.device = "cuda";
     config.dtype = "bfloat16";
     config.max_model_len = 1 << 20;
-    model.hidden_size = 4096;
-    model.intermediate_size = 14336;
-    model.num_layers = 32;
-    model.num_heads = 32;
-    model.num_kv_heads = 8;
-    model.head_dim = 128;
-    model.vocab_size = 128256;
     info.name = "NVIDIA H200";
     info.multiprocessors = 132;
     info.shared_memory_per_block = 232448;
