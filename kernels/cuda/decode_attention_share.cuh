@@ -121,6 +121,7 @@ struct Share {
   Interval parts[kParts];
 
   __device__ Interval& of(Part part) { return parts[static_cast<int>(part)]; }
+  __device__ const Interval& of(Part part) const { return parts[static_cast<int>(part)]; }
 };
 
 // The part of [first, first + count) that lies in `whole`, counted from `first`.
@@ -213,19 +214,16 @@ __device__ __forceinline__ Token CandidateToken(const Job& job, uint32_t positio
 // The part's token or candidate `index`, which may lie past its end. Reads how many candidates
 // there are, and the candidate at the same time.
 __device__ __forceinline__ Token TokenAt(const Job& job, int row, Part part, uint32_t index,
-                                         Share* share) {
+                                         const Share& share, uint32_t* end) {
   Token token = {false, {}, 0};
-  Interval& whole = share->of(part);
-  uint32_t end = whole.end;
   if (part == Part::kSelected) {
     uint64_t candidate = 0;
-    if (index < end) candidate = __ldcg(share->candidates + index);
+    if (index < *end) candidate = __ldcg(share.candidates + index);
     const auto counted = static_cast<uint32_t>(__ldcg(job.args.selected_counts + row));
-    end = max(whole.begin, min(end, counted));
-    whole.end = end;
-    if (index < end) token = CandidateToken(job, share->position, candidate);
-  } else if (index < end) {
-    token = OwnTokenAt(job, share->position, index);
+    *end = max(share.of(part).begin, min(*end, counted));
+    if (index < *end) token = CandidateToken(job, share.position, candidate);
+  } else if (index < *end) {
+    token = OwnTokenAt(job, share.position, index);
   }
   if (part != Part::kNear && job.args.far_is_apart) {
     token.distance = static_cast<uint32_t>(job.args.far_position);
@@ -241,8 +239,9 @@ __device__ __forceinline__ void ListTokens(const Job& job, int row, int lane, Pa
                                            uint32_t* next, uint32_t* filled) {
   const DecodeAttentionArgs& args = job.args;
   const int64_t token_bytes = args.shape.kv_heads * P::kRowBytes;
-  while (*filled < want && *next < share->of(part).end) {
-    const Token token = TokenAt(job, row, part, *next + lane, share);
+  uint32_t end = share->of(part).end;
+  while (*filled < want && *next < end) {
+    const Token token = TokenAt(job, row, part, *next + lane, *share, &end);
     const unsigned owned = __ballot_sync(kAllLanes, token.own);
     if (token.own) {
       const uint32_t slot = list.Slot(*filled + __popc(owned & ((1u << lane) - 1)));
@@ -251,7 +250,6 @@ __device__ __forceinline__ void ListTokens(const Job& job, int row, int lane, Pa
       list.distances[slot] = token.distance;
     }
     *filled += __popc(owned);
-    const uint32_t end = share->of(part).end;
     *next = min(*next + kWarp, end);
     if (*next == end && lane < (P::kStepTokens - *filled % P::kStepTokens) % P::kStepTokens) {
       // The last step is computed whole.
@@ -260,7 +258,11 @@ __device__ __forceinline__ void ListTokens(const Job& job, int row, int lane, Pa
       list.distances[slot] = 0;
     }
   }
-  if (lane == 0) *list.filled = *filled;
+  __syncwarp();
+  if (lane == 0) {
+    share->of(part).end = end;
+    *list.filled = *filled;
+  }
 }
 
 // ---- Copies to shared memory -------------------------------------------------------------------
