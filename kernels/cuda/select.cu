@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -8,9 +9,9 @@
 #include "kernels/cuda/decode_score.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
-#include "kernels/cuda/radix_select.cuh"
-#include "kernels/cuda/score_source.cuh"
 #include "kernels/cuda/select.h"
+#include "kernels/cuda/select_decoded.cuh"
+#include "kernels/cuda/select_given.cuh"
 
 namespace longspan::cuda {
 namespace {
@@ -102,9 +103,10 @@ absl::StatusOr<Problem> MakeProblem(int rows, int64_t max_keys, int64_t top_k, i
   }
   problem.listed = listed;
   problem.scratch_floats = int64_t{2} * listed;
-  // The short way marks entries in the scratch memory.
-  const bool marks_fit = problem.slice <= 32 * problem.scratch_floats;
-  problem.list_words = marks_fit ? ListWords(problem.teams.size) : 0;
+  problem.list_words = ListWords(problem.teams.size);
+  const int64_t preloaded =
+      std::min<int64_t>(problem.scratch_floats / (problem.teams.size + kShare), problem.list_words);
+  problem.preload_shift = std::bit_width(static_cast<uint64_t>(preloaded)) - 1;
   return problem;
 }
 
@@ -169,10 +171,10 @@ absl::Status SelectRows(const DecodeSelectArgs& args, const SelectWorkspace& wor
                   listed / kPieceWords * kPieceWords, args.selected, workspace));
   LONGSPAN_RETURN_IF_ERROR(WithCacheType(
       args.dtype, [&]<typename T>() { return LaunchScores<T>(args, problem, workspace, stream); }));
-  const auto kernel = SelectKernel<DecodeScores>;
+  const auto kernel = SelectDecodedKernel;
   LONGSPAN_RETURN_IF_ERROR(AllowSharedBytes(kernel, workspace));
   LaunchTogetherAfter(kernel, dim3(problem.teams.count * problem.teams.size), dim3(kThreads),
-                      problem.scratch_floats * 4, stream, DecodeScores{args}, problem);
+                      problem.scratch_floats * 4, stream, args, problem);
   return CheckLaunch("selection");
 }
 
@@ -184,7 +186,7 @@ int64_t MaxKeys(int64_t max_tokens, const ShardGeometry& geometry, int32_t halo)
 }
 
 int64_t SelectSharedBytes(int64_t shared_memory_per_block) {
-  return shared_memory_per_block - static_cast<int64_t>(sizeof(BlockMemory)) - 1024;
+  return shared_memory_per_block - static_cast<int64_t>(sizeof(GivenMemory)) - 1024;
 }
 
 int64_t DecodeSelectSharedBytes(int64_t dim, int64_t proximity) {
@@ -216,12 +218,14 @@ absl::Status TopK(const TopKArgs& args, const SelectWorkspace& workspace, Stream
   if (args.rows == 0) return absl::OkStatus();
   LONGSPAN_ASSIGN_OR_RETURN(Problem problem, MakeProblem(args.rows, args.count, args.top_k, kListed,
                                                          args.selected, workspace));
+  // The short way marks entries in the scratch memory.
+  if (problem.slice > 32 * problem.scratch_floats) problem.list_words = 0;
   int64_t bytes = problem.scratch_floats * 4;
   if (bytes + problem.slice * 4 <= workspace.shared_bytes()) {
     bytes += problem.slice * 4;
     problem.bits = nullptr;
   }
-  const auto kernel = SelectKernel<GivenScores>;
+  const auto kernel = SelectGivenKernel;
   LONGSPAN_RETURN_IF_ERROR(AllowSharedBytes(kernel, workspace));
   GivenScores source = {args.scores, args.row_stride, args.count};
   void* parameters[] = {&source, &problem};

@@ -12,9 +12,9 @@
 #include "sharding/topk_merge.h"
 
 // Exact top-k in the total order of sharding/topk_merge.h, of scores or of a decoded token's score
-// keys: one cooperative launch for all rows (radix_select.cuh says how), behind one that scores
-// (decode_score.cuh). Every block of it must be resident at once, so nothing else may hold the
-// multiprocessors for good.
+// keys: one cooperative launch for all rows (select_given.cuh, select_decoded.cuh), for keys behind
+// one that scores them (decode_score.cuh). Every block of it must be resident at once, so nothing
+// else may hold the multiprocessors for good.
 namespace longspan::cuda {
 
 inline constexpr int64_t kMaxSelected = std::numeric_limits<int32_t>::max();  // the largest top_k
@@ -32,7 +32,7 @@ struct Selected {
 };
 
 // Device memory that one launch at a time may use; zeroed at first, and selections leave behind
-// what later ones understand.
+// what later ones understand. After an error of a selection it is of no more use.
 class SelectWorkspace {
  public:
   // For up to `rows` rows of `max_keys` keys each. `max_blocks`: multiprocessors that this rank may

@@ -6,8 +6,8 @@
 #include "sharding/topk_merge.h"
 
 // What the parts of a selection share: entries of a row, their bits, and who has which. A block's
-// slice of a row becomes bits, from given scores (score_source.cuh) or in a launch before
-// (decode_score.cuh); radix_select.cuh selects from them.
+// slice of a row has scores, given or computed in a launch before (decode_score.cuh), that are
+// ordered as bits.
 namespace longspan::cuda::selection {
 
 constexpr int kThreads = 512;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -193,8 +194,6 @@ TEST_F(SelectCudaTest, ScoresThatMisleadSamples) {
   }
 }
 
-// Rows and launches with teams of other sizes, short and long ways, one after the other in one
-// workspace.
 TEST_F(SelectCudaTest, NoRowsAreNoWork) {
   TopKArgs args;
   args.count = 100;
@@ -203,6 +202,8 @@ TEST_F(SelectCudaTest, NoRowsAreNoWork) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+// Rows and launches with teams of other sizes, short and long ways, one after the other in one
+// workspace.
 TEST_F(SelectCudaTest, LaunchesShareAWorkspace) {
   Random random(6);
   const SelectWorkspace workspace = Workspace(40, 262'144);
@@ -231,13 +232,26 @@ struct Case {
   int64_t initial = 16, local = 100, k = 50;
   std::vector<int64_t> positions = {1000};
   int max_blocks = 0;
+  int64_t key_limit = 3;   // of numbers of keys: with more of them fewer scores are the same
+  Range cluster = {0, 0};  // of positions whose keys are the best that there are
 };
 
-// Small whole numbers, whose products add up exactly in any order: ties abound.
-std::vector<float> WholeNumbers(Random* random, int64_t count) {
+// Whole numbers, whose products add up exactly in any order: ties abound where they are small.
+std::vector<float> WholeNumbers(Random* random, int64_t count, int64_t limit = 3) {
   std::vector<float> values(count);
-  for (float& value : values) value = static_cast<float>(random->Integer(-3, 3));
+  for (float& value : values) value = static_cast<float>(random->Integer(-limit, limit));
   return values;
+}
+
+std::vector<float> Keys(const Case& c, int64_t tokens, const float* query, Random* random) {
+  std::vector<float> keys = WholeNumbers(random, tokens * c.dim, c.key_limit);
+  for (int64_t p = c.cluster.begin; p < std::min(c.cluster.end, tokens); ++p) {
+    for (int64_t d = 0; d < c.dim; ++d) {
+      const float sign = query[d] < 0 ? -1 : 1;
+      keys[p * c.dim + d] = sign * static_cast<float>(c.key_limit - (p + d) % 2);
+    }
+  }
+  return keys;
 }
 
 // The pages of one rank of one sequence, with some bytes before the layer's score keys.
@@ -312,14 +326,15 @@ DecodeSelectArgs ArgsOf(const Case& c, int rank, const Buffer& sequences, const 
 
 class DecodeSelectCudaTest : public SelectCudaTest {
  protected:
-  void Check(const Case& c, uint64_t seed) {
+  // In a workspace of its own if none is given.
+  void Check(const Case& c, uint64_t seed, const SelectWorkspace* shared = nullptr) {
     Random random(seed);
     const auto rows = static_cast<int>(c.positions.size());
     const int64_t tokens = *std::max_element(c.positions.begin(), c.positions.end()) + 1;
     const std::vector<float> queries = WholeNumbers(&random, rows * c.dim);
     std::vector<std::vector<float>> keys;
     for (int row = 0; row < rows; ++row) {
-      keys.push_back(WholeNumbers(&random, (c.positions[row] + 1) * c.dim));
+      keys.push_back(Keys(c, c.positions[row] + 1, &queries[row * c.dim], &random));
     }
     const Buffer device_queries = Upload(queries);
     for (int rank = 0; rank < c.ranks; ++rank) {
@@ -336,9 +351,11 @@ class DecodeSelectCudaTest : public SelectCudaTest {
       DecodeSelectArgs args = ArgsOf(c, rank, device_sequences, device_queries, candidates, counts);
       args.rows = rows;
       args.max_tokens = SequenceLayout{c.stripe, c.ranks}.NumPages(rank, tokens) * c.stripe;
-      const SelectWorkspace workspace =
-          Workspace(rows, MaxKeys(args.max_tokens, args.geometry, args.halo), c.max_blocks);
-      const absl::Status status = DecodeSelect(args, workspace, nullptr);
+      std::optional<SelectWorkspace> own;
+      if (shared == nullptr) {
+        own = Workspace(rows, MaxKeys(args.max_tokens, args.geometry, args.halo), c.max_blocks);
+      }
+      const absl::Status status = DecodeSelect(args, own ? *own : *shared, nullptr);
       ASSERT_TRUE(status.ok()) << status;
       const auto actual = Rows(candidates, counts, rows, c.k);
       for (int row = 0; row < rows; ++row) {
@@ -404,6 +421,78 @@ TEST_F(DecodeSelectCudaTest, LongRows) {
          .k = 2048,
          .positions = {200'000, 100'000}},
         2);
+}
+
+// Mostly the short way, with some ties.
+TEST_F(DecodeSelectCudaTest, FewScoresAreTheSame) {
+  uint64_t seed = 200;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const int32_t proximity : {0, 1, 3}) {
+      for (const int64_t k : {1, 300, 2048}) {
+        SCOPED_TRACE(testing::Message()
+                     << DTypeName(dtype) << ", proximity " << proximity << ", k " << k);
+        Check({.dtype = dtype,
+               .dim = 16,
+               .stripe = 512,
+               .ranks = proximity == 3 ? 2 : 1,
+               .halo = proximity,
+               .proximity = proximity,
+               .initial = 128,
+               .local = 4096,
+               .k = k,
+               .positions = {270'000, 40'000},
+               .key_limit = 100},
+              ++seed);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// Lists longer than others, than what is read of all of them, and than they may be.
+TEST_F(DecodeSelectCudaTest, ClustersOfGoodKeys) {
+  uint64_t seed = 300;
+  for (const int64_t size : {40, 100, 500, 700, 5000}) {
+    for (const int64_t key_limit : {3, 100}) {
+      SCOPED_TRACE(testing::Message() << size << " keys of at most " << key_limit);
+      Check({.dim = 16,
+             .stripe = 512,
+             .halo = 1,
+             .proximity = 1,
+             .initial = 128,
+             .local = 4096,
+             .k = 2048,
+             .positions = {270'000, 150'000},
+             .key_limit = key_limit,
+             .cluster = {50'000, 50'000 + size}},
+            ++seed);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// As above, and given scores between.
+TEST_F(DecodeSelectCudaTest, LaunchesShareAWorkspace) {
+  Random random(8);
+  const SelectWorkspace workspace = Workspace(40, 262'144);
+  for (int trial = 0; trial < 40; ++trial) {
+    const int rows = random.OneOf<int>({1, 2, 3, 16, 40});
+    const int64_t k = random.OneOf<int64_t>({1, 300, 2048, 3072, 3073});
+    SCOPED_TRACE(testing::Message() << "trial " << trial << ": " << rows << " rows, k " << k);
+    if (random.Integer(0, 2) == 0) {
+      CheckTopK(random.Reals(rows * 5000), rows, k, workspace);
+    } else {
+      const int64_t position = random.OneOf<int64_t>({5, 700, 6000, 30'000, 120'000 / rows});
+      Check({.dim = 16,
+             .halo = 1,
+             .proximity = 1,
+             .k = k,
+             .positions = std::vector<int64_t>(rows, position),
+             .key_limit = random.OneOf<int64_t>({0, 3, 100})},
+            1000 + trial, &workspace);
+    }
+    if (HasFatalFailure()) return;
+  }
 }
 
 // Blocks with several rows, and slices of several pieces.

@@ -1,5 +1,5 @@
-#ifndef LONGSPAN_KERNELS_CUDA_SCORE_SOURCE_CUH_
-#define LONGSPAN_KERNELS_CUDA_SCORE_SOURCE_CUH_
+#ifndef LONGSPAN_KERNELS_CUDA_DECODE_ROW_KEYS_CUH_
+#define LONGSPAN_KERNELS_CUDA_DECODE_ROW_KEYS_CUH_
 
 #include <cuda_runtime.h>
 
@@ -8,44 +8,7 @@
 #include "kernels/cuda/select.h"
 #include "kernels/cuda/select_entries.cuh"
 
-// Where a selection's scores are: given, or where the scores of a decoded row's keys were stored,
-// and which entries these are.
 namespace longspan::cuda::selection {
-
-struct GivenScores {
-  static constexpr bool kAreStored = false;
-
-  const float* scores;
-  int64_t row_stride;
-  int64_t count;
-
-  struct Row {
-    const float* scores;
-    int64_t begin, end;
-
-    __device__ int64_t Position(int64_t entry) const { return entry; }
-    // Writes the bits of the slice's entries.
-    __device__ void Fill(Slice slice, uint32_t* bits) const {
-      constexpr int kAtOnce = 16;  // loads under way
-      const float* const from = scores + slice.begin;
-      for (int i = threadIdx.x; i < slice.size(); i += kAtOnce * kThreads) {
-        float values[kAtOnce];
-#pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) {
-          const int at = i + j * kThreads;
-          values[j] = at < slice.size() ? __ldg(from + at) : 0.0f;
-        }
-#pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) {
-          const int at = i + j * kThreads;
-          if (at < slice.size()) bits[at] = BitsOf(values[j]);
-        }
-      }
-      __syncthreads();
-    }
-  };
-  __device__ Row At(int row) const { return {scores + row * row_stride, 0, count}; }
-};
 
 // Entries of a decoded row: its pages' score keys, halos included, through the pages that hold any
 // of the middle; those of the stripes are scores.
@@ -85,16 +48,23 @@ struct DecodeRowKeys {
   }
 };
 
-// Scores that decode_score.cuh left in Problem::bits, a row for each team.
-struct DecodeScores {
-  static constexpr bool kAreStored = true;
-  using Row = DecodeRowKeys;
+// The bits of entries whose scores lie in memory, not yet spread over proximity.
+struct StoredScores {
+  const DecodeRowKeys& row;
+  const float* scores;   // of all entries
+  uint32_t first_entry;  // that of [0]
 
-  DecodeSelectArgs args;
-
-  __device__ Row At(int row) const { return Row(args, args.sequences[row]); }
+  __device__ uint32_t operator[](int i) const {
+    const uint32_t entry = first_entry + i;
+    if (!row.InStripe(entry % row.Stride())) return kNotAScore;
+    float best = __ldcg(scores + entry);
+    for (int by = 1; by <= row.args.proximity; ++by) {
+      best = fmaxf(best, fmaxf(__ldcg(scores + entry - by), __ldcg(scores + entry + by)));
+    }
+    return BitsOf(best);
+  }
 };
 
 }  // namespace longspan::cuda::selection
 
-#endif  // LONGSPAN_KERNELS_CUDA_SCORE_SOURCE_CUH_
+#endif  // LONGSPAN_KERNELS_CUDA_DECODE_ROW_KEYS_CUH_
