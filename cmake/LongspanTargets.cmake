@@ -2,7 +2,7 @@
 add_library(longspan_options INTERFACE)
 target_include_directories(longspan_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(longspan_options INTERFACE
-  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wnon-virtual-dtor;-Woverloaded-virtual;-Wno-missing-field-initializers;-Werror>")
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wnon-virtual-dtor;-Woverloaded-virtual;-Wno-missing-field-initializers>")
 if(LONGSPAN_CPU_ARCH)
   target_compile_options(longspan_options INTERFACE
                          $<$<COMPILE_LANGUAGE:CXX>:-march=${LONGSPAN_CPU_ARCH}>)

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -331,10 +330,9 @@ class CacheStoreCudaTest : public CudaTest {
     for (int row = 0; row < count; ++row) {
       Cache& cache = caches[row];
       // A page that the table does not have.
-      Bytes* const first = num_pages == 0 ? &cache.expected[0] : nullptr;
-      const std::optional<Bytes> before = first != nullptr ? std::optional(*first) : std::nullopt;
+      const std::vector<Bytes> before = cache.expected;
       if (positions[row] >= 0) rows.Expect(c, row, positions[row], &cache);
-      if (first != nullptr) *first = *before;
+      if (num_pages == 0) cache.expected = before;
     }
     const Buffer device_rows = Upload(sequences), device_pages_of = Upload(pages_of);
     StoreTokensArgs args;
