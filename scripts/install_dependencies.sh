@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the packages that the build, the tests and the quick start need, as far as they are
-# missing. Runs on Debian 12; on Ubuntu 24.04 the names are the same, and this script was not run.
+# missing. Runs on Debian 12; on Ubuntu 24.04 this script was not run.
 set -euo pipefail
 
 packages=(
@@ -11,6 +11,11 @@ packages=(
   libopenmpi-dev openmpi-bin openssh-client  # mpirun wants an ssh even on one host
   libgtest-dev libgmock-dev libbenchmark-dev
 )
+system=$(. /etc/os-release 2>/dev/null && echo "${ID:-unknown} ${VERSION_ID:-}" || echo unknown)
+case $system in  # libboost-dev of Debian 12 is 1.74
+  "debian 12") packages+=(libboost1.81-dev) ;;
+  *) packages+=(libboost-dev) ;;
+esac
 
 # `not-installed` comes from packages that were removed or are only known of.
 missing=()
@@ -22,7 +27,6 @@ if ((${#missing[@]} == 0)); then
   exit 0
 fi
 
-system=$(. /etc/os-release 2>/dev/null && echo "${ID:-unknown} ${VERSION_ID:-}" || echo unknown)
 case $system in
   "debian 12" | "ubuntu 24.04") ;;
   *)
