@@ -12,11 +12,11 @@
 #include "absl/strings/str_replace.h"
 #include "collectives/mpi_communicator.h"
 #include "kernels/base/status_macros.h"
-#include "launcher/batch_runner.h"
 #include "launcher/bootstrap.h"
 #include "launcher/flags.h"
 #include "launcher/progress.h"
 #include "launcher/subcommand.h"
+#include "runtime/chat_prompt.h"
 #include "runtime/clock.h"
 
 namespace longspan {

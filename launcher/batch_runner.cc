@@ -1,9 +1,5 @@
 #include "launcher/batch_runner.h"
 
-#include <spdlog/spdlog.h>
-
-#include <algorithm>
-#include <filesystem>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -19,11 +15,10 @@ class BatchRunner {
   BatchRunner(const BatchInput& input, const ChatTemplate* chat_template, BatchOutput& output,
               Engine& engine, Progress& progress)
       : input_(input),
-        chat_template_(chat_template),
         output_(output),
         engine_(engine),
         progress_(progress),
-        end_of_turn_ids_(EndOfTurnIds(engine.tokenizer())) {}
+        prompts_(engine.tokenizer(), chat_template, engine.config().max_model_len) {}
 
   absl::StatusOr<BatchCounts> Run(const std::function<bool()>& stop) {
     auto line = input_.lines().begin();
@@ -58,7 +53,7 @@ class BatchRunner {
     }
     LONGSPAN_ASSIGN_OR_RETURN(BatchRequest request, input_.Read(line));
     if (request.error) return Refuse(line, *request.error);
-    if (const absl::Status status = MakePrompt(line, &request); !status.ok()) {
+    if (const absl::Status status = prompts_.Make(line.custom_id, &request); !status.ok()) {
       return Refuse(line, {std::string(status.message()), request.chat ? "messages" : "prompt"});
     }
     Running running{line.custom_id, Context(request)};
@@ -70,31 +65,6 @@ class BatchRunner {
     }
     LONGSPAN_RETURN_IF_ERROR(id.status());
     running_.emplace(*id, std::move(running));
-    return absl::OkStatus();
-  }
-
-  // The request's token ids, of whatever it has.
-  absl::Status MakePrompt(const BatchLine& line, BatchRequest* request) const {
-    if (request->is_tokenized) return absl::OkStatus();
-    if (request->chat) {
-      if (chat_template_ == nullptr) {
-        return absl::InvalidArgumentError("this line was no chat when the run began");
-      }
-      const ChatInput& chat = *request->chat;
-      LONGSPAN_ASSIGN_OR_RETURN(
-          request->prompt_text,
-          chat_template_->Render(chat.messages, chat.tools, chat.add_generation_prompt,
-                                 chat.template_kwargs));
-      request->sampling.stop_token_ids = end_of_turn_ids_;
-    }
-    // A template writes the special tokens itself.
-    LONGSPAN_ASSIGN_OR_RETURN(request->prompt_tokens,
-                              EncodePrompt(engine_.tokenizer(), request->prompt_text,
-                                           line.custom_id, !request->chat.has_value()));
-    if (request->chat && !request->states_max_tokens) {  // as many as there is room for
-      request->sampling.max_tokens = std::max<int64_t>(
-          1, engine_.config().max_model_len - static_cast<int64_t>(request->prompt_tokens.size()));
-    }
     return absl::OkStatus();
   }
 
@@ -153,12 +123,11 @@ class BatchRunner {
   }
 
   const BatchInput& input_;
-  const ChatTemplate* chat_template_;
   BatchOutput& output_;
   Engine& engine_;
   Progress& progress_;
   absl::flat_hash_map<int64_t, Running> running_;  // by the engine's id
-  std::vector<int32_t> end_of_turn_ids_;
+  PromptMaker prompts_;
   BatchCounts counts_;
   int64_t prompt_tokens_ = 0;
   int64_t generated_tokens_ = 0;
@@ -170,27 +139,6 @@ absl::StatusOr<BatchCounts> AnswerBatch(const BatchInput& input, const ChatTempl
                                         BatchOutput& output, Engine& engine, Progress& progress,
                                         const std::function<bool()>& stop) {
   return BatchRunner(input, chat_template, output, engine, progress).Run(stop);
-}
-
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
-                                                  const std::string& text, const std::string& name,
-                                                  bool add_special_tokens) {
-  EncodeNotes notes;
-  LONGSPAN_ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
-                            tokenizer.Encode(text, add_special_tokens, &notes));
-  if (notes.replaced > 0) {
-    spdlog::warn("{}: {} ill-formed UTF-8 sequences were replaced by U+FFFD", name, notes.replaced);
-  }
-  if (notes.unknown_bytes > 0) {
-    spdlog::warn("{}: the vocabulary has no token for {} bytes: the model does not see them", name,
-                 notes.unknown_bytes);
-  }
-  return tokens;
-}
-
-std::string ModelName(const Config& config) {
-  const std::filesystem::path path(config.model);
-  return (path.has_filename() ? path.filename() : path.parent_path().filename()).string();
 }
 
 }  // namespace longspan

@@ -30,14 +30,6 @@ absl::StatusOr<BatchCounts> AnswerBatch(const BatchInput& input, const ChatTempl
                                         BatchOutput& output, Engine& engine, Progress& progress,
                                         const std::function<bool()>& stop);
 
-// Token ids of a text prompt; warns, with `name`, of what the tokenizer had to change.
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
-                                                  const std::string& text, const std::string& name,
-                                                  bool add_special_tokens = true);
-
-// The last part of a model directory's path.
-std::string ModelName(const Config& config);
-
 }  // namespace longspan
 
 #endif  // LONGSPAN_LAUNCHER_BATCH_RUNNER_H_

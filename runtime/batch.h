@@ -47,11 +47,18 @@ struct BatchRequest {
   std::optional<ChatInput> chat;  // of /v1/chat/completions, instead of a prompt
   bool states_max_tokens = false;
   SamplingParams sampling;
+  // Of ParseRequestBody alone.
+  std::vector<std::string> more_prompts;  // texts behind prompt_text, each with its own choices
+  int64_t n = 1;                          // choices of each prompt
+  bool stream = false;
+  bool include_usage = false;  // a stream ends with the usage
   std::optional<BatchError> error;
 };
 
 // Never fails: what is wrong with the line is in `error`. Strict JSON, UTF-8, at most 32 deep.
 BatchRequest ParseBatchLine(absl::string_view line);
+// The body of an HTTP request to /v1/completions or /v1/chat/completions, with the same limits.
+BatchRequest ParseRequestBody(absl::string_view body, bool is_chat);
 
 // Where a line of the input is. Blank lines have none.
 struct BatchLine {
@@ -137,6 +144,10 @@ struct CompletionContext {
   bool logprobs = false;
   bool is_chat = false;
 };
+
+// An element of an answer's `choices`.
+nlohmann::ordered_json ChoiceJson(const CompletionContext& context, const Completion& completion,
+                                  const Tokenizer& tokenizer, int64_t index);
 
 // A `text_completion` object of the OpenAI API, or a `chat.completion` one, as JSON. Beside its
 // keys, `metrics` has seconds.

@@ -1,4 +1,5 @@
-// The JSON of batch lines as they are read. Files are in batch.cc, answers in batch_answer.cc.
+// The JSON of requests as it is read, batch lines and bodies of HTTP requests. Files are in
+// batch.cc, answers in batch_answer.cc.
 #include "runtime/batch_json.h"
 
 #include <algorithm>
@@ -21,6 +22,7 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kMaxDepth = 32;
 constexpr size_t kMaxCustomIdBytes = 1024;
 constexpr size_t kMaxStops = 16;
+constexpr int64_t kMaxChoices = 64;  // of a request, over all its prompts
 constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxGeneratedTokens = int64_t{1} << 31;
 constexpr absl::string_view kUrl = "/v1/completions";
@@ -36,6 +38,10 @@ using Scalar = std::variant<std::nullptr_t, bool, int64_t, double, std::string>;
 // array. Nothing of the text is kept, so that its shape cannot exhaust memory or stack.
 class JsonWalker : public nlohmann::json_sax<nlohmann::json> {
  public:
+  // `path`: where the text is in a document, `name` what it is called.
+  explicit JsonWalker(std::vector<std::string> path = {}, absl::string_view name = "line")
+      : path_(std::move(path)), name_(name) {}
+
   // False for malformed or too deep JSON; then malformed() says where.
   bool Walk(absl::string_view text) {
     return nlohmann::json::sax_parse(text.begin(), text.end(), this);
@@ -68,7 +74,7 @@ class JsonWalker : public nlohmann::json_sax<nlohmann::json> {
   bool parse_error(size_t position, const std::string&,
                    const nlohmann::detail::exception& error) final {
     const absl::string_view what = error.what();
-    malformed_ = absl::StrCat("not valid JSON at byte ", position, " of the line");
+    malformed_ = absl::StrCat("not valid JSON at byte ", position, " of the ", name_);
     if (absl::StrContains(what, "UTF-8")) malformed_ += " (ill-formed UTF-8)";
     if (error.id == 406) malformed_ += " (number out of range)";
     return false;
@@ -97,11 +103,81 @@ class JsonWalker : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
 
+  absl::string_view name_;
   std::string malformed_;
 };
 
+// What a body may hold, and at which URL. Those that are not read by name below change nothing at
+// the value that they must have.
+enum class Url { kAny, kCompletions, kChat };
+struct Param {
+  absl::string_view name;
+  Url url = Url::kAny;
+};
+constexpr Param kParams[] = {
+    {"max_tokens"},
+    {"temperature"},
+    {"top_p"},
+    {"top_k"},
+    {"seed"},
+    {"stop"},
+    {"ignore_eos"},
+    {"logprobs"},
+    {"model"},
+    {"user"},
+    {"n"},
+    {"stream"},
+    {"presence_penalty"},
+    {"frequency_penalty"},
+    {"prompt", Url::kCompletions},
+    {"echo", Url::kCompletions},
+    {"best_of", Url::kCompletions},
+    {"messages", Url::kChat},
+    {"tools", Url::kChat},
+    {"tool_choice", Url::kChat},
+    {"max_completion_tokens", Url::kChat},
+    {"top_logprobs", Url::kChat},
+    {"chat_template_kwargs", Url::kChat},
+    {"add_generation_prompt", Url::kChat},
+};
+constexpr absl::string_view kChatParts[] = {"messages", "tools", "chat_template_kwargs"};
+
+const Param* FindParam(absl::string_view name) {
+  const auto* found = std::find_if(std::begin(kParams), std::end(kParams),
+                                   [name](const Param& param) { return param.name == name; });
+  return found == std::end(kParams) ? nullptr : found;
+}
+
+// Those that only a server reads.
+constexpr absl::string_view kServedParams[] = {"stream_options"};
+
+struct NeutralParam {
+  absl::string_view name;
+  absl::string_view value;
+};
+constexpr NeutralParam kNeutralParams[] = {{"n", "1"},
+                                           {"best_of", "1"},
+                                           {"stream", "false"},
+                                           {"presence_penalty", "0"},
+                                           {"frequency_penalty", "0"}};
+// `tool_choice: auto` lets the template show the tools, which is all that is done with them here.
+constexpr absl::string_view kToolChoice = "auto";
+
+const NeutralParam* FindNeutral(absl::string_view name) {
+  for (const NeutralParam& param : kNeutralParams) {
+    if (param.name == name) return &param;
+  }
+  return nullptr;
+}
+
 class RequestWalker final : public JsonWalker {
  public:
+  RequestWalker() = default;  // of a batch line
+  // Of the body of an HTTP request: as a line's body, but several prompts and choices may be asked
+  // for, and a stream.
+  explicit RequestWalker(bool is_chat)
+      : JsonWalker({"body"}, "body"), is_served_(true), is_chat_(is_chat) {}
+
   BatchRequest Finish(bool well_formed, absl::string_view line);
 
  private:
@@ -115,6 +191,11 @@ class RequestWalker final : public JsonWalker {
   void ReadChat(absl::string_view line);
   // Whether path_ is within a part of the body that ReadChat reads.
   bool InChatPart() const;
+  bool IsKnown(absl::string_view param) const {
+    return FindParam(param) != nullptr ||
+           (is_served_ &&
+            std::count(std::begin(kServedParams), std::end(kServedParams), param) > 0);
+  }
 
   // Only the first error is told; custom_id is read in any case.
   void Fail(std::string message, absl::string_view param = "") {
@@ -148,6 +229,7 @@ class RequestWalker final : public JsonWalker {
   BatchRequest request_;
   std::vector<std::string> seen_;  // keys of the line and of its body, the known ones
   bool has_prompt_ = false;
+  const bool is_served_ = false;
   bool is_chat_ = false;
   bool add_generation_prompt_ = true;
   int64_t values_ = 0;            // of the line
@@ -155,65 +237,6 @@ class RequestWalker final : public JsonWalker {
   int64_t most_keys_ = 0;         // of any object
   std::optional<bool> chat_logprobs_;
 };
-
-// What a body may hold, and at which URL. Those that are not read by name below change nothing at
-// the value that they must have.
-enum class Url { kAny, kCompletions, kChat };
-struct Param {
-  absl::string_view name;
-  Url url = Url::kAny;
-};
-constexpr Param kParams[] = {
-    {"max_tokens"},
-    {"temperature"},
-    {"top_p"},
-    {"seed"},
-    {"stop"},
-    {"ignore_eos"},
-    {"logprobs"},
-    {"model"},
-    {"user"},
-    {"n"},
-    {"stream"},
-    {"presence_penalty"},
-    {"frequency_penalty"},
-    {"prompt", Url::kCompletions},
-    {"echo", Url::kCompletions},
-    {"best_of", Url::kCompletions},
-    {"messages", Url::kChat},
-    {"tools", Url::kChat},
-    {"tool_choice", Url::kChat},
-    {"max_completion_tokens", Url::kChat},
-    {"top_logprobs", Url::kChat},
-    {"chat_template_kwargs", Url::kChat},
-    {"add_generation_prompt", Url::kChat},
-};
-constexpr absl::string_view kChatParts[] = {"messages", "tools", "chat_template_kwargs"};
-
-const Param* FindParam(absl::string_view name) {
-  const auto* found = std::find_if(std::begin(kParams), std::end(kParams),
-                                   [name](const Param& param) { return param.name == name; });
-  return found == std::end(kParams) ? nullptr : found;
-}
-
-struct NeutralParam {
-  absl::string_view name;
-  absl::string_view value;
-};
-constexpr NeutralParam kNeutralParams[] = {{"n", "1"},
-                                           {"best_of", "1"},
-                                           {"stream", "false"},
-                                           {"presence_penalty", "0"},
-                                           {"frequency_penalty", "0"}};
-// `tool_choice: auto` lets the template show the tools, which is all that is done with them here.
-constexpr absl::string_view kToolChoice = "auto";
-
-const NeutralParam* FindNeutral(absl::string_view name) {
-  for (const NeutralParam& param : kNeutralParams) {
-    if (param.name == name) return &param;
-  }
-  return nullptr;
-}
 
 std::optional<double> Number(const Scalar& value) {
   if (const int64_t* integer = std::get_if<int64_t>(&value)) return static_cast<double>(*integer);
@@ -233,7 +256,7 @@ void RequestWalker::VisitKey() {
   if (path_.size() != 1 && !in_body) return;
   const std::string& key = path_.back();
   if (in_body) {
-    if (FindParam(key) == nullptr) {
+    if (!IsKnown(key)) {
       const std::string shown = key.substr(0, 64);
       return Fail(absl::StrCat("unknown parameter `", shown, "`"), shown);
     }
@@ -252,6 +275,8 @@ void RequestWalker::VisitContainer(bool is_array) {
   keys_[path_.size()] = 0;
   if (path_.empty()) {
     if (is_array) Fail("a line must be a JSON object");
+  } else if (is_served_ && path_.size() == 1) {
+    if (is_array) Fail("the body must be a JSON object");
   } else if (path_.size() == 1) {
     const std::string& key = path_[0];
     if (key == "body" && is_array) Fail("`body` must be an object");
@@ -261,6 +286,8 @@ void RequestWalker::VisitContainer(bool is_array) {
   } else if (path_[0] == "body" && !InChatPart()) {
     if (is_array && At("body", "prompt")) {
       request_.is_tokenized = has_prompt_ = true;
+    } else if (is_served_ && !is_array && At("body", "stream_options")) {
+      // its members are read one by one
     } else if (!is_array || !At("body", "stop")) {
       FailParam(path_[1],
                 path_[1] == "prompt" ? "one text or one list of token ids" : "a single value");
@@ -279,7 +306,9 @@ void RequestWalker::Visit(Scalar value) {
 
 void RequestWalker::VisitTopLevel(Scalar& value) {
   std::string* text = std::get_if<std::string>(&value);
-  if (At("custom_id")) {
+  if (is_served_) {
+    Fail("the body must be a JSON object");
+  } else if (At("custom_id")) {
     if (text == nullptr || text->empty() || text->size() > kMaxCustomIdBytes) {
       return Fail(absl::StrCat("`custom_id` must be a text of 1 to ", kMaxCustomIdBytes, " bytes"));
     }
@@ -319,6 +348,14 @@ void RequestWalker::VisitBody(Scalar& value) {
       return FailParam(param, "a number above 0 and at most 1");
     }
     sampling.top_p = *number;
+  } else if (param == "top_k") {
+    Integer(param, value, -1, std::numeric_limits<int32_t>::max(), &sampling.top_k);
+  } else if (is_served_ && param == "n") {
+    Integer(param, value, 1, kMaxChoices, &request_.n);
+  } else if (is_served_ && param == "stream") {
+    Boolean(param, value, &request_.stream);
+  } else if (param == "stream_options") {
+    FailParam(param, "an object");
   } else if (param == "seed") {
     int64_t seed = 0;
     Integer(param, value, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max(),
@@ -352,10 +389,27 @@ void RequestWalker::VisitBody(Scalar& value) {
 
 void RequestWalker::VisitElement(Scalar& value) {
   if (path_[1] == "stop") return AddStop(value);
+  if (path_[1] == "stream_options") {
+    if (path_[2] != "include_usage") {
+      return Fail(absl::StrCat("unknown option `", path_[2].substr(0, 64), "`"), path_[1]);
+    }
+    return Boolean("stream_options.include_usage", value, &request_.include_usage);
+  }
   if (path_[1] != "prompt") return;
+  std::string* text = std::get_if<std::string>(&value);
+  if (is_served_ && text != nullptr && request_.prompt_tokens.empty() &&
+      static_cast<int64_t>(request_.more_prompts.size()) < kMaxChoices) {
+    const bool is_first = std::exchange(request_.is_tokenized, false);
+    (is_first ? request_.prompt_text : request_.more_prompts.emplace_back()) = std::move(*text);
+    return;
+  }
   const int64_t* id = std::get_if<int64_t>(&value);
-  if (id == nullptr || *id < 0 || *id > std::numeric_limits<int32_t>::max()) {
-    return FailParam("prompt", "one text or one list of token ids");
+  if (id == nullptr || *id < 0 || *id > std::numeric_limits<int32_t>::max() ||
+      !request_.is_tokenized) {
+    return FailParam("prompt", is_served_ ? absl::StrCat("one text, one list of token ids, or a "
+                                                         "list of at most ",
+                                                         kMaxChoices, " texts")
+                                          : "one text or one list of token ids");
   }
   request_.prompt_tokens.push_back(static_cast<int32_t>(*id));
 }
@@ -370,7 +424,8 @@ void RequestWalker::CheckParams() {
   for (const std::string& name : seen_) {
     absl::string_view key = name;
     if (!absl::ConsumePrefix(&key, "body.")) continue;
-    const Url url = FindParam(key)->url;
+    const Param* param = FindParam(key);
+    const Url url = param == nullptr ? Url::kAny : param->url;
     if (url == Url::kAny || (url == Url::kChat) == is_chat_) continue;
     return Fail(absl::StrCat("`", key, "` is no parameter of ", is_chat_ ? kChatUrl : kUrl), key);
   }
@@ -420,7 +475,8 @@ void RequestWalker::ReadChat(absl::string_view line) {
                 "messages");
   }
   // Depth and number of values are known to be bounded.
-  Json body = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false)["body"];
+  Json body = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
+  if (!is_served_) body = Json(std::move(body["body"]));
   ChatInput& chat = request_.chat.emplace();
   chat.add_generation_prompt = add_generation_prompt_;
   chat.messages = std::move(body["messages"]);
@@ -450,7 +506,7 @@ BatchRequest RequestWalker::Finish(bool well_formed, absl::string_view line) {
     Fail(malformed());
   }
   for (const absl::string_view key : {"custom_id", "method", "url", "body"}) {
-    if (std::count(seen_.begin(), seen_.end(), key) == 0) {
+    if (!is_served_ && std::count(seen_.begin(), seen_.end(), key) == 0) {
       Fail(absl::StrCat("`", key, "` is missing"));
     }
   }
@@ -458,6 +514,15 @@ BatchRequest RequestWalker::Finish(bool well_formed, absl::string_view line) {
   const bool has_messages = std::count(seen_.begin(), seen_.end(), "body.messages") > 0;
   if (is_chat_ && !has_messages) Fail("`messages` is missing", "messages");
   if (!is_chat_ && !has_prompt_) Fail("`prompt` is missing", "prompt");
+  if (request_.n * static_cast<int64_t>(1 + request_.more_prompts.size()) > kMaxChoices) {
+    Fail(absl::StrCat("prompts times `n` must be at most ", kMaxChoices), "n");
+  }
+  if (request_.n > 1 && request_.sampling.temperature == 0) {
+    Fail("`n` above 1 needs a `temperature` above 0: the choices would be the same", "n");
+  }
+  if (request_.include_usage && !request_.stream) {
+    Fail("`stream_options` needs `stream` to be true", "stream_options");
+  }
   if (is_chat_ && !request_.error) ReadChat(line);
   if (request_.error) request_.chat.reset();
   return std::move(request_);
@@ -507,6 +572,12 @@ BatchRequest ParseBatchLine(absl::string_view line) {
   RequestWalker walker;
   const bool well_formed = walker.Walk(line);
   return walker.Finish(well_formed, line);
+}
+
+BatchRequest ParseRequestBody(absl::string_view body, bool is_chat) {
+  RequestWalker walker(is_chat);
+  const bool well_formed = walker.Walk(body);
+  return walker.Finish(well_formed, body);
 }
 
 std::optional<BatchOutputLine> ParseBatchOutputLine(absl::string_view line) {

@@ -1,5 +1,8 @@
 #include "runtime/chat_prompt.h"
 
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -39,6 +42,45 @@ std::vector<int32_t> EndOfTurnIds(const Tokenizer& tokenizer) {
   }
   if (tokenizer.eos_id().has_value()) ids.push_back(*tokenizer.eos_id());
   return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
+                                                  const std::string& text, const std::string& name,
+                                                  bool add_special_tokens) {
+  EncodeNotes notes;
+  LONGSPAN_ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
+                            tokenizer.Encode(text, add_special_tokens, &notes));
+  if (notes.replaced > 0) {
+    spdlog::warn("{}: {} ill-formed UTF-8 sequences were replaced by U+FFFD", name, notes.replaced);
+  }
+  if (notes.unknown_bytes > 0) {
+    spdlog::warn("{}: the vocabulary has no token for {} bytes: the model does not see them", name,
+                 notes.unknown_bytes);
+  }
+  return tokens;
+}
+
+absl::Status PromptMaker::Make(const std::string& name, BatchRequest* request) const {
+  if (request->is_tokenized) return absl::OkStatus();
+  if (request->chat) {
+    if (chat_template_ == nullptr) {
+      return absl::InvalidArgumentError("the model has no chat template: use /v1/completions");
+    }
+    const ChatInput& chat = *request->chat;
+    LONGSPAN_ASSIGN_OR_RETURN(
+        request->prompt_text,
+        chat_template_->Render(chat.messages, chat.tools, chat.add_generation_prompt,
+                               chat.template_kwargs));
+    request->sampling.stop_token_ids = end_of_turn_ids_;
+  }
+  // A template writes the special tokens itself.
+  LONGSPAN_ASSIGN_OR_RETURN(request->prompt_tokens, EncodePrompt(tokenizer_, request->prompt_text,
+                                                                 name, !request->chat.has_value()));
+  if (request->chat && !request->states_max_tokens) {  // as many as there is room for
+    request->sampling.max_tokens =
+        std::max<int64_t>(1, max_model_len_ - static_cast<int64_t>(request->prompt_tokens.size()));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace longspan

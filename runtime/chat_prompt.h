@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/batch.h"
 #include "runtime/chat_template.h"
 #include "runtime/tokenizer.h"
 
@@ -22,6 +23,32 @@ absl::StatusOr<std::string> RenderHello(const ChatTemplate& chat_template);
 // special tokens, and the tokenizer's own `eos_token`: a model's list of end tokens may lack that
 // of its chats.
 std::vector<int32_t> EndOfTurnIds(const Tokenizer& tokenizer);
+
+// Token ids of a text prompt; warns, with `name`, of what the tokenizer had to change.
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
+                                                  const std::string& text, const std::string& name,
+                                                  bool add_special_tokens = true);
+
+// Makes token ids of what requests hold. Safe to share between threads.
+class PromptMaker {
+ public:
+  // `chat_template` may be null: then chats are refused.
+  PromptMaker(const Tokenizer& tokenizer, const ChatTemplate* chat_template, int64_t max_model_len)
+      : tokenizer_(tokenizer),
+        chat_template_(chat_template),
+        max_model_len_(max_model_len),
+        end_of_turn_ids_(EndOfTurnIds(tokenizer)) {}
+
+  // Fills in prompt_tokens, and for a chat prompt_text and what depends on both. `name`: of the
+  // request, in warnings.
+  absl::Status Make(const std::string& name, BatchRequest* request) const;
+
+ private:
+  const Tokenizer& tokenizer_;
+  const ChatTemplate* chat_template_;
+  int64_t max_model_len_;
+  std::vector<int32_t> end_of_turn_ids_;
+};
 
 }  // namespace longspan
 

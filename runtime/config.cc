@@ -515,4 +515,9 @@ DType ScoreKeyDType(const Config& config) {
   return config.kv_cache_score_dtype == "fp8_e4m3" ? DType::kFloat8E4M3 : KvCacheDType(config);
 }
 
+std::string ModelName(const Config& config) {
+  const fs::path path(config.model);
+  return (path.has_filename() ? path.filename() : path.parent_path().filename()).string();
+}
+
 }  // namespace longspan

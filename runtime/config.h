@@ -91,6 +91,9 @@ absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml);
 
 inline bool IsDummy(const Config& config) { return config.load_format == "dummy"; }
 
+// The last part of the model directory's path.
+std::string ModelName(const Config& config);
+
 // What `parallel.communicator: auto` means under mpirun: NCCL between GPUs, if it was built in.
 CommunicatorKind DefaultUnderMpirun(const Config& config);
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,9 @@ struct RequestUpdate {
   int64_t prefilled = 0;  // prompt tokens in the cache
   int64_t prompt_tokens = 0;
   std::string text;  // newly decoded text, safe to print: whole characters, no stop string
+  // What the step generated, if anything but an end of the sequence; `text` may lag behind.
+  std::optional<int32_t> token;
+  std::optional<TokenLogprobs> logprobs;  // of it, when asked for
   bool finished = false;
   Completion completion;  // when finished
 };

@@ -14,6 +14,7 @@ struct SamplingParams {
   int64_t max_tokens = 16;   // 0: for the prompt's log-probabilities alone
   double temperature = 1.0;  // 0: greedy
   double top_p = 1.0;
+  int64_t top_k = 0;             // of the likeliest tokens so many may be drawn; 0 or -1: all
   std::optional<uint64_t> seed;  // unset: 0
   std::vector<std::string> stop;
   bool ignore_eos = false;

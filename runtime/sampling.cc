@@ -53,7 +53,12 @@ int32_t SampleToken(absl::Span<const float> logits, const SamplingParams& params
   if (params.temperature == 0) return LikeliestToken(logits);
   std::vector<int32_t> tokens = AllTokens(logits);
   const auto likelier = LikelierThan(logits);
-  std::sort(tokens.begin(), tokens.end(), likelier);
+  if (params.top_k > 0 && params.top_k < static_cast<int64_t>(tokens.size())) {
+    std::partial_sort(tokens.begin(), tokens.begin() + params.top_k, tokens.end(), likelier);
+    tokens.resize(params.top_k);
+  } else {
+    std::sort(tokens.begin(), tokens.end(), likelier);
+  }
   std::vector<double> weights(tokens.size());
   double total = 0;
   for (size_t i = 0; i < tokens.size(); ++i) {

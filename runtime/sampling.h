@@ -10,8 +10,8 @@ namespace longspan {
 
 // The next token of a sequence from its logits [vocab]: greedy at temperature 0 (the lowest id
 // among equals), otherwise drawn from the smallest set of tokens whose probability reaches top_p
-// (nucleus sampling, arXiv 1904.09751). The draw is a function of seed and position only, so it
-// does not depend on what else is in the batch.
+// (nucleus sampling, arXiv 1904.09751), of that of the top_k likeliest. The draw is a function of
+// seed and position only, so it does not depend on what else is in the batch.
 int32_t SampleToken(absl::Span<const float> logits, const SamplingParams& params, uint64_t seed,
                     int64_t position);
 

@@ -49,7 +49,7 @@ RequestUpdate Sequence::Append(int32_t token, std::optional<TokenLogprobs> logpr
       !request_.sampling.ignore_eos && (in(eos_token_ids) || in(request_.sampling.stop_token_ids));
   if (!eos) {
     completion_.tokens.push_back(token);
-    if (logprobs) completion_.logprobs.push_back(*std::move(logprobs));
+    if (logprobs) completion_.logprobs.push_back(*logprobs);
     text_ += decoder_.Push(token);
   }
   bool stopped = CutAtStop();
@@ -61,6 +61,10 @@ RequestUpdate Sequence::Append(int32_t token, std::optional<TokenLogprobs> logpr
   const bool finished = stopped || eos || full;
   completion_.finish_reason = stopped || eos ? FinishReason::kStop : FinishReason::kLength;
   RequestUpdate update = Update();
+  if (!eos) {
+    update.token = token;
+    update.logprobs = std::move(logprobs);
+  }
   update.text = TakePrintable(finished);
   update.finished = finished;
   if (finished) {

@@ -226,7 +226,7 @@ TEST(ParseBatchLine, WrongParametersNameTheKey) {
       {R"({"prompt":"a","stream":true})", "stream", "must be false"},
       {R"({"prompt":"a","stream":0})", "stream", "must be false"},
       {R"({"prompt":"a","presence_penalty":0.5})", "presence_penalty", "must be 0"},
-      {R"({"prompt":"a","top_k":5})", "top_k", "unknown parameter `top_k`"},
+      {R"({"prompt":"a","min_p":5})", "min_p", "unknown parameter `min_p`"},
       {R"({"prompt":"a","logit_bias":{"5":1}})", "logit_bias", "unknown parameter"},
   };
   for (const auto& wrong : cases) {
