@@ -26,10 +26,8 @@ constexpr int64_t kDecodedTokens = 32;
 constexpr int64_t kPrompts = 1;
 constexpr int64_t kWarmupChunks = 2;
 
-// Of a sequence before `others`, whose prompts come chunk by chunk while it is decoded already.
-int64_t DecodedTokens(int64_t others, int64_t chunks, int64_t steps) {
-  return 1 + others * chunks + kWarmupTokens + steps;
-}
+// Of a sequence before `others`: prompts take turns, so that each ends one step after the other.
+int64_t DecodedTokens(int64_t others, int64_t steps) { return 1 + others + kWarmupTokens + steps; }
 
 // Rank 0's side of one job.
 class EngineBench {
@@ -150,10 +148,8 @@ absl::StatusOr<std::vector<BenchRow>> EngineBench::Prefill(const BenchShape& sha
 absl::StatusOr<std::vector<double>> EngineBench::DecodeSeconds(int64_t context, int64_t steps) {
   tokens_done_.clear();
   open_ = prefilled_ = 0;
-  const int64_t chunk = engine_.config().prefill_chunk_tokens;
-  const int64_t chunks = (context + chunk - 1) / chunk;
   for (int64_t i = 0; i < options_.batch; ++i) {
-    Submit(context, DecodedTokens(options_.batch - 1 - i, chunks, steps));
+    Submit(context, DecodedTokens(options_.batch - 1 - i, steps));
   }
   std::vector<double> seconds;
   while (engine_.HasWork() && goes_on()) {
@@ -237,12 +233,11 @@ struct EngineJob {
 absl::StatusOr<int> BenchDecode(const BenchOptions& options) {
   EngineJob job = {options, "decode", &EngineBench::Decode, {}};
   const auto prepare = [&](const Config& config) -> absl::StatusOr<bool> {
-    const int64_t chunks = (Longest(options) - 1) / config.prefill_chunk_tokens + 1;
     const int64_t decoded = options.repeat.value_or(kDecodedTokens);
     LONGSPAN_ASSIGN_OR_RETURN(
         job.report.machine,
         PrepareBench(options, config, options.batch,
-                     Longest(options) + DecodedTokens(options.batch - 1, chunks, decoded)));
+                     Longest(options) + DecodedTokens(options.batch - 1, decoded)));
     return true;
   };
   return RunOnRanks(RankJob{prepare, [&job](const Config& config, Communicator& communicator) {

@@ -235,7 +235,11 @@ class EngineImpl final : public Engine {
     return id;
   }
 
-  bool HasWork() const override { return !sequences_.empty(); }
+  void Cancel(int64_t request) override {
+    if (sequences_.contains(request)) End(request);
+  }
+
+  bool HasWork() const override { return !sequences_.empty() || !closing_.empty(); }
   int64_t num_waiting() const override { return scheduler_.num_waiting(); }
 
   absl::StatusOr<std::vector<RequestUpdate>> Step() override {
@@ -250,6 +254,12 @@ class EngineImpl final : public Engine {
     stats_.dense_keys += model_->counts.dense - before.dense;
     return Deliver(plan, std::move(result));
   }
+
+  EngineLoad load() const override {
+    return {scheduler_.num_running(), scheduler_.num_waiting(), scheduler_.used_pages(),
+            model_->pool->max_pages()};
+  }
+  const EngineStats& stats() const override { return stats_; }
 
   absl::StatusOr<EngineStats> Shutdown() override {
     StepPlan plan;
@@ -362,12 +372,14 @@ class EngineImpl final : public Engine {
                             : Append(sequence, result.decode_tokens[d], std::nullopt));
     }
     for (const RequestUpdate& update : updates) {
-      if (!update.finished) continue;
-      scheduler_.Remove(update.request);
-      closing_.push_back(update.request);
-      sequences_.erase(update.request);
+      if (update.finished) End(update.request);
     }
     return updates;
+  }
+
+  void End(int64_t request) {
+    if (scheduler_.Remove(request)) closing_.push_back(request);
+    sequences_.erase(request);
   }
 
   bool AllGreedy(const StepPlan& plan) const {

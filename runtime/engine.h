@@ -41,6 +41,15 @@ struct EngineStats {
   std::vector<int64_t> peak_memory_bytes;  // [ranks] resident set
 };
 
+// How busy the engine is.
+struct EngineLoad {
+  int64_t running = 0;  // requests
+  int64_t waiting = 0;
+  // Of rank 0's cache, which no rank's exceeds.
+  int64_t used_pages = 0;
+  int64_t total_pages = 0;
+};
+
 // The engine of one rank. Rank 0 schedules: it turns requests into steps and broadcasts each step;
 // every rank runs it (docs/ARCHITECTURE.md, "The way of a token"). All ranks create the engine;
 // then rank 0 calls Submit and Step, and Shutdown at the end, while the others sit in RunWorker.
@@ -59,13 +68,20 @@ class Engine {
   // Rank 0. Queues a request; InvalidArgument if it can never run (too long, token ids out of
   // range, no prompt). At most config().max_num_seqs run at once; others wait in order.
   virtual absl::StatusOr<int64_t> Submit(Request request) = 0;
-  // Rank 0. True while a submitted request is unfinished.
+  // Rank 0. Gives up a request wherever it stands: no further update tells of it, and its place and
+  // cache are free with the next step. Ids that are unknown or finished are ignored.
+  virtual void Cancel(int64_t request) = 0;
+  // Rank 0. True while a submitted request is unfinished, or ranks still hold cache of an ended
+  // one: a step frees it, even with nothing else to do.
   virtual bool HasWork() const = 0;
   // Rank 0. Requests waiting for a place among the running ones.
   virtual int64_t num_waiting() const = 0;
   // Rank 0. One step of the continuous batch: at most one prefill chunk, and one token of every
   // sequence that is decoding. An error is fatal for the job.
   virtual absl::StatusOr<std::vector<RequestUpdate>> Step() = 0;
+  // Rank 0. Both are cheap, and as of the last step.
+  virtual EngineLoad load() const = 0;
+  virtual const EngineStats& stats() const = 0;  // so far; without peak_memory_bytes
   // Rank 0. Ends RunWorker on the other ranks and gathers statistics.
   virtual absl::StatusOr<EngineStats> Shutdown() = 0;
 

@@ -16,27 +16,38 @@ Scheduler::Work Scheduler::Next() {
          PagesFor(waiting_.front().capacity) <= free_pages_) {
     free_pages_ -= PagesFor(waiting_.front().capacity);
     running_.push_back(waiting_.front());
+    running_.back().turn = next_turn_++;
     work.opens.push_back({waiting_.front().sequence, waiting_.front().capacity});
     waiting_.pop_front();
   }
+  Entry* prefills = nullptr;
   for (Entry& entry : running_) {
     if (entry.prefilled == entry.prompt_tokens) {
       work.decodes.push_back(entry.sequence);
-    } else if (!work.prefill) {
-      const int64_t end = std::min(entry.prompt_tokens, entry.prefilled + limits_.chunk_tokens);
-      work.prefill = {entry.sequence, {entry.prefilled, end}, end == entry.prompt_tokens};
-      entry.prefilled = end;
+    } else if (prefills == nullptr || entry.turn < prefills->turn) {
+      prefills = &entry;
     }
   }
+  if (prefills == nullptr) return work;
+  const int64_t end = std::min(prefills->prompt_tokens, prefills->prefilled + limits_.chunk_tokens);
+  work.prefill = {prefills->sequence, {prefills->prefilled, end}, end == prefills->prompt_tokens};
+  prefills->prefilled = end;
+  prefills->turn = next_turn_++;
   return work;
 }
 
-void Scheduler::Remove(int64_t sequence) {
-  const auto entry = std::find_if(running_.begin(), running_.end(),
-                                  [&](const Entry& e) { return e.sequence == sequence; });
-  LONGSPAN_CHECK(entry != running_.end());
+bool Scheduler::Remove(int64_t sequence) {
+  const auto is_it = [&](const Entry& entry) { return entry.sequence == sequence; };
+  const auto entry = std::find_if(running_.begin(), running_.end(), is_it);
+  if (entry == running_.end()) {
+    const auto waits = std::find_if(waiting_.begin(), waiting_.end(), is_it);
+    LONGSPAN_CHECK(waits != waiting_.end());
+    waiting_.erase(waits);
+    return false;
+  }
   free_pages_ += PagesFor(entry->capacity);
   running_.erase(entry);
+  return true;
 }
 
 std::vector<int64_t> StepPlan::Serialize() const {

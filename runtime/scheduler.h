@@ -38,9 +38,10 @@ struct StepPlan {
   static StepPlan Deserialize(const std::vector<int64_t>& words);
 };
 
-// Continuous batching: which sequences run, and whose prompt gets the next chunk. First come, first
-// served; a sequence starts when there is a place and cache for its whole length, so that it never
-// has to give up cache later.
+// Continuous batching: which sequences run, and whose prompt gets the next chunk. Sequences start
+// in order of arrival, each when there is a place and cache for its whole length, so that it never
+// has to give up cache later. Prompts take turns, a chunk each, so that a short one soon gets
+// through.
 class Scheduler {
  public:
   struct Limits {
@@ -67,9 +68,12 @@ class Scheduler {
   void Add(int64_t sequence, int64_t prompt_tokens, int64_t capacity);
   // The next step's work. A sequence whose prompt this step ends decodes from the next step on.
   Work Next();
-  // The sequence has ended; its place and cache are free from the next step on.
-  void Remove(int64_t sequence);
+  // The sequence has ended, wherever it stood; its place and cache are free from the next step on.
+  // True if it was running, so that ranks have to close it.
+  bool Remove(int64_t sequence);
 
+  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
+  int64_t used_pages() const { return limits_.pages - free_pages_; }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   bool idle() const { return waiting_.empty() && running_.empty(); }
 
@@ -79,12 +83,14 @@ class Scheduler {
     int64_t prompt_tokens;
     int64_t capacity;
     int64_t prefilled = 0;
+    int64_t turn = 0;  // of its prompt: the lowest goes next
   };
 
   Limits limits_;
   int64_t free_pages_;
   std::deque<Entry> waiting_;
   std::vector<Entry> running_;
+  int64_t next_turn_ = 0;
 };
 
 }  // namespace longspan

@@ -55,6 +55,7 @@ class FakeEngine final : public Engine {
     most_queued = std::max(most_queued, queue_.size());
     return queue_.back().id;
   }
+  void Cancel(int64_t) override {}
   bool HasWork() const override { return !queue_.empty(); }
   int64_t num_waiting() const override {
     return std::max<int64_t>(0, static_cast<int64_t>(queue_.size()) - (started_ ? 1 : 0));
@@ -72,7 +73,9 @@ class FakeEngine final : public Engine {
     }
     return std::vector<RequestUpdate>{update};
   }
-  absl::StatusOr<EngineStats> Shutdown() override { return EngineStats(); }
+  EngineLoad load() const override { return {}; }
+  const EngineStats& stats() const override { return stats_; }
+  absl::StatusOr<EngineStats> Shutdown() override { return stats_; }
   absl::Status RunWorker() override { return absl::OkStatus(); }
 
   size_t most_queued = 0;
@@ -85,6 +88,7 @@ class FakeEngine final : public Engine {
     int steps;
   };
   Config config_;
+  EngineStats stats_;
   std::unique_ptr<Tokenizer> tokenizer_;
   int steps_;
   bool started_ = false;

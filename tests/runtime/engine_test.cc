@@ -187,6 +187,45 @@ TEST_F(EngineTest, CountsWhatWasAttendedTo) {
   EXPECT_GT(stats_.attended_keys, 0);
 }
 
+TEST_F(EngineTest, CancelsWhereverARequestStands) {
+  config_.max_num_seqs = 2;
+  ASSERT_TRUE(ResolveConfig(2, &config_).ok());
+  const Completion alone = Run(2, 1, {MakeRequest(3, 90, 8)})[0];
+  const absl::Status ran = RunThreadRanks(2, [&](Communicator& communicator) -> absl::Status {
+    LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config_, &communicator));
+    if (communicator.rank() != 0) return engine->RunWorker();
+    LONGSPAN_ASSIGN_OR_RETURN(const int64_t decodes, engine->Submit(MakeRequest(1, 5, 100)));
+    LONGSPAN_ASSIGN_OR_RETURN(const int64_t prefills, engine->Submit(MakeRequest(2, 500, 1)));
+    LONGSPAN_ASSIGN_OR_RETURN(const int64_t waits, engine->Submit(MakeRequest(4, 10, 1)));
+    LONGSPAN_ASSIGN_OR_RETURN(const int64_t goes_on, engine->Submit(MakeRequest(3, 90, 8)));
+    for (int step = 0; step < 3; ++step) LONGSPAN_RETURN_IF_ERROR(engine->Step().status());
+    EXPECT_EQ(engine->load().running, 2);
+    EXPECT_EQ(engine->load().waiting, 2);
+    EXPECT_EQ(engine->stats().prompt_tokens, 5 + 2 * 64);
+    for (const int64_t id : {waits, prefills, decodes, decodes, int64_t{1000}}) engine->Cancel(id);
+    EXPECT_EQ(engine->load().running, 0);
+    EXPECT_EQ(engine->load().waiting, 1);
+    EXPECT_EQ(engine->load().used_pages, 0);
+    Completion completion;
+    while (completion.tokens.empty() && engine->HasWork()) {
+      LONGSPAN_ASSIGN_OR_RETURN(const auto updates, engine->Step());
+      for (const RequestUpdate& update : updates) {
+        EXPECT_EQ(update.request, goes_on);
+        if (update.finished) completion = update.completion;
+      }
+    }
+    EXPECT_EQ(completion.tokens, alone.tokens);
+    EXPECT_TRUE(engine->HasWork()) << "ranks still hold its cache";
+    LONGSPAN_ASSIGN_OR_RETURN(const auto updates, engine->Step());
+    EXPECT_TRUE(updates.empty());
+    EXPECT_FALSE(engine->HasWork());
+    engine->Cancel(goes_on);
+    EXPECT_FALSE(engine->HasWork());
+    return engine->Shutdown().status();
+  });
+  EXPECT_TRUE(ran.ok()) << ran;
+}
+
 TEST_F(EngineTest, RefusesRequestsThatCannotRun) {
   config_.max_model_len = 50;
   ASSERT_TRUE(ResolveConfig(1, &config_).ok());

@@ -1,7 +1,7 @@
 #include "runtime/scheduler.h"
 
 #include <algorithm>
-#include <deque>
+#include <iterator>
 #include <map>
 #include <random>
 #include <vector>
@@ -39,6 +39,7 @@ class Simulation {
     int64_t capacity = 0;
     int64_t to_generate = 0;  // may be less than the capacity has room for
     int64_t prefilled = 0;
+    int64_t turn = 0;  // when it began to run, or got its last chunk
     bool running = false;
   };
 
@@ -96,21 +97,26 @@ class Simulation {
       Entry& entry = all_.at(waiting[i]);
       ASSERT_EQ(work.opens[i].capacity, entry.capacity);
       entry.running = true;
+      entry.turn = next_turn_++;
     }
     CheckLimits();
     ASSERT_EQ(work.decodes, must_decode) << "a prompt delays a decoding sequence";
     CheckPrefill(work);
     Deliver(work);
+    if (!all_.empty() && Integer(0, 9) == 0) Cancel();
   }
 
-  // The first of the running whose prompt is not done gets the chunk.
+  // Of the running whose prompt is not done, the one that has waited longest gets the chunk.
   void CheckPrefill(const Scheduler::Work& work) {
-    const auto first = std::find_if(all_.begin(), all_.end(), [](const auto& item) {
-      return item.second.running && item.second.prefilled < item.second.prompt;
-    });
+    auto first = all_.end();
+    for (auto item = all_.begin(); item != all_.end(); ++item) {
+      if (!item->second.running || item->second.prefilled == item->second.prompt) continue;
+      if (first == all_.end() || item->second.turn < first->second.turn) first = item;
+    }
     ASSERT_EQ(work.prefill.has_value(), first != all_.end());
     if (!work.prefill) return;
     Entry& entry = first->second;
+    entry.turn = next_turn_++;
     ASSERT_EQ(work.prefill->sequence, first->first);
     ASSERT_EQ(work.prefill->tokens.begin, entry.prefilled);
     ASSERT_EQ(work.prefill->tokens.size(),
@@ -125,9 +131,15 @@ class Simulation {
     if (work.prefill && work.prefill->last) given.push_back(work.prefill->sequence);
     for (const int64_t id : given) {
       if (--all_.at(id).to_generate > 0) continue;
-      scheduler_.Remove(id);
+      ASSERT_TRUE(scheduler_.Remove(id));
       all_.erase(id);
     }
+  }
+
+  void Cancel() {
+    const auto any = std::next(all_.begin(), Integer(0, static_cast<int64_t>(all_.size()) - 1));
+    ASSERT_EQ(scheduler_.Remove(any->first), any->second.running);
+    all_.erase(any);
   }
 
   Scheduler::Limits limits_;
@@ -135,6 +147,7 @@ class Simulation {
   std::mt19937_64 random_;
   std::map<int64_t, Entry> all_;  // unfinished, in order of submission
   int64_t steps_ = 0;
+  int64_t next_turn_ = 0;
 };
 
 TEST(SchedulerTest, RandomArrivalsAreServedInOrderWithinLimits) {
@@ -164,6 +177,18 @@ TEST(SchedulerTest, LongPromptStandsBehindNobodysDecode) {
     EXPECT_THAT(work.decodes, ElementsAre(1));
     ASSERT_TRUE(work.prefill.has_value());
     EXPECT_EQ(work.prefill->sequence, 2);
+  }
+}
+
+TEST(SchedulerTest, ShortPromptBehindLongOnesWaitsForAChunkOfEach) {
+  Scheduler scheduler({4, 10, 1000, {8, 1}});
+  scheduler.Add(1, 1000, 1001);
+  scheduler.Add(2, 1000, 1001);
+  for (int step = 0; step < 7; ++step) EXPECT_EQ(scheduler.Next().prefill->sequence, 1 + step % 2);
+  scheduler.Add(3, 5, 6);
+  scheduler.Add(4, 15, 16);
+  for (const int64_t next : {2, 1, 3, 4, 2, 1, 4, 2, 1, 2}) {
+    EXPECT_EQ(scheduler.Next().prefill->sequence, next);
   }
 }
 
