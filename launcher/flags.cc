@@ -24,6 +24,7 @@ ABSL_FLAG(
     std::string, input, "",
     "generate: JSONL of requests; `-` is standard input. calibrate: a text, or a .jsonl file of "
     "objects with `prompt` or `text`, a string");
+ABSL_FLAG(std::string, host, "", "Address to listen on; wins over the config's `server.host`");
 ABSL_FLAG(int64_t, max_tokens, 64, "Tokens of the answer, at most");
 ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the config's `model`");
 ABSL_FLAG(
@@ -33,6 +34,8 @@ ABSL_FLAG(
     "output. calibrate: the "
     "compressor, by default "
     "compressor.safetensors of the model");
+ABSL_FLAG(int64_t, port, -1,
+          "Port to listen on, 0 for any that is free; wins over the config's `server.port`");
 ABSL_FLAG(std::string, progress, "auto",
           "bar, lines, off, or auto: a bar if standard error is a terminal (mpirun hides whether "
           "it is), otherwise lines");

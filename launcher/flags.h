@@ -13,10 +13,12 @@
 // Flags of all subcommands; each subcommand names those that it takes (see main.cc).
 ABSL_DECLARE_FLAG(std::string, config);
 ABSL_DECLARE_FLAG(std::string, file);
+ABSL_DECLARE_FLAG(std::string, host);
 ABSL_DECLARE_FLAG(std::string, input);
 ABSL_DECLARE_FLAG(int64_t, max_tokens);
 ABSL_DECLARE_FLAG(std::string, model);
 ABSL_DECLARE_FLAG(std::string, output);
+ABSL_DECLARE_FLAG(int64_t, port);
 ABSL_DECLARE_FLAG(std::string, progress);
 ABSL_DECLARE_FLAG(std::string, prompt_template);
 ABSL_DECLARE_FLAG(std::string, verbosity);

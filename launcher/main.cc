@@ -11,8 +11,8 @@ namespace longspan {
 namespace {
 
 std::vector<Subcommand> Subcommands() {
-  return {GenerateSubcommand(), AskSubcommand(), CalibrateSubcommand(), DoctorSubcommand(),
-          BenchSubcommand()};
+  return {GenerateSubcommand(),  AskSubcommand(),    ServeSubcommand(),
+          CalibrateSubcommand(), DoctorSubcommand(), BenchSubcommand()};
 }
 
 std::string Overview() {

@@ -30,6 +30,7 @@ Subcommand AskSubcommand();
 Subcommand CalibrateSubcommand();
 Subcommand DoctorSubcommand();
 Subcommand BenchSubcommand();
+Subcommand ServeSubcommand();
 
 // What was built in, as `--version` prints it.
 std::string VersionText();

@@ -45,6 +45,20 @@ struct AskConfig {
   std::string stop;  // the answer ends before it; empty: at an end-of-sequence token only
 };
 
+// `longspan serve`.
+struct ServerConfig {
+  std::string host = "127.0.0.1";
+  int64_t port = 8000;
+  std::string model_name;     // as clients name the model; empty: ModelName
+  std::string api_key_file;   // one key a line; empty: $LONGSPAN_API_KEY, or no key is asked for
+  int64_t max_waiting = 256;  // sequences that wait for a place
+  int64_t max_body_bytes = int64_t{64} << 20;  // of an HTTP request
+  int64_t max_connections = 4096;
+  int64_t body_timeout_s = 60;       // for a request's body to arrive
+  int64_t request_timeout_s = 3600;  // from a request to its last token
+  int64_t drain_timeout_s = 30;      // for what runs when the server is told to stop
+};
+
 // One run. Keys of the YAML file are the members' names, nested as here: `esa.top_k` is
 // `esa: {top_k: 256}` in the file and `--set esa.top_k=256` on the command line.
 struct Config {
@@ -57,6 +71,7 @@ struct Config {
   EsaConfig esa;
   ParallelConfig parallel;
   AskConfig ask;
+  ServerConfig server;
   int64_t prefill_chunk_tokens = 4096;  // prefill.chunk_tokens
   int64_t max_num_seqs = 8;
   bool deterministic = false;

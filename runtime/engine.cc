@@ -224,6 +224,26 @@ class EngineImpl final : public Engine {
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   int64_t vocab_size() const override { return model_->config.vocab_size; }
 
+  absl::Status Check(const Request& request) const override {
+    const auto prompt = static_cast<int64_t>(request.prompt.size());
+    if (prompt == 0) return absl::InvalidArgumentError("the prompt has no tokens");
+    if (request.sampling.max_tokens < 0) {
+      return absl::InvalidArgumentError("max_tokens must not be negative");
+    }
+    if (request.sampling.max_tokens > config_.max_model_len - prompt) {  // no sum that overflows
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the prompt has ", prompt, " tokens, and with max_tokens ", request.sampling.max_tokens,
+          " exceeds max_model_len ", config_.max_model_len));
+    }
+    for (const int32_t id : request.prompt) {
+      if (id < 0 || id >= model_->config.vocab_size) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "token id ", id, " is not in the vocabulary of ", model_->config.vocab_size));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<int64_t> Submit(Request request) override {
     LONGSPAN_RETURN_IF_ERROR(Check(request));
     const int64_t id = next_id_++;
@@ -285,26 +305,6 @@ class EngineImpl final : public Engine {
   }
 
  private:
-  absl::Status Check(const Request& request) const {
-    const auto prompt = static_cast<int64_t>(request.prompt.size());
-    if (prompt == 0) return absl::InvalidArgumentError("the prompt has no tokens");
-    if (request.sampling.max_tokens < 0) {
-      return absl::InvalidArgumentError("max_tokens must not be negative");
-    }
-    if (request.sampling.max_tokens > config_.max_model_len - prompt) {  // no sum that overflows
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the prompt has ", prompt, " tokens, and with max_tokens ", request.sampling.max_tokens,
-          " exceeds max_model_len ", config_.max_model_len));
-    }
-    for (const int32_t id : request.prompt) {
-      if (id < 0 || id >= model_->config.vocab_size) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "token id ", id, " is not in the vocabulary of ", model_->config.vocab_size));
-      }
-    }
-    return absl::OkStatus();
-  }
-
   // Beyond the trained context a model meets distances that it has never seen.
   void WarnIfBeyondTraining(int64_t tokens) {
     const EsaConfig& esa = config_.esa;

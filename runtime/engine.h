@@ -65,8 +65,11 @@ class Engine {
   virtual const Tokenizer& tokenizer() const = 0;
   virtual int64_t vocab_size() const = 0;
 
-  // Rank 0. Queues a request; InvalidArgument if it can never run (too long, token ids out of
-  // range, no prompt). At most config().max_num_seqs run at once; others wait in order.
+  // InvalidArgument if the request can never run: too long, token ids out of range, no prompt. Any
+  // thread of rank 0.
+  virtual absl::Status Check(const Request& request) const = 0;
+  // Rank 0. Queues a request that passes Check. At most config().max_num_seqs run at once; others
+  // wait in order.
   virtual absl::StatusOr<int64_t> Submit(Request request) = 0;
   // Rank 0. Gives up a request wherever it stands: no further update tells of it, and its place and
   // cache are free with the next step. Ids that are unknown or finished are ignored.

@@ -1,0 +1,310 @@
+#include "runtime/server/api.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/answer_json.h"
+#include "runtime/clock.h"
+#include "runtime/server/completions.h"
+
+namespace longspan {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr size_t kMaxRequestIdBytes = 128;
+constexpr size_t kMaxTokenDepth = 8;
+
+int HttpStatus(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return 400;
+    case absl::StatusCode::kNotFound:
+      return 404;
+    case absl::StatusCode::kResourceExhausted:
+      return 429;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kCancelled:
+      return 503;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 504;
+    default:
+      return 500;
+  }
+}
+
+// As OpenAI's clients know them.
+const char* ErrorType(int status) {
+  switch (status) {
+    case 401:
+      return "authentication_error";
+    case 404:
+      return "not_found_error";
+    case 429:
+      return "rate_limit_error";
+    case 503:
+    case 504:
+      return "service_unavailable_error";
+    default:
+      return status >= 500 ? "internal_server_error" : "invalid_request_error";
+  }
+}
+
+// The client's, if it could stand in a header and a log.
+std::string RequestId(const std::string& stated) {
+  const bool fits = !stated.empty() && stated.size() <= kMaxRequestIdBytes &&
+                    std::all_of(stated.begin(), stated.end(), [](char c) {
+                      return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' ||
+                             c == '_' || c == '.';
+                    });
+  return fits ? stated : UniqueHex();
+}
+
+// An object with at most `allowed` members; nullopt, and answered, if it is not.
+std::optional<Json> ParseObject(Call& call, const std::string& body,
+                                std::initializer_list<absl::string_view> allowed) {
+  bool deep = false;
+  const auto limit_depth = [&deep](int depth, Json::parse_event_t, Json&) {
+    deep |= depth > static_cast<int>(kMaxTokenDepth);
+    return !deep;
+  };
+  Json json = Json::parse(body, limit_depth, /*allow_exceptions=*/false);
+  if (json.is_discarded() || deep || !json.is_object()) {
+    call.Fail(400, "the body must be a JSON object");
+    return std::nullopt;
+  }
+  for (const auto& [key, value] : json.items()) {
+    if (std::find(allowed.begin(), allowed.end(), key) == allowed.end()) {
+      call.Fail(400, absl::StrCat("unknown parameter `", key.substr(0, 64), "`"),
+                key.substr(0, 64));
+      return std::nullopt;
+    }
+  }
+  return json;
+}
+
+// ---- What each path does ----
+
+using CallPtr = std::shared_ptr<Call>;
+
+void Models(const CallPtr& call, const std::string&) {
+  const ServerContext& context = call->context();
+  call->Respond(
+      200, {{"object", "list"},
+            {"data", Json::array({{{"id", context.model_name},
+                                   {"object", "model"},
+                                   {"created", context.started},
+                                   {"owned_by", "longspan"},
+                                   {"max_model_len", context.engine->config().max_model_len}}})}});
+}
+
+void TextCompletions(const CallPtr& call, const std::string& body) {
+  AnswerCompletions(call, body, /*is_chat=*/false);
+}
+
+void ChatCompletions(const CallPtr& call, const std::string& body) {
+  AnswerCompletions(call, body, /*is_chat=*/true);
+}
+
+void Tokenize(const CallPtr& call, const std::string& body) {
+  const auto json =
+      ParseObject(*call, body, {"model", "prompt", "add_special_tokens", "return_token_strs"});
+  if (!json) return;
+  const auto flag = [&](const char* name, bool value) -> std::optional<bool> {
+    if (!json->contains(name)) return value;
+    if (!(*json)[name].is_boolean()) return std::nullopt;
+    return (*json)[name].get<bool>();
+  };
+  const std::optional<bool> special = flag("add_special_tokens", true);
+  const std::optional<bool> strings = flag("return_token_strs", false);
+  if (!special) return call->Fail(400, "must be true or false", "add_special_tokens");
+  if (!strings) return call->Fail(400, "must be true or false", "return_token_strs");
+  if (!json->contains("prompt") || !(*json)["prompt"].is_string()) {
+    return call->Fail(400, "`prompt` must be a text", "prompt");
+  }
+  const Tokenizer& tokenizer = call->context().engine->tokenizer();
+  const absl::StatusOr<std::vector<int32_t>> tokens =
+      tokenizer.Encode((*json)["prompt"].get_ref<const std::string&>(), *special);
+  if (!tokens.ok()) return call->Fail(tokens.status());
+  Json answer = {{"count", tokens->size()},
+                 {"max_model_len", call->context().engine->config().max_model_len},
+                 {"tokens", *tokens}};
+  if (*strings) {
+    Json& pieces = answer["token_strs"] = Json::array();
+    for (const int32_t token : *tokens) pieces.push_back(tokenizer.IdToPiece(token));
+  }
+  call->Respond(200, answer);
+}
+
+void Detokenize(const CallPtr& call, const std::string& body) {
+  const auto json = ParseObject(*call, body, {"model", "tokens"});
+  if (!json) return;
+  std::vector<int32_t> tokens;
+  const int64_t vocab = call->context().engine->vocab_size();
+  const Json list = json->value("tokens", Json());
+  for (const Json& token : list) {
+    if (!token.is_number_integer() || token < 0 || token >= vocab) {
+      return call->Fail(400, absl::StrCat("`tokens` must be ids from 0 to ", vocab - 1), "tokens");
+    }
+    tokens.push_back(token.get<int32_t>());
+  }
+  if (!list.is_array()) return call->Fail(400, "`tokens` must be a list of ids", "tokens");
+  call->Respond(200, {{"prompt", call->context().engine->tokenizer().Decode(tokens, false)}});
+}
+
+void Health(const CallPtr& call, const std::string&) { call->RespondText(200, "text/plain", ""); }
+
+void Ready(const CallPtr& call, const std::string&) {
+  if (call->context().ready()) return call->RespondText(200, "text/plain", "");
+  call->Fail(503, "the model is not loaded yet, or the server is stopping");
+}
+
+void MetricsText(const CallPtr& call, const std::string&) {
+  call->RespondText(200, "text/plain; version=0.0.4; charset=utf-8",
+                    call->context().metrics->Text());
+}
+
+struct Route {
+  absl::string_view path;
+  absl::string_view method;
+  bool is_open;  // needs no key
+  bool needs_model;
+  void (*answer)(const CallPtr&, const std::string& body);
+};
+constexpr Route kRoutes[] = {
+    {"/v1/completions", "POST", false, true, TextCompletions},
+    {"/v1/chat/completions", "POST", false, true, ChatCompletions},
+    {"/v1/models", "GET", false, true, Models},
+    {"/tokenize", "POST", false, true, Tokenize},
+    {"/detokenize", "POST", false, true, Detokenize},
+    {"/health", "GET", true, false, Health},
+    {"/ready", "GET", true, false, Ready},
+    {"/metrics", "GET", true, false, MetricsText},
+};
+
+}  // namespace
+
+Call::Call(const ServerContext& context, const HttpRequest& request,
+           std::shared_ptr<HttpExchange> exchange)
+    : context_(context),
+      exchange_(std::move(exchange)),
+      id_(RequestId(request.request_id)),
+      method_(request.method),
+      path_(request.path.substr(0, 256)),
+      start_(MonotonicSeconds()) {}
+
+// The log is for machines: one JSON object a line.
+Call::~Call() {
+  context_.metrics->CountHttp(left_ ? 499 : status_);  // nginx's for a client that left
+  Json line = {{"event", "request"},
+               {"request_id", id_},
+               {"method", method_},
+               {"path", path_},
+               {"status", left_ ? 499 : status_},
+               {"duration_s", MonotonicSeconds() - start_}};
+  if (prompt_tokens_ > 0) {
+    line["prompt_tokens"] = prompt_tokens_;
+    line["completion_tokens"] = generated_tokens_;
+  }
+  if (!error_.empty()) line["error"] = error_;
+  const bool is_probe = path_ == "/health" || path_ == "/ready" || path_ == "/metrics";
+  context_.log->log(is_probe ? spdlog::level::debug : spdlog::level::info, DumpJson(line));
+}
+
+void Call::Send(int status, const std::string& content_type, std::string body) {
+  status_ = status;
+  HttpResponse response = {status, content_type, std::move(body), {{"X-Request-Id", id_}}};
+  if (status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  if (status == 429 || status == 503) {
+    const double seconds =
+        context_.loop == nullptr ? 1 : absl::ToDoubleSeconds(context_.loop->RetryAfter());
+    response.headers.emplace_back("Retry-After", absl::StrCat(std::ceil(seconds)));
+  }
+  exchange_->Respond(std::move(response));
+}
+
+void Call::Respond(int status, const Json& body) {
+  Send(status, "application/json", DumpJson(body));
+}
+
+void Call::RespondText(int status, const std::string& content_type, std::string text) {
+  Send(status, content_type, std::move(text));
+}
+
+void Call::Fail(int status, const std::string& message, const std::string& param,
+                const std::string& code) {
+  error_ = message;
+  Respond(status, ErrorJson(message, ErrorType(status), param, code));
+}
+
+void Call::Fail(const absl::Status& status) {
+  Fail(HttpStatus(status), std::string(status.message()));
+}
+
+void Call::StartEvents() {
+  status_ = 200;
+  exchange_->StartStream({200,
+                          "text/event-stream; charset=utf-8",
+                          "",
+                          {{"Cache-Control", "no-cache"}, {"X-Request-Id", id_}}});
+}
+
+void Call::Event(const Json& data) {
+  exchange_->Write(absl::StrCat("data: ", DumpJson(data), "\n\n"));
+}
+
+void Call::Comment(const std::string& text) { exchange_->Write(absl::StrCat(": ", text, "\n\n")); }
+
+void Call::FinishEvents() {
+  exchange_->Write("data: [DONE]\n\n");
+  exchange_->Finish();
+}
+
+// The status line is gone: clients look for `error` in an event.
+void Call::FailEvents(const absl::Status& status) {
+  error_ = std::string(status.message());
+  Event(ErrorJson(error_, ErrorType(HttpStatus(status)), "", ""));
+  FinishEvents();
+}
+
+void Call::OnDisconnect(std::function<void()> callback) {
+  exchange_->OnDisconnect([weak = weak_from_this(), callback = std::move(callback)] {
+    if (const auto call = weak.lock()) call->left_ = true;
+    callback();
+  });
+}
+
+void Answer(const ServerContext& context, HttpRequest request,
+            std::shared_ptr<HttpExchange> exchange) {
+  const auto call = std::make_shared<Call>(context, request, std::move(exchange));
+  const auto* route = std::find_if(std::begin(kRoutes), std::end(kRoutes),
+                                   [&](const Route& r) { return r.path == request.path; });
+  if (route == std::end(kRoutes)) {
+    return call->Fail(404, absl::StrCat("there is nothing at ", request.path.substr(0, 256)));
+  }
+  const bool method_fits =
+      request.method == route->method || (request.method == "HEAD" && route->method == "GET");
+  if (!method_fits) {
+    return call->Fail(405, absl::StrCat(route->path, " is for ", route->method));
+  }
+  if (!route->is_open && !context.keys.Allow(request.authorization)) {
+    return call->Fail(401, "an API key is needed, as `Authorization: Bearer KEY`", "",
+                      "invalid_api_key");
+  }
+  // A page of another site could send any other type to a server on this machine unasked.
+  if (route->method == "POST" &&
+      !absl::StartsWithIgnoreCase(request.content_type, "application/json")) {
+    return call->Fail(415, "the Content-Type must be application/json");
+  }
+  if (route->needs_model && !context.ready()) {
+    return call->Fail(503, context.engine == nullptr ? "the model is still being loaded"
+                                                     : "the server is stopping");
+  }
+  route->answer(call, request.body);
+}
+
+}  // namespace longspan

@@ -1,0 +1,220 @@
+#include "runtime/server/completions.h"
+
+#include <optional>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/answer_json.h"
+#include "runtime/batch.h"
+
+namespace longspan {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Of a request that states none: no two answers should be alike.
+uint64_t RandomSeed() {
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  return generator();
+}
+
+// One answer under way. Made on a worker's thread; from Submit on the engine's thread has it.
+class Completions : public std::enable_shared_from_this<Completions> {
+ public:
+  Completions(std::shared_ptr<Call> call, bool is_chat)
+      : call_(std::move(call)), context_(call_->context()), is_chat_(is_chat) {}
+
+  void Start(const std::string& body) {
+    BatchRequest request = ParseRequestBody(body, is_chat_);
+    if (request.error) return call_->Fail(400, request.error->message, request.error->param);
+    if (!request.model.empty() && request.model != context_.model_name) {
+      return call_->Fail(
+          404,
+          absl::StrCat("the model `", request.model.substr(0, 256),
+                       "` does not exist; this server has `", context_.model_name, "`"),
+          "model", "model_not_found");
+    }
+    if (request.stream && request.sampling.echo && request.sampling.logprobs) {
+      return call_->Fail(400, "`echo` with `logprobs` cannot be streamed", "echo");
+    }
+    stream_ = request.stream;
+    include_usage_ = request.include_usage;
+    std::vector<Generation> generations;
+    if (const absl::Status status = Prepare(std::move(request), &generations); !status.ok()) {
+      return call_->Fail(status);
+    }
+    unfinished_ = static_cast<int64_t>(choices_.size());
+    Submit(std::move(generations));
+  }
+
+ private:
+  struct Choice {
+    CompletionContext context;
+    std::optional<LogprobsBuilder> logprobs;  // of a stream of text
+    Completion completion;                    // when finished
+    bool begun = false;                       // a part of the answer was streamed
+  };
+
+  // Choices and generations of all prompts, `n` each.
+  absl::Status Prepare(BatchRequest request, std::vector<Generation>* generations) {
+    std::vector<std::string> more = std::exchange(request.more_prompts, {});
+    const uint64_t seed = request.sampling.seed.value_or(RandomSeed());
+    for (size_t p = 0; p <= more.size(); ++p) {
+      BatchRequest prompt = request;
+      if (p > 0) prompt.prompt_text = std::move(more[p - 1]);
+      LONGSPAN_RETURN_IF_ERROR(context_.prompts->Make(call_->id(), &prompt));
+      prompt_tokens_ += static_cast<int64_t>(prompt.prompt_tokens.size());
+      for (int64_t i = 0; i < request.n; ++i) {
+        Choice& choice = choices_.emplace_back();
+        choice.context.is_chat = is_chat_;
+        choice.context.logprobs = request.sampling.logprobs.has_value();
+        if (request.sampling.echo) {
+          choice.context.echo = EchoedPrompt{prompt.prompt_tokens, prompt.prompt_text};
+        }
+        if (choice.context.logprobs && stream_ && !is_chat_) {
+          choice.logprobs.emplace(context_.engine->tokenizer());
+        }
+        Generation& generation = generations->emplace_back();
+        generation.request = {prompt.prompt_tokens, prompt.sampling};
+        generation.request.sampling.seed = seed + static_cast<uint64_t>(i);
+        LONGSPAN_RETURN_IF_ERROR(context_.engine->Check(generation.request));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  void Submit(std::vector<Generation> generations) {
+    const auto self = shared_from_this();
+    for (size_t c = 0; c < generations.size(); ++c) {
+      generations[c].on_update = [self, c](RequestUpdate update) {
+        self->Take(c, std::move(update));
+      };
+      generations[c].on_error = [self](const absl::Status& status) { self->End(status); };
+    }
+    // Nothing is told of a generation before it is submitted, and what is told then waits for the
+    // head of the answer.
+    absl::StatusOr<std::vector<int64_t>> ids = context_.loop->Submit(std::move(generations));
+    if (!ids.ok()) return call_->Fail(ids.status());
+    call_->OnDisconnect([loop = context_.loop, ids = *std::move(ids)] { loop->Cancel(ids); });
+    if (stream_) call_->StartEvents();
+  }
+
+  // ---- The engine's thread ----
+
+  void Take(size_t c, RequestUpdate update) {
+    if (ended_) return;
+    Choice& choice = choices_[c];
+    if (stream_) Stream(c, update);
+    if (!update.finished) return;
+    choice.completion = std::move(update.completion);
+    if (--unfinished_ > 0) return;
+    int64_t generated = 0;
+    for (const Choice& each : choices_) {
+      generated += static_cast<int64_t>(each.completion.tokens.size());
+    }
+    call_->SetTokens(prompt_tokens_, generated);
+    if (!stream_) return Respond(generated);
+    if (include_usage_) {
+      Json chunk = Envelope();
+      chunk["choices"] = Json::array();
+      chunk["usage"] = UsageJson(prompt_tokens_, generated);
+      call_->Event(chunk);
+    }
+    call_->FinishEvents();
+  }
+
+  void End(const absl::Status& status) {
+    if (std::exchange(ended_, true)) return;
+    if (stream_) {
+      call_->FailEvents(status);
+    } else {
+      call_->Fail(status);
+    }
+  }
+
+  Json Envelope() {
+    const char* object = !is_chat_ ? "text_completion"
+                         : stream_ ? "chat.completion.chunk"
+                                   : "chat.completion";
+    return {{"id", absl::StrCat(is_chat_ ? "chatcmpl-" : "cmpl-", call_->id())},
+            {"object", object},
+            {"created", created_},
+            {"model", context_.model_name}};
+  }
+
+  void Respond(int64_t generated) {
+    Json body = Envelope();
+    Json& choices = body["choices"] = Json::array();
+    for (size_t c = 0; c < choices_.size(); ++c) {
+      choices.push_back(ChoiceJson(choices_[c].context, choices_[c].completion,
+                                   context_.engine->tokenizer(), static_cast<int64_t>(c)));
+    }
+    body["usage"] = UsageJson(prompt_tokens_, generated);
+    call_->Respond(200, body);
+  }
+
+  void Stream(size_t c, const RequestUpdate& update) {
+    Choice& choice = choices_[c];
+    if (update.prefilled < update.prompt_tokens) {
+      return call_->Comment(
+          absl::StrCat("prefill ", c, " ", update.prefilled, "/", update.prompt_tokens));
+    }
+    const bool is_first = !std::exchange(choice.begun, true);
+    const bool has_logprobs = choice.context.logprobs && update.token && update.logprobs;
+    std::string text = update.text;
+    if (is_first && choice.context.echo) {
+      text.insert(0, choice.context.echo->text.empty()
+                         ? context_.engine->tokenizer().Decode(choice.context.echo->tokens, true)
+                         : choice.context.echo->text);
+    }
+    if (text.empty() && !has_logprobs && !update.finished && !(is_first && is_chat_)) return;
+    Json element = {{"index", c}};
+    Json logprobs = nullptr;
+    if (is_chat_) {
+      Json delta = Json::object();
+      if (is_first) delta["role"] = "assistant";
+      if (is_first || !text.empty()) delta["content"] = std::move(text);
+      element["delta"] = std::move(delta);
+      if (has_logprobs) {
+        logprobs = {{"content", Json::array({ChatTokenLogprobs(*update.token, *update.logprobs,
+                                                               context_.engine->tokenizer())})},
+                    {"refusal", nullptr}};
+      }
+    } else {
+      element["text"] = std::move(text);
+      if (has_logprobs) {
+        choice.logprobs->Add(*update.token, &*update.logprobs);
+        logprobs = choice.logprobs->Take();
+      }
+    }
+    element["logprobs"] = std::move(logprobs);
+    element["finish_reason"] =
+        update.finished ? Json(FinishReasonName(update.completion.finish_reason)) : Json(nullptr);
+    Json chunk = Envelope();
+    chunk["choices"] = Json::array({std::move(element)});
+    if (include_usage_) chunk["usage"] = nullptr;
+    call_->Event(chunk);
+  }
+
+  const std::shared_ptr<Call> call_;
+  const ServerContext& context_;
+  const bool is_chat_;
+  const int64_t created_ = UnixSeconds();
+  bool stream_ = false;
+  bool include_usage_ = false;
+  bool ended_ = false;
+  int64_t prompt_tokens_ = 0;
+  int64_t unfinished_ = 0;
+  std::vector<Choice> choices_;
+};
+
+}  // namespace
+
+void AnswerCompletions(std::shared_ptr<Call> call, const std::string& body, bool is_chat) {
+  std::make_shared<Completions>(std::move(call), is_chat)->Start(body);
+}
+
+}  // namespace longspan

@@ -1,0 +1,112 @@
+#include "runtime/server/metrics.h"
+
+#include <prometheus/text_serializer.h>
+
+namespace longspan {
+namespace {
+
+using Buckets = prometheus::Histogram::BucketBoundaries;
+
+// Seconds: long contexts take minutes, decoded tokens milliseconds.
+const Buckets kLatencies = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,   2.5,  5,
+                            10,   20,    40,   80,  160,  320, 640, 1280, 2560};
+const Buckets kTokenLatencies = {0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075,
+                                 0.1,   0.15,   0.2,   0.3,    0.5,  0.75,  1,    2.5};
+const Buckets kTokens = {1,     10,    100,    1000,   4096,   8192,    16384,
+                         32768, 65536, 131072, 262144, 524288, 1048576, 4194304};
+
+}  // namespace
+
+prometheus::Counter* Metrics::MakeCounter(const char* name, const char* help,
+                                          const prometheus::Labels& labels) {
+  return &prometheus::BuildCounter().Name(name).Help(help).Labels(labels_).Register(registry_).Add(
+      labels);
+}
+
+prometheus::Gauge* Metrics::MakeGauge(const char* name, const char* help) {
+  return &prometheus::BuildGauge().Name(name).Help(help).Labels(labels_).Register(registry_).Add(
+      {});
+}
+
+prometheus::Histogram* Metrics::MakeHistogram(const char* name, const char* help,
+                                              const Buckets& buckets) {
+  return &prometheus::BuildHistogram()
+              .Name(name)
+              .Help(help)
+              .Labels(labels_)
+              .Register(registry_)
+              .Add({}, buckets);
+}
+
+Metrics::Metrics(const std::string& model_name) : labels_{{"model_name", model_name}} {
+  running_ = MakeGauge("longspan:num_requests_running", "Sequences being prefilled or decoded.");
+  waiting_ = MakeGauge("longspan:num_requests_waiting", "Sequences that wait for a place.");
+  cache_usage_ = MakeGauge("longspan:kv_cache_usage_perc",
+                           "Share of the cache's pages that sequences use; 1 is all.");
+  prompt_tokens_ = MakeCounter("longspan:prompt_tokens_total", "Prompt tokens prefilled.");
+  generation_tokens_ = MakeCounter("longspan:generation_tokens_total", "Tokens generated.");
+  constexpr char kSuccess[] = "longspan:request_success_total";
+  auto& finished = prometheus::BuildCounter()
+                       .Name(kSuccess)
+                       .Help("Sequences that ended, by the reason.")
+                       .Labels(labels_)
+                       .Register(registry_);
+  stopped_ = &finished.Add({{"finished_reason", "stop"}});
+  cut_ = &finished.Add({{"finished_reason", "length"}});
+  aborted_ = &finished.Add({{"finished_reason", "abort"}});
+  first_token_ = MakeHistogram("longspan:time_to_first_token_seconds",
+                               "From a request's arrival to its first token.", kLatencies);
+  next_token_ = MakeHistogram("longspan:inter_token_latency_seconds",
+                              "From one token of a sequence to the next.", kTokenLatencies);
+  whole_ = MakeHistogram("longspan:e2e_request_latency_seconds",
+                         "From a request's arrival to its last token.", kLatencies);
+  queue_ = MakeHistogram("longspan:request_queue_time_seconds",
+                         "From a request's arrival to its first prefill chunk.", kLatencies);
+  prefill_ = MakeHistogram("longspan:request_prefill_time_seconds",
+                           "From the first prefill chunk to the first token.", kLatencies);
+  decode_ = MakeHistogram("longspan:request_decode_time_seconds",
+                          "From the first token to the last.", kLatencies);
+  prompt_sizes_ = MakeHistogram("longspan:request_prompt_tokens", "Tokens of a prompt.", kTokens);
+  answer_sizes_ =
+      MakeHistogram("longspan:request_generation_tokens", "Tokens of an answer.", kTokens);
+  http_ = &prometheus::BuildCounter()
+               .Name("longspan:http_responses_total")
+               .Help("HTTP answers, by status.")
+               .Labels(labels_)
+               .Register(registry_);
+}
+
+std::string Metrics::Text() const {
+  return prometheus::TextSerializer().Serialize(registry_.Collect());
+}
+
+void Metrics::SetLoad(const EngineLoad& load) {
+  running_->Set(static_cast<double>(load.running));
+  waiting_->Set(static_cast<double>(load.waiting));
+  cache_usage_->Set(static_cast<double>(load.used_pages) / static_cast<double>(load.total_pages));
+}
+
+void Metrics::ObserveFirstToken(absl::Duration since_submitted) {
+  first_token_->Observe(absl::ToDoubleSeconds(since_submitted));
+}
+
+void Metrics::ObserveNextToken(absl::Duration since_last) {
+  next_token_->Observe(absl::ToDoubleSeconds(since_last));
+}
+
+void Metrics::ObserveFinished(const RequestUpdate& update, absl::Duration since_submitted) {
+  const Completion& completion = update.completion;
+  (completion.finish_reason == FinishReason::kStop ? stopped_ : cut_)->Increment();
+  whole_->Observe(absl::ToDoubleSeconds(since_submitted));
+  queue_->Observe(completion.timings.queue_s);
+  prefill_->Observe(completion.timings.prefill_s);
+  decode_->Observe(completion.timings.decode_s);
+  prompt_sizes_->Observe(static_cast<double>(update.prompt_tokens));
+  answer_sizes_->Observe(static_cast<double>(completion.tokens.size()));
+}
+
+void Metrics::CountHttp(int status) {
+  http_->Add({{"status", std::to_string(status)}}).Increment();
+}
+
+}  // namespace longspan

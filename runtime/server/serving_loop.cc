@@ -1,0 +1,153 @@
+#include "runtime/server/serving_loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/base/status_macros.h"
+
+namespace longspan {
+
+absl::StatusOr<std::vector<int64_t>> ServingLoop::Submit(std::vector<Generation> generations) {
+  const auto count = static_cast<int64_t>(generations.size());
+  const std::lock_guard lock(mutex_);
+  if (!accepting_) return absl::UnavailableError("the server is stopping");
+  // What waits in the engine, and what has not come there yet.
+  const int64_t waiting = waiting_ + static_cast<int64_t>(queued_.size());
+  if (waiting + count > limits_.max_waiting) {
+    return absl::ResourceExhaustedError(absl::StrCat(waiting, " requests are waiting, of at most ",
+                                                     limits_.max_waiting, ": try again later"));
+  }
+  std::vector<int64_t> ids;
+  for (Generation& generation : generations) {
+    ids.push_back(next_id_);
+    queued_.push_back({next_id_++, std::move(generation), absl::Now()});
+  }
+  changed_.notify_one();
+  return ids;
+}
+
+void ServingLoop::Cancel(absl::Span<const int64_t> ids) {
+  const std::lock_guard lock(mutex_);
+  cancelled_.insert(cancelled_.end(), ids.begin(), ids.end());
+  changed_.notify_one();
+}
+
+absl::Duration ServingLoop::RetryAfter() const {
+  const double rounds = 1.0 + static_cast<double>(waiting_) / limits_.max_num_seqs;
+  return absl::Seconds(std::clamp(rounds * request_seconds_, 1.0, 60.0));
+}
+
+absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop) {
+  absl::Time end = absl::InfiniteFuture();
+  while (true) {
+    if (accepting_ && stop()) {
+      const std::lock_guard lock(mutex_);
+      accepting_ = false;
+      end = absl::Now() + limits_.drain_limit;
+    }
+    TakeQueued(engine, /*may_wait=*/accepting_ && !engine.HasWork());
+    const absl::Time now = absl::Now();
+    if (now >= end) {
+      End(engine, absl::CancelledError("the server stopped before the answer's end"),
+          [](const Running&) { return true; });
+    }
+    End(engine,
+        absl::DeadlineExceededError(
+            absl::StrCat("the request took longer than ", absl::FormatDuration(limits_.timeout))),
+        [&](const Running& running) { return now - running.submitted > limits_.timeout; });
+    if (engine.HasWork()) {
+      absl::StatusOr<std::vector<RequestUpdate>> updates = engine.Step();
+      if (!updates.ok()) {
+        End(engine, updates.status(), [](const Running&) { return true; });
+        return updates.status();
+      }
+      for (RequestUpdate& update : *updates) Take(std::move(update));
+    } else if (!accepting_) {
+      return absl::OkStatus();
+    }
+    const EngineLoad load = engine.load();
+    waiting_ = load.waiting;
+    metrics_->SetLoad(load);
+  }
+}
+
+void ServingLoop::TakeQueued(Engine& engine, bool may_wait) {
+  std::vector<Queued> queued;
+  std::vector<int64_t> cancelled;
+  {
+    std::unique_lock lock(mutex_);
+    if (may_wait) {
+      // A signal handler cannot wake this up: it looks again itself.
+      changed_.wait_for(lock, std::chrono::milliseconds(100),
+                        [this] { return !queued_.empty() || !cancelled_.empty(); });
+    }
+    queued.swap(queued_);
+    cancelled.swap(cancelled_);
+    waiting_ += static_cast<int64_t>(queued.size());
+  }
+  for (const int64_t id : cancelled) {
+    std::erase_if(queued, [id](const Queued& q) { return q.id == id; });
+    const auto found = engine_ids_.find(id);
+    if (found == engine_ids_.end()) continue;
+    engine.Cancel(found->second);
+    running_.erase(found->second);
+    engine_ids_.erase(found);
+    metrics_->CountAborted();
+  }
+  for (Queued& q : queued) Start(engine, std::move(q));
+}
+
+void ServingLoop::Start(Engine& engine, Queued queued) {
+  const absl::StatusOr<int64_t> engine_id = engine.Submit(std::move(queued.generation.request));
+  if (!engine_id.ok()) return queued.generation.on_error(engine_id.status());
+  engine_ids_[queued.id] = *engine_id;
+  running_.emplace(*engine_id, Running{queued.id, std::move(queued.generation), queued.submitted});
+}
+
+void ServingLoop::Take(RequestUpdate update) {
+  const auto found = running_.find(update.request);
+  if (found == running_.end()) return;
+  Running& running = found->second;
+  const absl::Time now = absl::Now();
+  metrics_->CountPromptTokens(update.prefilled - running.prefilled);
+  running.prefilled = update.prefilled;
+  if (update.token) {
+    metrics_->CountToken();
+    if (running.tokens++ == 0) {
+      metrics_->ObserveFirstToken(now - running.submitted);
+    } else {
+      metrics_->ObserveNextToken(now - running.last_token);
+    }
+    running.last_token = now;
+  }
+  if (!update.finished) return running.generation.on_update(std::move(update));
+  const Running ended = std::move(running);
+  engine_ids_.erase(ended.id);
+  running_.erase(found);
+  metrics_->ObserveFinished(update, now - ended.submitted);
+  const double seconds = update.completion.timings.prefill_s + update.completion.timings.decode_s;
+  request_seconds_ = 0.9 * request_seconds_ + 0.1 * seconds;
+  ended.generation.on_update(std::move(update));
+}
+
+void ServingLoop::End(Engine& engine, const absl::Status& status,
+                      const std::function<bool(const Running&)>& which) {
+  std::vector<int64_t> ended;
+  for (const auto& [id, running] : running_) {
+    if (which(running)) ended.push_back(id);
+  }
+  for (const int64_t id : ended) {
+    const Running running = std::move(running_.at(id));
+    running_.erase(id);
+    engine_ids_.erase(running.id);
+    engine.Cancel(id);
+    metrics_->CountAborted();
+    running.generation.on_error(status);
+  }
+}
+
+}  // namespace longspan
