@@ -15,12 +15,12 @@ absl::StatusOr<std::vector<int64_t>> ServingLoop::Submit(std::vector<Generation>
   const auto count = static_cast<int64_t>(generations.size());
   const std::lock_guard lock(mutex_);
   if (!accepting_) return absl::UnavailableError("the server is stopping");
-  // What waits in the engine, and what has not come there yet.
-  const int64_t waiting = waiting_ + static_cast<int64_t>(queued_.size());
-  if (waiting + count > limits_.max_waiting) {
-    return absl::ResourceExhaustedError(absl::StrCat(waiting, " requests are waiting, of at most ",
-                                                     limits_.max_waiting, ": try again later"));
+  const int64_t most = limits_.max_num_seqs + limits_.max_waiting;
+  if (outstanding_ + count > most) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        outstanding_.load(), " sequences run or wait, of at most ", most, ": try again later"));
   }
+  outstanding_ += count;
   std::vector<int64_t> ids;
   for (Generation& generation : generations) {
     ids.push_back(next_id_);
@@ -37,7 +37,7 @@ void ServingLoop::Cancel(absl::Span<const int64_t> ids) {
 }
 
 absl::Duration ServingLoop::RetryAfter() const {
-  const double rounds = 1.0 + static_cast<double>(waiting_) / limits_.max_num_seqs;
+  const double rounds = static_cast<double>(outstanding_) / limits_.max_num_seqs;
   return absl::Seconds(std::clamp(rounds * request_seconds_, 1.0, 60.0));
 }
 
@@ -69,9 +69,7 @@ absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop)
     } else if (!accepting_) {
       return absl::OkStatus();
     }
-    const EngineLoad load = engine.load();
-    waiting_ = load.waiting;
-    metrics_->SetLoad(load);
+    metrics_->SetLoad(engine.load());
   }
 }
 
@@ -87,15 +85,15 @@ void ServingLoop::TakeQueued(Engine& engine, bool may_wait) {
     }
     queued.swap(queued_);
     cancelled.swap(cancelled_);
-    waiting_ += static_cast<int64_t>(queued.size());
   }
   for (const int64_t id : cancelled) {
-    std::erase_if(queued, [id](const Queued& q) { return q.id == id; });
+    outstanding_ -= std::erase_if(queued, [id](const Queued& q) { return q.id == id; });
     const auto found = engine_ids_.find(id);
     if (found == engine_ids_.end()) continue;
     engine.Cancel(found->second);
     running_.erase(found->second);
     engine_ids_.erase(found);
+    --outstanding_;
     metrics_->CountAborted();
   }
   for (Queued& q : queued) Start(engine, std::move(q));
@@ -103,7 +101,10 @@ void ServingLoop::TakeQueued(Engine& engine, bool may_wait) {
 
 void ServingLoop::Start(Engine& engine, Queued queued) {
   const absl::StatusOr<int64_t> engine_id = engine.Submit(std::move(queued.generation.request));
-  if (!engine_id.ok()) return queued.generation.on_error(engine_id.status());
+  if (!engine_id.ok()) {
+    --outstanding_;
+    return queued.generation.on_error(engine_id.status());
+  }
   engine_ids_[queued.id] = *engine_id;
   running_.emplace(*engine_id, Running{queued.id, std::move(queued.generation), queued.submitted});
 }
@@ -128,6 +129,7 @@ void ServingLoop::Take(RequestUpdate update) {
   const Running ended = std::move(running);
   engine_ids_.erase(ended.id);
   running_.erase(found);
+  --outstanding_;
   metrics_->ObserveFinished(update, now - ended.submitted);
   const double seconds = update.completion.timings.prefill_s + update.completion.timings.decode_s;
   request_seconds_ = 0.9 * request_seconds_ + 0.1 * seconds;
@@ -145,6 +147,7 @@ void ServingLoop::End(Engine& engine, const absl::Status& status,
     running_.erase(id);
     engine_ids_.erase(running.id);
     engine.Cancel(id);
+    --outstanding_;
     metrics_->CountAborted();
     running.generation.on_error(status);
   }

@@ -78,7 +78,7 @@ class ServingLoop {
   Metrics* const metrics_;
   std::atomic<bool> accepting_ = true;
   std::atomic<double> request_seconds_ = 1;  // moving average of how long one runs
-  std::atomic<int64_t> waiting_ = 0;
+  std::atomic<int64_t> outstanding_ = 0;     // submitted and not ended
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

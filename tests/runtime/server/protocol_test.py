@@ -1,0 +1,412 @@
+"""The server from outside, with sockets and http.client: what is right, what is wrong, what hangs.
+
+protocol_test.py BINARY SOURCE_DIR [unittest arguments]
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from serving import Server  # noqa: E402
+
+BINARY, SOURCE = sys.argv[1:3]
+COMPLETIONS = "/v1/completions"
+CHAT = "/v1/chat/completions"
+HAY = "needle in hay. " * 20
+GREEDY = {"temperature": 0, "ignore_eos": True}
+
+
+def events(text):
+    """The data of server-sent events; the last must be [DONE]."""
+    data = [line[len("data: "):] for line in text.split("\n") if line.startswith("data: ")]
+    assert data[-1] == "[DONE]", data[-3:]
+    return [json.loads(d) for d in data[:-1]]
+
+
+def head(path, length, *more):
+    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json",
+             f"Content-Length: {length}", *more]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def read_all(sock):
+    text = b""
+    while piece := sock.recv(65536):
+        text += piece
+    return text.decode()
+
+
+class ProtocolTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(BINARY, SOURCE)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.code = cls.server.stop()
+        assert cls.code == 0, (cls.code, cls.server.log[-20:])
+
+    def setUp(self):
+        self.post, self.call = self.server.post, self.server.call
+
+    def connect(self, timeout=30):
+        sock = socket.create_connection(("127.0.0.1", self.server.port), timeout=timeout)
+        self.addCleanup(sock.close)
+        return sock
+
+    def error(self, answer, status, *words):
+        self.assertEqual(answer[0], status, answer[1])
+        self.assertEqual({"message", "type", "param", "code"}, set(answer[1]["error"]))
+        for word in words:
+            self.assertIn(word, answer[1]["error"]["message"])
+        return answer[1]["error"]
+
+    # ---- What is right ----
+
+    def test_probes_and_models(self):
+        for path in ("/health", "/ready"):
+            self.assertEqual(self.call("GET", path)[0], 200)
+            self.assertEqual(self.call("HEAD", path)[0], 200)
+        status, _, text = self.call("GET", "/v1/models")
+        model = json.loads(text)["data"][0]
+        self.assertEqual((status, model["id"], model["max_model_len"]), (200, "model", 4096))
+
+    def test_completion(self):
+        status, answer = self.post(COMPLETIONS, {"prompt": HAY, "max_tokens": 5, **GREEDY})
+        self.assertEqual(status, 200)
+        self.assertEqual(answer["object"], "text_completion")
+        self.assertEqual(answer["model"], "model")
+        self.assertEqual(answer["choices"][0]["finish_reason"], "length")
+        self.assertEqual(answer["usage"], {"prompt_tokens": len(HAY), "completion_tokens": 5,
+                                           "total_tokens": len(HAY) + 5})
+
+    def test_stream_is_the_whole(self):
+        for chat in (False, True):
+            path = CHAT if chat else COMPLETIONS
+            prompt = {"messages": [{"role": "user", "content": HAY}]} if chat else {"prompt": HAY}
+            body = {**prompt, "max_tokens": 12, "logprobs": True if chat else 2, **GREEDY}
+            if chat:
+                body["top_logprobs"] = 2
+            _, whole = self.post(path, body)
+            status, headers, text = self.call(
+                "POST", path, {**body, "stream": True, "stream_options": {"include_usage": True}})
+            self.assertEqual(status, 200)
+            self.assertTrue(headers["Content-Type"].startswith("text/event-stream"))
+            chunks = events(text)
+            self.assertEqual(chunks[-1]["choices"], [])
+            self.assertEqual(chunks[-1]["usage"], whole["usage"])
+            choices = [chunk["choices"][0] for chunk in chunks[:-1]]
+            expected = whole["choices"][0]
+            self.assertEqual([c["finish_reason"] for c in choices[:-1]],
+                             [None] * (len(choices) - 1))
+            self.assertEqual(choices[-1]["finish_reason"], expected["finish_reason"])
+            logprobs = [c["logprobs"] for c in choices if c["logprobs"]]
+            if chat:
+                self.assertEqual({c["object"] for c in chunks}, {"chat.completion.chunk"})
+                self.assertEqual(choices[0]["delta"]["role"], "assistant")
+                self.assertEqual("".join(c["delta"].get("content", "") for c in choices),
+                                 expected["message"]["content"])
+                self.assertEqual([t for part in logprobs for t in part["content"]],
+                                 expected["logprobs"]["content"])
+            else:
+                self.assertEqual("".join(c["text"] for c in choices), expected["text"])
+                for key, values in expected["logprobs"].items():
+                    self.assertEqual([v for part in logprobs for v in part[key]], values)
+
+    def test_several_prompts_and_choices(self):
+        body = {"prompt": ["ab", "cd"], "n": 2, "max_tokens": 8, "temperature": 1, "seed": 7,
+                "ignore_eos": True}
+        _, answer = self.post(COMPLETIONS, body)
+        texts = [choice["text"] for choice in answer["choices"]]
+        self.assertEqual([choice["index"] for choice in answer["choices"]], [0, 1, 2, 3])
+        self.assertEqual(answer["usage"]["prompt_tokens"], 4)
+        self.assertEqual(answer["usage"]["completion_tokens"], 32)
+        self.assertEqual(len(set(texts)), 4)
+        _, again = self.post(COMPLETIONS, body)
+        self.assertEqual([choice["text"] for choice in again["choices"]], texts)
+        _, single = self.post(COMPLETIONS, {**body, "prompt": "cd", "n": 1})
+        self.assertEqual(single["choices"][0]["text"], texts[2])
+
+    def test_requests_without_a_seed_differ(self):
+        body = {"prompt": HAY, "max_tokens": 16, "temperature": 2, "ignore_eos": True}
+        texts = {self.post(COMPLETIONS, body)[1]["choices"][0]["text"] for _ in range(3)}
+        self.assertGreater(len(texts), 1)
+
+    def test_top_k_1_is_greedy(self):
+        body = {"prompt": HAY, "max_tokens": 8, "ignore_eos": True}
+        greedy = self.post(COMPLETIONS, {**body, "temperature": 0})[1]["choices"][0]["text"]
+        drawn = self.post(COMPLETIONS, {**body, "temperature": 2, "top_k": 1, "seed": 3})
+        self.assertEqual(drawn[1]["choices"][0]["text"], greedy)
+
+    def test_echo_is_streamed_first(self):
+        body = {"prompt": "abc", "max_tokens": 4, "echo": True, "stream": True, **GREEDY}
+        text = "".join(e["choices"][0]["text"] for e in events(self.call("POST", COMPLETIONS,
+                                                                         body)[2]))
+        self.assertTrue(text.startswith("abc"))
+
+    def test_tokens_there_and_back(self):
+        _, tokens = self.post("/tokenize", {"prompt": "héllo", "return_token_strs": True})
+        self.assertEqual(tokens["count"], 6)
+        self.assertEqual(len(tokens["token_strs"]), 6)
+        self.assertEqual(self.post("/detokenize", {"tokens": tokens["tokens"]}),
+                         (200, {"prompt": "héllo"}))
+
+    def test_progress_of_a_long_prompt_is_streamed(self):
+        body = {"prompt": HAY, "max_tokens": 1, "stream": True, **GREEDY}
+        text = self.call("POST", COMPLETIONS, body)[2]
+        self.assertIn(f": prefill 0 32/{len(HAY)}\n", text)
+
+    def test_request_ids(self):
+        _, headers, _ = self.call("GET", "/v1/models", headers={"X-Request-Id": "my-id.1"})
+        self.assertEqual(headers["X-Request-Id"], "my-id.1")
+        _, headers, _ = self.call("GET", "/v1/models", headers={"X-Request-Id": "a b"})
+        self.assertNotEqual(headers["X-Request-Id"], "a b")
+        self.assertTrue(self.server.wait_for(lambda: any(
+            entry["request_id"] == "my-id.1" for entry in self.server.requests_logged())))
+
+    def test_a_connection_serves_many_requests(self):
+        sock = self.connect()
+        body = json.dumps({"prompt": "ab", "max_tokens": 1, **GREEDY}).encode()
+        request = head(COMPLETIONS, len(body)) + body
+        sock.sendall(request * 3)  # and all at once
+        text = ""
+        while text.count("HTTP/1.1 200 OK") < 3 or not text.endswith("}"):
+            piece = sock.recv(65536).decode()
+            self.assertTrue(piece, text)
+            text += piece
+
+    def test_expect_100_continue(self):
+        sock = self.connect()
+        body = json.dumps({"prompt": "ab", "max_tokens": 1, **GREEDY}).encode()
+        sock.sendall(head(COMPLETIONS, len(body), "Expect: 100-continue", "Connection: close"))
+        self.assertEqual(sock.recv(25), b"HTTP/1.1 100 Continue\r\n\r\n")
+        sock.sendall(body)
+        self.assertIn("HTTP/1.1 200 OK", read_all(sock))
+
+    def test_http_1_0_streams_without_chunks(self):
+        sock = self.connect()
+        body = json.dumps({"prompt": "ab", "max_tokens": 2, "stream": True, **GREEDY}).encode()
+        sock.sendall(head(COMPLETIONS, len(body)).replace(b"HTTP/1.1", b"HTTP/1.0") + body)
+        text = read_all(sock)
+        self.assertNotIn("chunked", text)
+        events(text)
+
+    def test_metrics(self):
+        before = self.server.metric("longspan:generation_tokens_total")
+        self.post(COMPLETIONS, {"prompt": "abc", "max_tokens": 7, **GREEDY})
+        self.assertEqual(self.server.metric("longspan:generation_tokens_total"), before + 7)
+        for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc",
+                     "prompt_tokens_total", "request_success_total",
+                     "time_to_first_token_seconds_count", "inter_token_latency_seconds_sum",
+                     "e2e_request_latency_seconds_bucket", "request_queue_time_seconds_count",
+                     "request_prefill_time_seconds_count", "request_decode_time_seconds_count"):
+            self.assertIsNotNone(self.server.metric("longspan:" + name), name)
+
+    # ---- What is wrong ----
+
+    def test_wrong_bodies(self):
+        a = {"prompt": "a"}
+        for path, body, words in [
+            (COMPLETIONS, "{", ["not valid JSON at byte 2 of the body"]),
+            (COMPLETIONS, "", ["not valid JSON"]),
+            (COMPLETIONS, "[]", ["the body must be a JSON object"]),
+            (COMPLETIONS, "7", ["the body must be a JSON object"]),
+            (COMPLETIONS, '{"prompt":"a"}}', ["not valid JSON"]),
+            (COMPLETIONS, '{"prompt":"a"},"url":"x"', ["not valid JSON"]),
+            (COMPLETIONS, b'{"prompt":"\xff"}', ["UTF-8"]),
+            (COMPLETIONS, '{"prompt":"a","max_tokens":1e400}', ["out of range"]),
+            (COMPLETIONS, '{"prompt":"a","max_tokens":99999999999999999999}', ["max_tokens"]),
+            (COMPLETIONS, "[" * 100000, ["JSON"]),
+            (COMPLETIONS, '{"prompt":' + "[" * 1000, ["JSON"]),
+            (COMPLETIONS, {}, ["`prompt` is missing"]),
+            (COMPLETIONS, {"prompt": ""}, ["no tokens"]),
+            (COMPLETIONS, {"prompt": []}, ["no tokens"]),
+            (COMPLETIONS, {"prompt": ["a", 1]}, ["prompt"]),
+            (COMPLETIONS, {"prompt": [1, "a"]}, ["prompt"]),
+            (COMPLETIONS, {"prompt": [["a"]]}, ["prompt"]),
+            (COMPLETIONS, {"prompt": [-1]}, ["prompt"]),
+            (COMPLETIONS, {"prompt": [100000]}, ["100000"]),
+            (COMPLETIONS, {"prompt": ["a"] * 65}, ["64"]),
+            (COMPLETIONS, {"prompt": ["a"] * 33, "n": 2}, ["64"]),
+            (COMPLETIONS, {"prompt": "a", "n": 0}, ["`n`"]),
+            (COMPLETIONS, {"prompt": "a", "n": 2, "temperature": 0}, ["`n`"]),
+            (COMPLETIONS, {**a, "max_tokens": -1}, ["max_tokens"]),
+            (COMPLETIONS, {**a, "max_tokens": "7"}, ["max_tokens"]),
+            (COMPLETIONS, {**a, "max_tokens": 4096}, ["max_model_len 4096"]),
+            (COMPLETIONS, {"prompt": "a" * 5000}, ["max_model_len 4096"]),
+            (COMPLETIONS, {**a, "temperature": 3}, ["temperature"]),
+            (COMPLETIONS, {**a, "top_p": 0}, ["top_p"]),
+            (COMPLETIONS, {**a, "top_k": 1.5}, ["top_k"]),
+            (COMPLETIONS, {**a, "stream": 1}, ["stream"]),
+            (COMPLETIONS, {**a, "stream_options": {"include_usage": True}}, ["stream_options"]),
+            (COMPLETIONS, {**a, "stream": True, "stream_options": 1}, ["stream_options"]),
+            (COMPLETIONS, {**a, "stream": True, "stream_options": {"x": 1}}, ["unknown option"]),
+            (COMPLETIONS, {**a, "stream": True, "echo": True, "logprobs": 1}, ["echo"]),
+            (COMPLETIONS, {**a, "messages": []}, ["messages"]),
+            (COMPLETIONS, {**a, "temprature": 1}, ["unknown parameter `temprature`"]),
+            (CHAT, {"messages": "a"}, ["messages"]),
+            (CHAT, {"messages": []}, []),
+            (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, ["text"]),
+            (CHAT, {"prompt": "a"}, []),
+            ("/tokenize", {"text": "a"}, ["unknown parameter `text`"]),
+            ("/tokenize", {"prompt": 1}, ["prompt"]),
+            ("/detokenize", {"tokens": "a"}, ["tokens"]),
+            ("/detokenize", {"tokens": [2**40]}, ["tokens"]),
+        ]:
+            with self.subTest(path=path, body=str(body)[:80]):
+                self.error(self.post(path, body), 400, *words)
+        self.assertEqual(self.call("GET", "/health")[0], 200)
+
+    def test_wrong_requests(self):
+        self.error(self.post(COMPLETIONS, {"prompt": "a", "model": "gpt-9"}), 404, "gpt-9")
+        self.error(self.post("/v2/completions", {}), 404)
+        status, _, text = self.call("GET", COMPLETIONS)
+        self.error((status, json.loads(text)), 405)
+        status, _, text = self.call("POST", COMPLETIONS, "{}", {"Content-Type": "text/plain"})
+        self.error((status, json.loads(text)), 415)
+        self.error(self.post(COMPLETIONS, {"prompt": "a" * 300000}), 413, "200000 bytes")
+        status, _, text = self.call("GET", "/" + "a" * 20000)
+        self.assertEqual(status, 431, text)
+        status, _, text = self.call("GET", "/health", headers={"X": "a" * 20000})
+        self.assertEqual(status, 431, text)
+
+    def test_what_is_not_http(self):
+        for bad in (b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
+                    b"POST /v1/completions HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+                    b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"):
+            sock = self.connect()
+            sock.sendall(bad)
+            self.assertTrue(read_all(sock).startswith("HTTP/1.1 400 "), bad)
+
+    def test_a_body_that_never_comes(self):
+        sock = self.connect()
+        sock.sendall(head(COMPLETIONS, 1000) + b'{"prompt":')
+        self.assertTrue(read_all(sock).startswith("HTTP/1.1 408 "))
+
+    def test_a_body_that_comes_slowly(self):
+        sock = self.connect()
+        sock.sendall(head(COMPLETIONS, 1000))
+        with self.assertRaises(OSError):
+            for _ in range(100):  # a byte at a time gains nothing
+                sock.sendall(b" ")
+                time.sleep(0.05)
+
+    def test_a_client_that_leaves_frees_its_cache(self):
+        aborted = self.server.metric("longspan:request_success_total")
+        sock = self.connect()
+        body = json.dumps({"prompt": HAY, "max_tokens": 3700, "stream": True, **GREEDY}).encode()
+        sock.sendall(head(COMPLETIONS, len(body)) + body)
+        while b"data: " not in sock.recv(4096):
+            pass
+        sock.close()
+        self.assertTrue(self.server.wait_for(
+            lambda: self.server.metric("longspan:num_requests_running") == 0))
+        self.assertEqual(self.server.metric("longspan:kv_cache_usage_perc"), 0)
+        self.assertEqual(self.server.metric("longspan:request_success_total"), aborted + 1)
+
+    def test_a_full_queue(self):
+        sockets = []
+        body = json.dumps({"prompt": HAY, "max_tokens": 3700, "stream": True, **GREEDY}).encode()
+        for _ in range(14):  # 4 run, 8 wait
+            sock = self.connect()
+            sock.sendall(head(COMPLETIONS, len(body)) + body)
+            sockets.append(sock)
+        statuses = [sock.recv(12).decode()[-3:] for sock in sockets]
+        self.assertEqual(set(statuses), {"200", "429"})
+        status, headers, text = self.call("POST", COMPLETIONS, {"prompt": "a"})
+        self.error((status, json.loads(text)), 429, "of at most 12")
+        self.assertGreaterEqual(int(headers["Retry-After"]), 1)
+        for sock in sockets:
+            sock.close()
+        self.assertTrue(self.server.wait_for(
+            lambda: self.post(COMPLETIONS, {"prompt": "a", "max_tokens": 1})[0] == 200))
+
+    def test_idle_connections(self):
+        idle = [self.connect() for _ in range(200)]
+        self.assertEqual(self.call("GET", "/health")[0], 200)
+        for sock in idle:
+            sock.close()
+
+
+class SettingsTest(unittest.TestCase):
+    def start(self, *settings, **more):
+        server = Server(BINARY, SOURCE, settings, **more)
+        self.addCleanup(server.stop)
+        return server
+
+    def test_api_keys(self):
+        server = self.start(environment={"LONGSPAN_API_KEY": "secret"})
+        ask = {"prompt": "a", "max_tokens": 1}
+        for header, status in (({}, 401), ({"Authorization": "Bearer wrong"}, 401),
+                               ({"Authorization": "Bearer secre"}, 401),
+                               ({"Authorization": "Bearer "}, 401),
+                               ({"Authorization": "secret"}, 401),
+                               ({"Authorization": "Bearer secret"}, 200)):
+            self.assertEqual(server.post(COMPLETIONS, ask, headers=header)[0], status, header)
+        self.assertEqual(server.call("GET", "/v1/models")[0], 401)
+        for path in ("/health", "/ready", "/metrics"):
+            self.assertEqual(server.call("GET", path)[0], 200)
+
+    def test_a_deadline(self):
+        server = self.start("server.request_timeout_s=1", max_model_len=200000)
+        long = {"prompt": "ab", "max_tokens": 150000, **GREEDY}
+        status, answer = server.post(COMPLETIONS, long)
+        self.assertEqual(status, 504, answer)
+        chunks = events(server.call("POST", COMPLETIONS, {**long, "stream": True})[2])
+        self.assertIn("took longer", chunks[-1]["error"]["message"])
+
+    def test_too_many_connections(self):
+        server = self.start("server.max_connections=20")
+        socks = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]
+        self.assertEqual(server.call("GET", "/health")[0], 200)
+        socks[0].settimeout(10)
+        self.assertEqual(socks[0].recv(1), b"")  # idle longest: closed
+        for sock in socks:
+            sock.close()
+
+    def test_stopping_ends_what_runs(self):
+        server = self.start("server.drain_timeout_s=60")
+        sock = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        body = json.dumps({"prompt": HAY, "max_tokens": 200, "stream": True, **GREEDY}).encode()
+        sock.sendall(head(COMPLETIONS, len(body), "Connection: close") + body)
+        text = sock.recv(10).decode()
+        self.assertEqual(server.stop(), 0)
+        events(text + read_all(sock))
+        sock.close()
+
+    def test_stopping_waits_only_so_long(self):
+        server = self.start("server.drain_timeout_s=0", max_model_len=200000)
+        sock = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        body = json.dumps({"prompt": "a", "max_tokens": 150000, "stream": True, **GREEDY}).encode()
+        sock.sendall(head(COMPLETIONS, len(body), "Connection: close") + body)
+        text = sock.recv(10).decode()
+        self.assertEqual(server.stop(), 0)
+        text += read_all(sock)
+        self.assertIn("the server stopped", text)
+        sock.close()
+
+    def test_a_port_that_is_taken(self):
+        server = self.start()
+        with self.assertRaisesRegex(RuntimeError, "cannot listen on .*choose another"):
+            Server(BINARY, SOURCE, [f"server.port={server.port}"])
+
+    def test_a_key_file_that_others_read(self):
+        path = "/tmp/longspan_keys_%d" % os.getpid()
+        with open(path, "w") as file:
+            file.write("# keys\nk1\n")
+        self.addCleanup(os.remove, path)
+        os.chmod(path, 0o644)
+        with self.assertRaisesRegex(RuntimeError, "others can read it"):
+            Server(BINARY, SOURCE, [f"server.api_key_file={path}"])
+        os.chmod(path, 0o600)
+        server = self.start(f"server.api_key_file={path}")
+        self.assertEqual(server.call("GET", "/v1/models",
+                                     headers={"Authorization": "Bearer k1"})[0], 200)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1] + sys.argv[3:])

@@ -1,0 +1,116 @@
+"""Starts `longspan serve` for a test: on a small random model whose tokens are bytes."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+
+CONFIG = """
+model: model
+max_model_len: {max_model_len}
+esa: {{initial_tokens: 4, local_tokens: 16, top_k: 8, selection_block: 8, compression: exact}}
+prefill: {{chunk_tokens: 32}}
+max_num_seqs: 4
+deterministic: true
+parallel: {{ranks: {ranks}}}
+server: {{port: 0, max_waiting: 8, max_body_bytes: 200000, body_timeout_s: 1}}
+"""
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+URL = re.compile(r"http://127\.0\.0\.1:(\d+) answers for")
+
+
+class Server:
+    """A running server. `command` comes before the program's name, as mpirun does."""
+
+    def __init__(self, binary, source, settings=(), command=(), ranks=2, max_model_len=4096,
+                 environment=None):
+        self.directory = tempfile.mkdtemp()
+        model = os.path.join(self.directory, "model")
+        os.mkdir(model)
+        data = os.path.join(source, "tests")
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(os.path.join(data, "runtime/testdata/models/llama_f16", name), model)
+        shutil.copy(os.path.join(data, "launcher/testdata/byte_tokenizer.json"),
+                    os.path.join(model, "tokenizer.json"))
+        with open(os.path.join(model, "chat_template.jinja"), "w") as file:
+            file.write(CHAT_TEMPLATE)
+        with open(os.path.join(self.directory, "run.yaml"), "w") as file:
+            file.write(CONFIG.format(ranks=ranks, max_model_len=max_model_len))
+        arguments = [*command, binary, "serve", "--config", "run.yaml"]
+        for setting in settings:
+            arguments += ["--set", setting]
+        self.log = []
+        self.port = None
+        self.process = subprocess.Popen(arguments, cwd=self.directory, stderr=subprocess.PIPE,
+                                        text=True, env={**os.environ, **(environment or {})})
+        self.listening = threading.Event()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        if not self.listening.wait(60) or self.port is None:
+            self.stop()
+            raise RuntimeError("the server did not start:\n" + "".join(self.log))
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            if match := URL.search(line):
+                self.port = int(match[1])
+                self.listening.set()
+        self.listening.set()  # it has ended
+
+    def stop(self, sign=signal.SIGTERM):
+        """Returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sign)
+        try:
+            code = self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self.reader.join(10)
+        self.process.stderr.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return code
+
+    def requests_logged(self):
+        return [json.loads(line) for line in self.log if line.startswith('{"event":"request"')]
+
+    def call(self, method, path, body=None, headers=None, timeout=60):
+        """(status, headers, body as text)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        if body is not None:
+            headers = {"Content-Type": "application/json", **(headers or {})}
+        connection.request(method, path, body=body, headers=headers or {})
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, dict(response.getheaders()), text
+
+    def post(self, path, body, **more):
+        status, _, text = self.call("POST", path, body, **more)
+        return status, json.loads(text)
+
+    def metric(self, name):
+        """The sum over the labels of a metric."""
+        _, _, text = self.call("GET", "/metrics")
+        found = re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found)) if found else None
+
+    def wait_for(self, condition, seconds=30):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.05)
+        return False
