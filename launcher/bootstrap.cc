@@ -6,6 +6,7 @@
 #include <spdlog/cfg/env.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
@@ -18,6 +19,7 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
+#include "collectives/heartbeat.h"
 #include "collectives/mpi_communicator.h"
 #include "collectives/thread_communicator.h"
 #include "kernels/base/status_macros.h"
@@ -156,6 +158,23 @@ int RunMpi(const RankJob& job) {
 absl::StatusOr<int> RunEngine(const Job& job, const Config& config, Communicator& communicator) {
   LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
   CatchStopSignals();
+  std::unique_ptr<Heartbeat> heartbeat;
+  if (job.has_heartbeat && LaunchedByMpirun()) {
+    absl::StatusOr<std::unique_ptr<Heartbeat>> started =
+        Heartbeat::Start(communicator, {}, [rank = communicator.rank()](const std::string& lost) {
+          fprintf(stderr, "longspan: rank %d ends: %s\n", rank, lost.c_str());
+          _exit(kExitFailed);  // the rank's own thread may wait for what was lost
+        });
+    if (!started.ok()) {
+      if (!IsAgreed(started.status())) return started.status();
+      if (communicator.rank() == 0) {
+        spdlog::warn("a rank that is lost will be noticed late: {}",
+                     std::string(started.status().message()));
+      }
+    } else {
+      heartbeat = *std::move(started);
+    }
+  }
   return RunOrAbort(communicator, [&]() -> absl::StatusOr<int> {
     if (communicator.rank() == 0) return job.run(*engine);
     LONGSPAN_RETURN_IF_ERROR(engine->RunWorker());

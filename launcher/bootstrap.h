@@ -29,6 +29,9 @@ struct Job {
   std::function<absl::StatusOr<bool>(const Config&)> prepare;
   // Rank 0 of a loaded engine. Returns the exit code; an error ends the whole job.
   std::function<absl::StatusOr<int>(Engine& engine)> run;
+  // Ends the process as soon as a rank is lost (collectives/heartbeat.h): a server's clients wait,
+  // and mpirun may have been told to leave ranks time to stop.
+  bool has_heartbeat = false;
 };
 
 // Starts the ranks that the environment and the config ask for: under mpirun MPI, otherwise

@@ -132,7 +132,8 @@ absl::StatusOr<int> Serve(const std::vector<std::string>& positional) {
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
   ServeJob job;
   return RunOnRanks(Job{[&job](const Config& config) { return job.Prepare(config); },
-                        [&job](Engine& engine) { return job.Run(engine); }});
+                        [&job](Engine& engine) { return job.Run(engine); },
+                        /*has_heartbeat=*/true});
 }
 
 }  // namespace
