@@ -44,7 +44,7 @@ Failure FailureOf(const HttpResult& result, const AnswerStream& answer, double t
       return result.refused ? Failure{"connection refused", ""}
                             : Failure{"cannot connect", result.error};
     case HttpEnd::kNoAnswer:
-      return {"connection lost", absl::StrCat("before an answer: ", result.error)};
+      return {"no HTTP answer", result.error};
     case HttpEnd::kTimeout:
       return {"timeout", absl::StrFormat("%s, at %g s", events, timeout_s)};
     default:
