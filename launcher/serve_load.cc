@@ -107,8 +107,9 @@ class LoadRunner {
     asio::steady_timer timer(io_);
     error_code ignored;
     for (size_t i = 0; i < requests_.size(); ++i) {
-      if (const double wait = arrivals[i] - Now(); wait > 0) {
-        timer.expires_after(Nanoseconds(wait));
+      // An hour at a time: a tiny rate has gaps that no clock can hold.
+      for (double wait; (wait = arrivals[i] - Now()) > 0;) {
+        timer.expires_after(Nanoseconds(std::min(wait, 3600.0)));
         co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
       }
       while (load_.max_concurrency > 0 && num_running_ >= load_.max_concurrency) {

@@ -45,13 +45,15 @@ int64_t Count(const Json& usage, const char* key) {
 
 // In one line, so that it can stand in a table.
 std::string Shorten(absl::string_view text) {
-  constexpr size_t kMost = 300;
-  std::string line(text.substr(0, kMost));
+  size_t bytes = std::min<size_t>(text.size(), 300);
+  const bool is_cut = bytes < text.size();
+  while (is_cut && bytes > 0 && (text[bytes] & 0xc0) == 0x80) --bytes;  // between two characters
+  std::string line(text.substr(0, bytes));
   for (char& c : line) {
     if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';
   }
   absl::RemoveExtraAsciiWhitespace(&line);
-  return text.size() > kMost ? line + "..." : line;
+  return is_cut ? line + "..." : line;
 }
 
 std::string MessageOf(const Json& json, absl::string_view otherwise) {

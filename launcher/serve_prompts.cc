@@ -70,7 +70,10 @@ absl::StatusOr<Json> BodyOfLine(const std::string& line, bool is_chat) {
     return absl::InvalidArgumentError(is_chat ? "`prompt` is not a text, as one of a chat must be"
                                               : "`prompt` is neither a text nor token ids");
   }
-  if (prompt.empty() || prompt == "") return absl::InvalidArgumentError("`prompt` is empty");
+  // To nlohmann no string is empty.
+  const bool is_empty =
+      prompt.is_string() ? prompt.get_ref<const std::string&>().empty() : prompt.empty();
+  if (is_empty) return absl::InvalidArgumentError("`prompt` is empty");
   if (is_chat) {
     json["messages"] = UserMessage(prompt);
     json.erase("prompt");
@@ -98,7 +101,8 @@ ServeRequest Finish(const ServePrompts& prompts, Json body) {
   if (prompts.ignore_eos) body["ignore_eos"] = true;
   body["stream"] = true;
   body["stream_options"] = {{"include_usage", true}};
-  return {body.dump(), MaxTokens(body)};
+  // The name of a model, given on the command line, may be any bytes.
+  return {body.dump(-1, ' ', false, Json::error_handler_t::replace), MaxTokens(body)};
 }
 
 }  // namespace
@@ -116,12 +120,7 @@ absl::StatusOr<std::vector<std::string>> ReadDataset(const std::string& path, bo
       return absl::InvalidArgumentError(
           absl::StrCat(path, ":", number, ": ", body.status().message()));
     }
-    // Text that is not UTF-8 has no way into a request.
-    try {
-      lines.push_back(body->dump());
-    } catch (const Json::exception&) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ":", number, ": is not UTF-8"));
-    }
+    lines.push_back(body->dump());
   }
   if (!file.eof()) {
     return absl::NotFoundError(absl::StrCat(path, ": cannot be read: ", strerror(errno)));

@@ -73,6 +73,7 @@ TEST(ServerMessage, IsOneLine) {
   EXPECT_EQ(ServerMessage(" <h1>Bad\r\n Gateway</h1>\n"), "<h1>Bad Gateway</h1>");
   EXPECT_EQ(ServerMessage(""), "");
   EXPECT_EQ(ServerMessage(std::string(1000, 'x')), std::string(300, 'x') + "...");
+  EXPECT_EQ(ServerMessage(std::string(299, 'x') + "\xc3\xa4"), std::string(299, 'x') + "...");
 }
 
 TEST(Percentile, IsBetweenTheNearest) {
