@@ -77,7 +77,9 @@ bool WaitUntil(int fd, int16_t events, absl::Time end) {
   }
 }
 
-Socket NewSocket() { return Socket(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)); }
+Socket NewSocket() {
+  return Socket(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+}
 
 // Listens at any port; the loopback address comes first.
 absl::StatusOr<Socket> Listen(Announcement* announcement) {

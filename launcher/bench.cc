@@ -25,7 +25,6 @@ ABSL_FLAG(int64_t, batch, 1,
 ABSL_FLAG(std::string, context, "262144",
           "bench: tokens of the prompt, or of what is in the cache; several, separated by commas, "
           "are measured one after the other");
-ABSL_FLAG(std::string, format, "table", "bench: table, csv or json");
 ABSL_FLAG(std::optional<int64_t>, repeat, std::nullopt,
           "bench: runs that the median is over: replays of kernels (41 if not given), runs of a "
           "layer (11), decoded tokens (32), prompts (1)");
@@ -44,15 +43,21 @@ constexpr Benchmark kBenchmarks[] = {{"kernels", true, BenchKernels},
                                      {"decode", false, BenchDecode},
                                      {"prefill", false, BenchPrefill}};
 
+// `bench serve` has flags of its own, so it is a subcommand of its own.
 std::string Names() {
-  return absl::StrJoin(kBenchmarks, ", ", [](std::string* out, const Benchmark& benchmark) {
-    absl::StrAppend(out, benchmark.name);
-  });
+  return absl::StrJoin(kBenchmarks, ", ",
+                       [](std::string* out, const Benchmark& benchmark) {
+                         absl::StrAppend(out, benchmark.name);
+                       }) +
+         ", serve";
 }
 
 absl::StatusOr<const Benchmark*> FindBenchmark(const std::vector<std::string>& positional) {
   if (positional.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("takes what to measure: ", Names()));
+  }
+  if (positional[0] == "serve") {
+    return absl::InvalidArgumentError("`bench serve` takes its flags behind both words");
   }
   const auto* benchmark = std::find_if(std::begin(kBenchmarks), std::end(kBenchmarks),
                                        [&](const Benchmark& b) { return b.name == positional[0]; });

@@ -109,14 +109,9 @@ constexpr Column kColumns[] = {
      OneDigit},
 };
 
-std::string Version() {
-  const std::string text = VersionText();
-  return text.substr(0, text.find('\n'));
-}
-
 std::string HeaderLines(const BenchReport& report) {
   const BenchMachine& machine = report.machine;
-  return absl::StrCat(Version(), " bench ", report.benchmark, "; ", machine.device, "; ",
+  return absl::StrCat(ReportVersion(), " bench ", report.benchmark, "; ", machine.device, "; ",
                       machine.software, "; ", report.shape.ranks,
                       report.shape.ranks == 1 ? " rank\n" : " ranks\n", report.shape.ToString(),
                       "\n", "copy ", Scaled(machine.copy_bytes_per_s, "B/s"), ", matmul ",
@@ -171,14 +166,6 @@ std::string CsvCell(absl::string_view text) {
   return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
 }
 
-std::string CsvLine(const Cells& cells) {
-  return absl::StrJoin(cells, ",",
-                       [](std::string* out, const std::string& cell) {
-                         absl::StrAppend(out, CsvCell(cell));
-                       }) +
-         "\n";
-}
-
 // What the header of a table says is in every line, so that files can be put together.
 std::string Csv(const BenchReport& report) {
   Cells titles = {"benchmark", "name", "shape", "batch", "context", "runs"};
@@ -197,7 +184,7 @@ std::string Csv(const BenchReport& report) {
       cells.push_back(std::isfinite(value) ? absl::StrFormat("%.10g", value) : "");
     }
     cells.insert(cells.end(), {absl::StrCat(report.shape.ranks), report.machine.device,
-                               report.machine.software, Version()});
+                               report.machine.software, ReportVersion()});
     absl::StrAppend(&text, CsvLine(cells));
   }
   return text;
@@ -218,7 +205,7 @@ std::string Json(const BenchReport& report) {
     }
     rows.push_back(std::move(object));
   }
-  const OrderedJson json = {{"version", Version()},
+  const OrderedJson json = {{"version", ReportVersion()},
                             {"benchmark", report.benchmark},
                             {"device", report.machine.device},
                             {"software", report.machine.software},
@@ -249,6 +236,19 @@ absl::StatusOr<ReportFormat> ParseReportFormat(absl::string_view name) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("--format must be table, csv or json, not ", name));
+}
+
+std::string ReportVersion() {
+  const std::string text = VersionText();
+  return text.substr(0, text.find('\n'));
+}
+
+std::string CsvLine(const std::vector<std::string>& cells) {
+  return absl::StrJoin(cells, ",",
+                       [](std::string* out, const std::string& cell) {
+                         absl::StrAppend(out, CsvCell(cell));
+                       }) +
+         "\n";
 }
 
 Timing Summarize(std::vector<double> seconds) {

@@ -60,6 +60,10 @@ void AddTargets(BenchReport* report);
 
 std::string FormatReport(const BenchReport& report, ReportFormat format);
 
+// "longspan 0.1.0", and a line of CSV, as all reports have them.
+std::string ReportVersion();
+std::string CsvLine(const std::vector<std::string>& cells);
+
 // To standard output, or to `path` if there is one. NotFound or DataLoss: it cannot be written.
 absl::Status WriteReport(const std::string& text, const std::string& path);
 // Whether WriteReport could begin, asked before hours of measuring.

@@ -20,6 +20,7 @@ std::vector<std::string>& SetFlagValues() {
 
 ABSL_FLAG(std::string, config, "", "YAML file of the run; configs/needle.yaml explains every key");
 ABSL_FLAG(std::string, file, "", "The document, a text file; `-` is standard input");
+ABSL_FLAG(std::string, format, "table", "bench: table, csv or json");
 ABSL_FLAG(
     std::string, input, "",
     "generate: JSONL of requests; `-` is standard input. calibrate: a text, or a .jsonl file of "

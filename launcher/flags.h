@@ -13,6 +13,7 @@
 // Flags of all subcommands; each subcommand names those that it takes (see main.cc).
 ABSL_DECLARE_FLAG(std::string, config);
 ABSL_DECLARE_FLAG(std::string, file);
+ABSL_DECLARE_FLAG(std::string, format);
 ABSL_DECLARE_FLAG(std::string, host);
 ABSL_DECLARE_FLAG(std::string, input);
 ABSL_DECLARE_FLAG(int64_t, max_tokens);

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "launcher/bootstrap.h"
 #include "launcher/flags.h"
 #include "launcher/subcommand.h"
@@ -11,8 +12,8 @@ namespace longspan {
 namespace {
 
 std::vector<Subcommand> Subcommands() {
-  return {GenerateSubcommand(),  AskSubcommand(),    ServeSubcommand(),
-          CalibrateSubcommand(), DoctorSubcommand(), BenchSubcommand()};
+  return {GenerateSubcommand(), AskSubcommand(),   ServeSubcommand(),     CalibrateSubcommand(),
+          DoctorSubcommand(),   BenchSubcommand(), BenchServeSubcommand()};
 }
 
 std::string Overview() {
@@ -65,9 +66,14 @@ int Main(const std::vector<std::string>& arguments) {
     return Print(stdout, Overview()), kExitOk;
   }
   if (first == "--version" || first == "version") return Print(stdout, VersionText()), kExitOk;
-  for (const Subcommand& subcommand : Subcommands()) {
-    if (subcommand.name == first) {
-      return RunSubcommand(subcommand, {arguments.begin() + 1, arguments.end()});
+  // The longer name first: `bench serve` is not `bench` of something called so.
+  for (const size_t words : {2, 1}) {
+    if (arguments.size() < words) continue;
+    const std::string name = absl::StrJoin(arguments.begin(), arguments.begin() + words, " ");
+    for (const Subcommand& subcommand : Subcommands()) {
+      if (subcommand.name == name) {
+        return RunSubcommand(subcommand, {arguments.begin() + words, arguments.end()});
+      }
     }
   }
   return UsageError("longspan", absl::StrCat("unknown subcommand ", first));

@@ -13,11 +13,11 @@ enum ExitCode : int {
   kExitOk = 0,
   kExitFailed = 1,      // the run failed, or was interrupted
   kExitUsage = 2,       // the command line is wrong
-  kExitSomeErrors = 3,  // generate: it ran to its end, and some requests have errors
+  kExitSomeErrors = 3,  // it ran to its end, and some requests have errors
 };
 
 struct Subcommand {
-  absl::string_view name;
+  absl::string_view name;      // a word, or two
   absl::string_view synopsis;  // what follows the name
   absl::string_view summary;
   std::vector<absl::string_view> flags;
@@ -30,6 +30,7 @@ Subcommand AskSubcommand();
 Subcommand CalibrateSubcommand();
 Subcommand DoctorSubcommand();
 Subcommand BenchSubcommand();
+Subcommand BenchServeSubcommand();
 Subcommand ServeSubcommand();
 
 // What was built in, as `--version` prints it.

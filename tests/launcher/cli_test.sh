@@ -368,8 +368,8 @@ case $case in
       [ "$(grep -c '^longspan' stderr)" = 1 ] || { cat stderr >&2; fail "told more than once"; }
       [ ! -s stdout ] || fail "there is output"
     }
-    refuse 2 'takes what to measure: kernels, layer, decode, prefill'
-    refuse 2 'unknown benchmark dance; there are kernels, layer, decode, prefill' dance
+    refuse 2 'takes what to measure: kernels, layer, decode, prefill, serve'
+    refuse 2 'unknown benchmark dance; there are kernels, layer, decode, prefill, serve' dance
     refuse 2 'unexpected argument twice' decode twice
     refuse 2 '--context must be numbers from 1 to 4294967294, separated by commas, not `12x`' \
       decode --context 600,12x
@@ -392,7 +392,11 @@ case $case in
       fi
     else
       refuse 2 'kernels are measured on one GPU, without mpirun' kernels
+      expect 2 "${mpirun[@]}" "$longspan" bench serve --url http://127.0.0.1:1
+      says 'requests are sent by one process, without mpirun'
+      [ "$(grep -c '^longspan' stderr)" = 1 ] || fail "told more than once"
     fi
+    refuse 2 '`bench serve` takes its flags behind both words' serve
     ;;
   *) fail "unknown case $case" ;;
 esac
