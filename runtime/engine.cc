@@ -39,7 +39,12 @@ class StepRunner {
   // `greedy`, of rank 0: all decodes take the likeliest token and want no log-probabilities.
   absl::StatusOr<StepResult> Run(const StepPlan& plan, bool greedy) {
     StepResult result;
+    for (const auto& [sequence, stripe, node] : plan.publishes) {
+      if (!IsMine(stripe)) continue;
+      cached_[node] = sequences_.at(sequence).cache->pages()[stripe / communicator_->size()];
+    }
     for (const int64_t sequence : plan.closes) sequences_.erase(sequence);
+    for (const int64_t node : plan.evicts) cached_.erase(node);
     absl::Status opened;
     for (const StepPlan::Open& open : plan.opens) opened.Update(Open(open));
     if (!plan.opens.empty()) LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, opened));
@@ -56,22 +61,41 @@ class StepRunner {
   struct Sequence {
     std::unique_ptr<KvShard> cache;
     int64_t capacity;
+    int64_t cached_tokens;
   };
 
   bool IsDriver() const { return communicator_->rank() == 0; }
+  bool IsMine(int64_t stripe) const {
+    return stripe % communicator_->size() == communicator_->rank();
+  }
 
   absl::Status Open(const StepPlan::Open& open) {
     Sequence& sequence = sequences_[open.sequence];
     sequence.capacity = open.capacity;
+    sequence.cached_tokens = open.cached_tokens;
     sequence.cache = std::make_unique<KvShard>(model_->pool.get(), model_->attention.layout,
                                                communicator_->rank());
+    int64_t stripe = 0;
+    for (const int64_t node : open.shares) {
+      if (IsMine(stripe++)) sequence.cache->Share(cached_.at(node));
+    }
+    for (const auto& [node, take] : open.copies) {
+      if (!IsMine(stripe++)) continue;
+      if (take) {
+        sequence.cache->Share(std::move(cached_.extract(node).mapped()));
+      } else {
+        LONGSPAN_RETURN_IF_ERROR(sequence.cache->Copy(*cached_.at(node)));
+      }
+    }
     return sequence.cache->Reserve(open.capacity);
   }
 
   absl::Status Prefill(const StepPlan::Prefill& prefill, StepResult* result) {
     Sequence& sequence = sequences_.at(prefill.sequence);
-    const PrefillChunk chunk = PlanChunk(model_->attention, selection_block_, sequence.cache.get(),
-                                         prefill.tokens, sequence.capacity);
+    PrefillChunk chunk = PlanChunk(model_->attention, selection_block_, sequence.cache.get(),
+                                   prefill.tokens, sequence.capacity);
+    chunk.behind_cached =
+        prefill.tokens.begin > 0 && prefill.tokens.begin == sequence.cached_tokens;
     using Outputs = Transformer::Outputs;
     const Outputs outputs = prefill.logprobs >= 0 ? Outputs::kAll
                             : prefill.last        ? Outputs::kLastBlock
@@ -188,6 +212,7 @@ class StepRunner {
   Model* model_;
   int64_t selection_block_;
   std::map<int64_t, Sequence> sequences_;
+  std::map<int64_t, PageRef> cached_;  // this rank's, by their nodes
 };
 
 // Broadcasts a plan as a fixed first message, which small plans fit, and the rest.
@@ -217,8 +242,12 @@ class EngineImpl final : public Engine {
         model_(std::move(model)),
         tokenizer_(std::move(tokenizer)),
         runner_(communicator, model_.get(), config_.esa.selection_block),
-        scheduler_({config_.max_num_seqs, config_.prefill_chunk_tokens, model_->pool->max_pages(),
-                    model_->attention.layout}) {}
+        scheduler_(
+            {config_.max_num_seqs,
+             config_.prefill_chunk_tokens,
+             model_->pool->max_pages(),
+             {model_->attention.layout, model_->attention.kv.halo, config_.esa.selection_block},
+             config_.kv_cache_prefix_caching}) {}
 
   const Config& config() const override { return config_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
@@ -230,8 +259,11 @@ class EngineImpl final : public Engine {
     const auto prompt = static_cast<int64_t>(request.prompt.size());
     const int64_t capacity = prompt + request.sampling.max_tokens;
     WarnIfBeyondTraining(capacity);
-    scheduler_.Add(id, prompt, capacity);
-    sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, MonotonicSeconds()));
+    const Sequence& sequence =
+        sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, MonotonicSeconds()))
+            .first->second;
+    scheduler_.Add(id, sequence.request().prompt, capacity,
+                   /*computes_all=*/sequence.wanted_prompt_logprobs() >= 0);
     return id;
   }
 
@@ -256,8 +288,8 @@ class EngineImpl final : public Engine {
   }
 
   EngineLoad load() const override {
-    return {scheduler_.num_running(), scheduler_.num_waiting(), scheduler_.used_pages(),
-            model_->pool->max_pages()};
+    return {scheduler_.num_running(), scheduler_.num_waiting(), scheduler_.used_pages(0),
+            scheduler_.cached_pages(0), model_->pool->max_pages()};
   }
   const EngineStats& stats() const override { return stats_; }
 
@@ -323,10 +355,19 @@ class EngineImpl final : public Engine {
   }
 
   StepPlan Plan() {
-    const Scheduler::Work work = scheduler_.Next();
+    Scheduler::Work work = scheduler_.Next();
     StepPlan plan;
+    plan.publishes = std::move(work.publishes);
     plan.closes = std::exchange(closing_, {});
-    plan.opens = work.opens;
+    plan.evicts = std::move(work.evicts);
+    plan.opens = std::move(work.opens);
+    for (const StepPlan::Open& open : plan.opens) {
+      Sequence& sequence = sequences_.at(open.sequence);
+      sequence.Cached(open.cached_tokens);
+      if (!config_.kv_cache_prefix_caching) continue;
+      stats_.prefix_query_tokens += static_cast<int64_t>(sequence.request().prompt.size());
+      stats_.prefix_hit_tokens += open.cached_tokens;
+    }
     if (work.prefill) {
       const Sequence& sequence = sequences_.at(work.prefill->sequence);
       const Range tokens = work.prefill->tokens;

@@ -21,7 +21,8 @@ struct RequestUpdate {
   int64_t request = 0;    // as Submit returned it
   int64_t prefilled = 0;  // prompt tokens in the cache
   int64_t prompt_tokens = 0;
-  std::string text;  // newly decoded text, safe to print: whole characters, no stop string
+  int64_t cached_tokens = 0;  // of them: those that an earlier request had left there
+  std::string text;           // newly decoded text, safe to print: whole characters, no stop string
   bool finished = false;
   Completion completion;  // when finished
 };
@@ -34,6 +35,8 @@ struct EngineStats {
   double decode_s = 0;                     // wall time of steps' decode part
   int64_t attended_keys = 0;               // over queries and layers, of this job
   int64_t dense_keys = 0;                  // what dense attention would have attended to
+  int64_t prefix_query_tokens = 0;         // prompt tokens looked up in the prefix cache
+  int64_t prefix_hit_tokens = 0;           // of them: found
   std::vector<int64_t> peak_memory_bytes;  // [ranks] resident set
 };
 
@@ -41,8 +44,9 @@ struct EngineStats {
 struct EngineLoad {
   int64_t running = 0;  // requests
   int64_t waiting = 0;
-  // Of rank 0's cache, which no rank's exceeds.
-  int64_t used_pages = 0;
+  // Of rank 0's cache.
+  int64_t used_pages = 0;    // of running requests and of the prefix cache
+  int64_t cached_pages = 0;  // of the prefix cache, whether running requests share them or not
   int64_t total_pages = 0;
 };
 
