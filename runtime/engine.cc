@@ -16,6 +16,7 @@
 #include "runtime/sampling.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
+#include "runtime/sequence_caches.h"
 
 namespace longspan {
 namespace {
@@ -34,19 +35,15 @@ struct StepResult {
 class StepRunner {
  public:
   StepRunner(Communicator* communicator, Model* model, int64_t selection_block)
-      : communicator_(communicator), model_(model), selection_block_(selection_block) {}
+      : communicator_(communicator),
+        model_(model),
+        selection_block_(selection_block),
+        caches_(model->pool.get(), model->attention.layout, communicator->rank()) {}
 
   // `greedy`, of rank 0: all decodes take the likeliest token and want no log-probabilities.
   absl::StatusOr<StepResult> Run(const StepPlan& plan, bool greedy) {
     StepResult result;
-    for (const auto& [sequence, stripe, node] : plan.publishes) {
-      if (!IsMine(stripe)) continue;
-      cached_[node] = sequences_.at(sequence).cache->pages()[stripe / communicator_->size()];
-    }
-    for (const int64_t sequence : plan.closes) sequences_.erase(sequence);
-    for (const int64_t node : plan.evicts) cached_.erase(node);
-    absl::Status opened;
-    for (const StepPlan::Open& open : plan.opens) opened.Update(Open(open));
+    const absl::Status opened = caches_.Update(plan);
     if (!plan.opens.empty()) LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, opened));
     const double start = MonotonicSeconds();
     if (plan.prefill) LONGSPAN_RETURN_IF_ERROR(Prefill(*plan.prefill, &result));
@@ -58,40 +55,10 @@ class StepRunner {
   }
 
  private:
-  struct Sequence {
-    std::unique_ptr<KvShard> cache;
-    int64_t capacity;
-    int64_t cached_tokens;
-  };
-
   bool IsDriver() const { return communicator_->rank() == 0; }
-  bool IsMine(int64_t stripe) const {
-    return stripe % communicator_->size() == communicator_->rank();
-  }
-
-  absl::Status Open(const StepPlan::Open& open) {
-    Sequence& sequence = sequences_[open.sequence];
-    sequence.capacity = open.capacity;
-    sequence.cached_tokens = open.cached_tokens;
-    sequence.cache = std::make_unique<KvShard>(model_->pool.get(), model_->attention.layout,
-                                               communicator_->rank());
-    int64_t stripe = 0;
-    for (const int64_t node : open.shares) {
-      if (IsMine(stripe++)) sequence.cache->Share(cached_.at(node));
-    }
-    for (const auto& [node, take] : open.copies) {
-      if (!IsMine(stripe++)) continue;
-      if (take) {
-        sequence.cache->Share(std::move(cached_.extract(node).mapped()));
-      } else {
-        LONGSPAN_RETURN_IF_ERROR(sequence.cache->Copy(*cached_.at(node)));
-      }
-    }
-    return sequence.cache->Reserve(open.capacity);
-  }
 
   absl::Status Prefill(const StepPlan::Prefill& prefill, StepResult* result) {
-    Sequence& sequence = sequences_.at(prefill.sequence);
+    const SequenceCaches::Sequence& sequence = caches_.at(prefill.sequence);
     PrefillChunk chunk = PlanChunk(model_->attention, selection_block_, sequence.cache.get(),
                                    prefill.tokens, sequence.capacity);
     chunk.behind_cached =
@@ -193,7 +160,7 @@ class StepRunner {
     std::vector<DecodeToken> tokens;
     std::vector<int32_t> ids;
     for (const StepPlan::Decode& decode : decodes) {
-      tokens.push_back({sequences_.at(decode.sequence).cache.get(), decode.position});
+      tokens.push_back({caches_.at(decode.sequence).cache.get(), decode.position});
       ids.push_back(decode.id);
     }
     LONGSPAN_RETURN_IF_ERROR(model_->transformer->Decode(tokens, ids));
@@ -211,8 +178,7 @@ class StepRunner {
   Communicator* communicator_;
   Model* model_;
   int64_t selection_block_;
-  std::map<int64_t, Sequence> sequences_;
-  std::map<int64_t, PageRef> cached_;  // this rank's, by their nodes
+  SequenceCaches caches_;
 };
 
 // Broadcasts a plan as a fixed first message, which small plans fit, and the rest.

@@ -1,6 +1,7 @@
 #include "runtime/scheduler.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -11,6 +12,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/kv_shard.h"
+#include "runtime/sequence_caches.h"
 
 namespace longspan {
 namespace {
@@ -18,72 +21,73 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-// What the pages of all ranks would hold: in place of a position's keys, a hash of the tokens that
-// they depend on. Executes plans as ranks do.
+// The pages of all ranks. In place of keys stands a hash of the tokens that they depend on.
 class Pages {
  public:
-  explicit Pages(const Scheduler::Limits& limits)
-      : limits_(limits), shape_(limits.shape), in_use_(shape_.layout.num_ranks) {}
-
-  void Start(const Scheduler::Work& work, const std::vector<int64_t>& closes) {
-    for (const auto& [sequence, stripe, node] : work.publishes) {
-      ASSERT_TRUE(cached_.emplace(node, sequences_.at(sequence).pages.at(stripe)).second);
-    }
-    for (const int64_t sequence : closes) ASSERT_EQ(sequences_.erase(sequence), 1);
-    for (const int64_t node : work.evicts) ASSERT_EQ(cached_.erase(node), 1);
-    for (const StepPlan::Open& open : work.opens) {
-      Sequence& sequence = sequences_[open.sequence];
-      sequence.cached = open.cached_tokens;
-      std::vector<PageRef>& pages = sequence.pages;
-      for (const int64_t node : open.shares) pages.push_back(cached_.at(node));
-      for (const auto& [node, take] : open.copies) {
-        PageRef page = cached_.at(node);
-        if (take) cached_.erase(node);
-        pages.push_back(take ? page : Allocate(pages.size(), *page));
-      }
-      while (static_cast<int64_t>(pages.size()) * shape_.layout.stripe_tokens < open.capacity) {
-        pages.push_back(Allocate(pages.size(), {}));
-      }
-      for (const int64_t count : in_use_) ASSERT_LE(count, limits_.pages);
+  explicit Pages(const Scheduler::Limits& limits) : layout_(limits.shape.layout) {
+    shape_.layers = 2;
+    shape_.kv_dim = shape_.score_dim = 2;  // of float32: as many bytes as a hash
+    shape_.stripe_tokens = layout_.stripe_tokens;
+    shape_.halo = limits.shape.halo;
+    for (int r = 0; r < layout_.num_ranks; ++r) {
+      pools_.push_back(std::make_unique<PagePool>(shape_, limits.pages));
+      caches_.push_back(std::make_unique<SequenceCaches>(pools_[r].get(), layout_, r));
     }
   }
 
-  void Write(int64_t id, Range positions, const std::vector<int32_t>& tokens) {
-    Sequence& sequence = sequences_.at(id);
-    const std::vector<uint64_t> hashes = Hashes(tokens);
-    const int64_t stripe_tokens = shape_.layout.stripe_tokens;
-    for (int64_t s = 0; s < static_cast<int64_t>(sequence.pages.size()); ++s) {
-      Range rows = Intersect(WithHalo(s), positions);
-      // The first new stripe is told of the cached tokens before it.
-      if (positions.begin == sequence.cached && s * stripe_tokens >= positions.begin) {
-        rows.begin = std::max<int64_t>(0, s * stripe_tokens - shape_.halo);
-      }
-      for (int64_t p = rows.begin; p < rows.end; ++p) (*sequence.pages[s])[p] = hashes[p];
+  // As all ranks do, but for the forward pass.
+  void Update(const StepPlan& plan) {
+    for (const auto& caches : caches_) {
+      const absl::Status updated = caches->Update(plan);
+      ASSERT_TRUE(updated.ok()) << updated;
     }
-    // Nothing that belongs to others was written to, and all that it reads is there.
-    for (const auto& [other, pages] : sequences_) length_[other];
-    length_[id] = {positions.end, hashes};
-    for (const auto& [other, state] : sequences_) {
-      const auto& [length, expected] = length_.at(other);
-      for (int64_t s = 0; s < static_cast<int64_t>(state.pages.size()); ++s) {
-        const Range rows = Intersect(WithHalo(s), {0, length});
-        for (int64_t p = rows.begin; p < rows.end; ++p) {
-          ASSERT_EQ(state.pages[s]->at(p), expected[p]) << "stripe " << s << ", position " << p;
+    for (const int64_t sequence : plan.closes) written_.erase(sequence);
+    evicted += plan.evicts.size();
+    for (const StepPlan::Open& open : plan.opens) {
+      written_[open.sequence];
+      shared += open.shares.size();
+      for (const auto& [node, take] : open.copies) ++(take ? taken : copied);
+    }
+  }
+
+  void Write(int64_t sequence, Range positions, const std::vector<int32_t>& tokens) {
+    written_[sequence] = {positions.end, Hashes(tokens)};
+    for (const auto& caches : caches_) {
+      const SequenceCaches::Sequence& state = caches->at(sequence);
+      for (int64_t page = 0; page < static_cast<int64_t>(state.cache->pages().size()); ++page) {
+        Range halo = Intersect(WithHalo(*state.cache, page), positions);
+        // The first new stripe is told of the cached tokens before it.
+        const int64_t begin = layout_.StripeOfPage(state.cache->rank(), page).begin;
+        if (positions.begin == state.cached_tokens && begin >= positions.begin) {
+          halo.begin = std::max<int64_t>(0, begin - shape_.halo);
+        }
+        ForRows(sequence, *state.cache, page, halo,
+                [](std::byte* row, uint64_t hash) { std::memcpy(row, &hash, sizeof(hash)); });
+      }
+    }
+  }
+
+  // Nothing that a sequence reads was written by another, unless it was the same.
+  void Check() const {
+    int64_t wrong = 0;
+    const auto check = [&](const std::byte* row, uint64_t hash) {
+      wrong += std::memcmp(row, &hash, sizeof(hash)) != 0;
+    };
+    for (const auto& [sequence, written] : written_) {
+      for (const auto& caches : caches_) {
+        KvShard& cache = *caches->at(sequence).cache;
+        for (int64_t page = 0; page < static_cast<int64_t>(cache.pages().size()); ++page) {
+          ForRows(sequence, cache, page, Intersect(WithHalo(cache, page), {0, written.first}),
+                  check);
         }
       }
     }
+    ASSERT_EQ(wrong, 0);
   }
 
-  int64_t in_use(int rank) const { return in_use_[rank]; }
+  int64_t shared = 0, copied = 0, taken = 0, evicted = 0;
 
  private:
-  using Page = std::map<int64_t, uint64_t>;
-  using PageRef = std::shared_ptr<Page>;
-  struct Sequence {
-    std::vector<PageRef> pages;
-    int64_t cached = 0;
-  };
-
   static std::vector<uint64_t> Hashes(const std::vector<int32_t>& tokens) {
     std::vector<uint64_t> hashes;
     uint64_t hash = 1;
@@ -91,26 +95,29 @@ class Pages {
     return hashes;
   }
 
-  Range WithHalo(int64_t stripe) const {
-    const int64_t begin = stripe * shape_.layout.stripe_tokens;
-    return {begin - shape_.halo, begin + shape_.layout.stripe_tokens + shape_.halo};
+  Range WithHalo(const KvShard& cache, int64_t page) const {
+    const Range stripe = layout_.StripeOfPage(cache.rank(), page);
+    return {std::max<int64_t>(0, stripe.begin - shape_.halo), stripe.end + shape_.halo};
   }
 
-  PageRef Allocate(size_t stripe, Page content) {
-    const size_t rank = stripe % in_use_.size();
-    ++in_use_[rank];
-    return {new Page(std::move(content)), [this, rank](Page* page) {
-              --in_use_[rank];
-              delete page;
-            }};
+  template <typename F>
+  void ForRows(int64_t sequence, KvShard& cache, int64_t page, Range positions, F&& f) const {
+    const std::vector<uint64_t>& hashes = written_.at(sequence).second;
+    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+      for (int64_t p = positions.begin; p < positions.end; ++p) {
+        f(cache.ScoreKey(layer, page, p), hashes[p]);
+        if (!layout_.StripeOfPage(cache.rank(), page).contains(p)) continue;
+        f(cache.Key(layer, p), hashes[p] + 1);
+        f(cache.Value(layer, p), hashes[p] + 2);
+      }
+    }
   }
 
-  Scheduler::Limits limits_;
-  PrefixCache::Shape shape_;
-  std::vector<int64_t> in_use_;
-  std::map<int64_t, Sequence> sequences_;
-  std::map<int64_t, PageRef> cached_;
-  std::map<int64_t, std::pair<int64_t, std::vector<uint64_t>>> length_;
+  SequenceLayout layout_;
+  KvShape shape_;
+  std::vector<std::unique_ptr<PagePool>> pools_;
+  std::vector<std::unique_ptr<SequenceCaches>> caches_;
+  std::map<int64_t, std::pair<int64_t, std::vector<uint64_t>>> written_;  // tokens, their hashes
 };
 
 // Sequences with random lengths that arrive at random times, and what each is expected to do.
@@ -131,7 +138,7 @@ class Simulation {
     EXPECT_TRUE(all_.empty());
   }
 
-  int64_t cached_tokens() const { return cached_tokens_; }
+  const Pages& pages() const { return pages_; }
 
  private:
   struct Entry {
@@ -193,7 +200,8 @@ class Simulation {
     }
     ASSERT_LE(places, limits_.max_num_seqs);
     for (int r = 0; r < layout().num_ranks; ++r) {
-      ASSERT_EQ(scheduler_.used_pages(r), pages_.in_use(r));
+      ASSERT_LE(scheduler_.used_pages(r), limits_.pages);
+      ASSERT_LE(scheduler_.cached_pages(r), scheduler_.used_pages(r));
     }
     // The first that waits could not run: nothing idles.
     const std::vector<int64_t> waiting = Waiting();
@@ -225,9 +233,13 @@ class Simulation {
       ASSERT_LT(entry.prefilled, entry.prompt);
       ASSERT_EQ(entry.prefilled % limits_.shape.block, 0);
       ASSERT_TRUE(entry.prefilled == 0 || !computing_all_.contains(waiting[i]));
-      cached_tokens_ += entry.prefilled;
     }
-    pages_.Start(work, std::exchange(closes_, {}));
+    StepPlan plan;
+    plan.publishes = work.publishes;
+    plan.closes = std::exchange(closes_, {});
+    plan.evicts = work.evicts;
+    plan.opens = work.opens;
+    pages_.Update(plan);
     if (testing::Test::HasFatalFailure()) return;
     CheckLimits();
     ASSERT_EQ(work.decodes, must_decode) << "a prompt delays a decoding sequence";
@@ -263,8 +275,8 @@ class Simulation {
       tokens.push_back(static_cast<int32_t>(Integer(0, 1)));
       const auto length = static_cast<int64_t>(tokens.size());
       pages_.Write(id, {length - 1, length}, tokens);
-      if (testing::Test::HasFatalFailure()) return;
     }
+    pages_.Check();
     std::vector<int64_t> given = work.decodes;
     if (work.prefill && work.prefill->last) given.push_back(work.prefill->sequence);
     for (const int64_t id : given) {
@@ -289,7 +301,6 @@ class Simulation {
   std::map<int64_t, Entry> all_;  // unfinished, in order of submission
   int64_t steps_ = 0;
   int64_t next_turn_ = 0;
-  int64_t cached_tokens_ = 0;
   std::vector<int64_t> closes_;
   std::set<int64_t> computing_all_;
   std::vector<std::vector<int32_t>> earlier_;  // prompts
@@ -300,7 +311,7 @@ TEST(SchedulerTest, RandomArrivalsAreServedInOrderWithinLimits) {
   const auto integer = [&](int64_t low, int64_t high) {
     return std::uniform_int_distribution<int64_t>(low, high)(random);
   };
-  int64_t cached_tokens = 0;
+  int64_t shared = 0, copied = 0, taken = 0, evicted = 0;
   for (int trial = 0; trial < 400; ++trial) {
     Scheduler::Limits limits;
     limits.max_num_seqs = integer(1, 6);
@@ -314,10 +325,17 @@ TEST(SchedulerTest, RandomArrivalsAreServedInOrderWithinLimits) {
     Simulation simulation(limits, trial);
     simulation.Run(40);
     if (HasFatalFailure()) return;
-    EXPECT_TRUE(limits.caches_prefixes || simulation.cached_tokens() == 0);
-    cached_tokens += simulation.cached_tokens();
+    const Pages& pages = simulation.pages();
+    EXPECT_TRUE(limits.caches_prefixes || pages.shared + pages.copied + pages.taken == 0);
+    shared += pages.shared;
+    copied += pages.copied;
+    taken += pages.taken;
+    evicted += pages.evicted;
   }
-  EXPECT_GT(cached_tokens, 10000);
+  EXPECT_GT(shared, 1000);
+  EXPECT_GT(copied, 1000);
+  EXPECT_GT(taken, 100);
+  EXPECT_GT(evicted, 1000);
 }
 
 // That outlive all.
