@@ -330,7 +330,7 @@ class EngineImpl final : public Engine {
     for (const StepPlan::Open& open : plan.opens) {
       Sequence& sequence = sequences_.at(open.sequence);
       sequence.Cached(open.cached_tokens);
-      if (!config_.kv_cache_prefix_caching) continue;
+      if (!config_.kv_cache_prefix_caching || sequence.wanted_prompt_logprobs() >= 0) continue;
       stats_.prefix_query_tokens += static_cast<int64_t>(sequence.request().prompt.size());
       stats_.prefix_hit_tokens += open.cached_tokens;
     }

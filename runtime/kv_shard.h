@@ -72,6 +72,8 @@ class PagePool {
  public:
   PagePool(const KvShape& shape, int64_t max_pages, PageMemory memory = {})
       : shape_(shape), max_pages_(max_pages), memory_(std::move(memory)) {}
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
 
   const KvShape& shape() const { return shape_; }
   int64_t max_pages() const { return max_pages_; }
@@ -100,8 +102,8 @@ class KvShard {
   const SequenceLayout& layout() const { return layout_; }
   int rank() const { return rank_; }
 
-  // Before Reserve: takes another sequence's page as that of this rank's next stripe, to be read
-  // only unless nobody else has it; or a copy of it.
+  // Before Reserve: this rank's next stripe is in that page, which is only read while others have
+  // it, or in a copy of it.
   void Share(PageRef page) { pages_.push_back(std::move(page)); }
   absl::Status Copy(const Page& page);
   // Makes room for positions [0, tokens), halos of this rank's stripes included.

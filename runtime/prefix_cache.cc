@@ -1,6 +1,7 @@
 #include "runtime/prefix_cache.h"
 
 #include <algorithm>
+#include <functional>
 #include <queue>
 #include <tuple>
 #include <utility>

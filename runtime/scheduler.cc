@@ -60,7 +60,7 @@ bool Scheduler::Start(Entry* entry, Work* work) {
   }
   for (const int64_t node : hit.shared) --needed[cache_.rank(node)];
   for (int r = 0; r < ranks; ++r) missing[r] = used_pages_[r] + needed[r] - limits_.pages;
-  // Pages to be copied go last, and only to the sequence itself: what is then copied is moved.
+  // Pages to be copied are given up last, and then to the sequence itself: moved, not copied.
   std::vector<PrefixCache::Evicted> evicted;
   if (!cache_.Evict(missing, hit.copied, &evicted)) {
     cache_.Release(hit.shared);

@@ -360,6 +360,7 @@ TEST_P(PrefixCacheEngineTest, HitEqualsAColdRun) {
     hits += most;
   }
   EXPECT_EQ(stats_.prefix_hit_tokens, hits);
+  EXPECT_GT(stats_.prefix_query_tokens, hits);
 }
 
 TEST_P(PrefixCacheEngineTest, SeveralShareWhileTheFirstIsDecoding) {
