@@ -35,9 +35,9 @@ struct EngineStats {
   double decode_s = 0;                     // wall time of steps' decode part
   int64_t attended_keys = 0;               // over queries and layers, of this job
   int64_t dense_keys = 0;                  // what dense attention would have attended to
+  std::vector<int64_t> peak_memory_bytes;  // [ranks] resident set
   int64_t prefix_query_tokens = 0;         // prompt tokens looked up in the prefix cache
   int64_t prefix_hit_tokens = 0;           // of them: found
-  std::vector<int64_t> peak_memory_bytes;  // [ranks] resident set
 };
 
 // How busy the engine is.
