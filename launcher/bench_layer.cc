@@ -76,10 +76,10 @@ class LayerBench {
       caches_.push_back(
           std::make_unique<KvShard>(model_->pool.get(), attention.layout, communicator_.rank()));
       LONGSPAN_RETURN_IF_ERROR(caches_.back()->Reserve(context));
-      for (const Page& page : caches_.back()->pages()) {
-        LONGSPAN_RETURN_IF_ERROR(FillMemory(page.kv.get(), attention.kv.kv_bytes()));
-        if (page.scores == nullptr) continue;
-        LONGSPAN_RETURN_IF_ERROR(FillMemory(page.scores.get(), attention.kv.score_bytes()));
+      for (const PageRef& page : caches_.back()->pages()) {
+        LONGSPAN_RETURN_IF_ERROR(FillMemory(page->kv.get(), attention.kv.kv_bytes()));
+        if (page->scores == nullptr) continue;
+        LONGSPAN_RETURN_IF_ERROR(FillMemory(page->scores.get(), attention.kv.score_bytes()));
       }
     }
     return absl::OkStatus();

@@ -76,6 +76,7 @@ struct PrefillChunk {
   KvShard* cache = nullptr;
   Range tokens;
   int64_t capacity = 0;              // tokens the sequence's cache has room for
+  bool behind_cached = false;        // the first of its prompt, but not of position 0
   std::vector<PrefillBlock> blocks;  // of all ranks, ascending
   int64_t rows = 0;                  // of this rank
 };

@@ -16,6 +16,7 @@
 #include "runtime/sampling.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
+#include "runtime/sequence_caches.h"
 
 namespace longspan {
 namespace {
@@ -34,14 +35,15 @@ struct StepResult {
 class StepRunner {
  public:
   StepRunner(Communicator* communicator, Model* model, int64_t selection_block)
-      : communicator_(communicator), model_(model), selection_block_(selection_block) {}
+      : communicator_(communicator),
+        model_(model),
+        selection_block_(selection_block),
+        caches_(model->pool.get(), model->attention.layout, communicator->rank()) {}
 
   // `greedy`, of rank 0: all decodes take the likeliest token and want no log-probabilities.
   absl::StatusOr<StepResult> Run(const StepPlan& plan, bool greedy) {
     StepResult result;
-    for (const int64_t sequence : plan.closes) sequences_.erase(sequence);
-    absl::Status opened;
-    for (const StepPlan::Open& open : plan.opens) opened.Update(Open(open));
+    const absl::Status opened = caches_.Update(plan);
     if (!plan.opens.empty()) LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, opened));
     const double start = MonotonicSeconds();
     if (plan.prefill) LONGSPAN_RETURN_IF_ERROR(Prefill(*plan.prefill, &result));
@@ -53,25 +55,14 @@ class StepRunner {
   }
 
  private:
-  struct Sequence {
-    std::unique_ptr<KvShard> cache;
-    int64_t capacity;
-  };
-
   bool IsDriver() const { return communicator_->rank() == 0; }
 
-  absl::Status Open(const StepPlan::Open& open) {
-    Sequence& sequence = sequences_[open.sequence];
-    sequence.capacity = open.capacity;
-    sequence.cache = std::make_unique<KvShard>(model_->pool.get(), model_->attention.layout,
-                                               communicator_->rank());
-    return sequence.cache->Reserve(open.capacity);
-  }
-
   absl::Status Prefill(const StepPlan::Prefill& prefill, StepResult* result) {
-    Sequence& sequence = sequences_.at(prefill.sequence);
-    const PrefillChunk chunk = PlanChunk(model_->attention, selection_block_, sequence.cache.get(),
-                                         prefill.tokens, sequence.capacity);
+    const SequenceCaches::Sequence& sequence = caches_.at(prefill.sequence);
+    PrefillChunk chunk = PlanChunk(model_->attention, selection_block_, sequence.cache.get(),
+                                   prefill.tokens, sequence.capacity);
+    chunk.behind_cached =
+        prefill.tokens.begin > 0 && prefill.tokens.begin == sequence.cached_tokens;
     using Outputs = Transformer::Outputs;
     const Outputs outputs = prefill.logprobs >= 0 ? Outputs::kAll
                             : prefill.last        ? Outputs::kLastBlock
@@ -169,7 +160,7 @@ class StepRunner {
     std::vector<DecodeToken> tokens;
     std::vector<int32_t> ids;
     for (const StepPlan::Decode& decode : decodes) {
-      tokens.push_back({sequences_.at(decode.sequence).cache.get(), decode.position});
+      tokens.push_back({caches_.at(decode.sequence).cache.get(), decode.position});
       ids.push_back(decode.id);
     }
     LONGSPAN_RETURN_IF_ERROR(model_->transformer->Decode(tokens, ids));
@@ -187,7 +178,7 @@ class StepRunner {
   Communicator* communicator_;
   Model* model_;
   int64_t selection_block_;
-  std::map<int64_t, Sequence> sequences_;
+  SequenceCaches caches_;
 };
 
 // Broadcasts a plan as a fixed first message, which small plans fit, and the rest.
@@ -217,8 +208,12 @@ class EngineImpl final : public Engine {
         model_(std::move(model)),
         tokenizer_(std::move(tokenizer)),
         runner_(communicator, model_.get(), config_.esa.selection_block),
-        scheduler_({config_.max_num_seqs, config_.prefill_chunk_tokens, model_->pool->max_pages(),
-                    model_->attention.layout}) {}
+        scheduler_(
+            {config_.max_num_seqs,
+             config_.prefill_chunk_tokens,
+             model_->pool->max_pages(),
+             {model_->attention.layout, model_->attention.kv.halo, config_.esa.selection_block},
+             config_.kv_cache_prefix_caching}) {}
 
   const Config& config() const override { return config_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
@@ -250,8 +245,11 @@ class EngineImpl final : public Engine {
     const auto prompt = static_cast<int64_t>(request.prompt.size());
     const int64_t capacity = prompt + request.sampling.max_tokens;
     WarnIfBeyondTraining(capacity);
-    scheduler_.Add(id, prompt, capacity);
-    sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, MonotonicSeconds()));
+    const Sequence& sequence =
+        sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, MonotonicSeconds()))
+            .first->second;
+    scheduler_.Add(id, sequence.request().prompt, capacity,
+                   /*computes_all=*/sequence.wanted_prompt_logprobs() >= 0);
     return id;
   }
 
@@ -276,8 +274,8 @@ class EngineImpl final : public Engine {
   }
 
   EngineLoad load() const override {
-    return {scheduler_.num_running(), scheduler_.num_waiting(), scheduler_.used_pages(),
-            model_->pool->max_pages()};
+    return {scheduler_.num_running(), scheduler_.num_waiting(), scheduler_.used_pages(0),
+            scheduler_.cached_pages(0), model_->pool->max_pages()};
   }
   const EngineStats& stats() const override { return stats_; }
 
@@ -323,10 +321,19 @@ class EngineImpl final : public Engine {
   }
 
   StepPlan Plan() {
-    const Scheduler::Work work = scheduler_.Next();
+    Scheduler::Work work = scheduler_.Next();
     StepPlan plan;
+    plan.publishes = std::move(work.publishes);
     plan.closes = std::exchange(closing_, {});
-    plan.opens = work.opens;
+    plan.evicts = std::move(work.evicts);
+    plan.opens = std::move(work.opens);
+    for (const StepPlan::Open& open : plan.opens) {
+      Sequence& sequence = sequences_.at(open.sequence);
+      sequence.Cached(open.cached_tokens);
+      if (!config_.kv_cache_prefix_caching || sequence.wanted_prompt_logprobs() >= 0) continue;
+      stats_.prefix_query_tokens += static_cast<int64_t>(sequence.request().prompt.size());
+      stats_.prefix_hit_tokens += open.cached_tokens;
+    }
     if (work.prefill) {
       const Sequence& sequence = sequences_.at(work.prefill->sequence);
       const Range tokens = work.prefill->tokens;

@@ -22,7 +22,8 @@ struct RequestUpdate {
   int64_t request = 0;    // as Submit returned it
   int64_t prefilled = 0;  // prompt tokens in the cache
   int64_t prompt_tokens = 0;
-  std::string text;  // newly decoded text, safe to print: whole characters, no stop string
+  int64_t cached_tokens = 0;  // of them: those that an earlier request had left there
+  std::string text;           // newly decoded text, safe to print: whole characters, no stop string
   // What the step generated, if anything but an end of the sequence; `text` may lag behind.
   std::optional<int32_t> token;
   std::optional<TokenLogprobs> logprobs;  // of it, when asked for
@@ -39,14 +40,17 @@ struct EngineStats {
   int64_t attended_keys = 0;               // over queries and layers, of this job
   int64_t dense_keys = 0;                  // what dense attention would have attended to
   std::vector<int64_t> peak_memory_bytes;  // [ranks] resident set
+  int64_t prefix_query_tokens = 0;         // prompt tokens looked up in the prefix cache
+  int64_t prefix_hit_tokens = 0;           // of them: found
 };
 
 // How busy the engine is.
 struct EngineLoad {
   int64_t running = 0;  // requests
   int64_t waiting = 0;
-  // Of rank 0's cache, which no rank's exceeds.
-  int64_t used_pages = 0;
+  // Of rank 0's cache.
+  int64_t used_pages = 0;    // of running requests and of the prefix cache
+  int64_t cached_pages = 0;  // of the prefix cache, whether running requests share them or not
   int64_t total_pages = 0;
 };
 

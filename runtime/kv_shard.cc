@@ -1,5 +1,6 @@
 #include "runtime/kv_shard.h"
 
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -49,11 +50,16 @@ absl::StatusOr<Memory> AllocateHostMemory(int64_t bytes) {
   return Memory(memory, [](std::byte* page) { ::operator delete(page); });
 }
 
-absl::StatusOr<Page> PagePool::Allocate() {
+absl::Status CopyHostMemory(std::byte* to, const std::byte* from, int64_t bytes) {
+  std::memcpy(to, from, bytes);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PageRef> PagePool::Allocate() {
   if (!free_.empty()) {
     Page page = std::move(free_.back());
     free_.pop_back();
-    return page;
+    return Lend(std::move(page));
   }
   if (allocated_ == max_pages_) {
     return absl::ResourceExhaustedError(
@@ -65,13 +71,27 @@ absl::StatusOr<Page> PagePool::Allocate() {
     LONGSPAN_ASSIGN_OR_RETURN(page.scores, memory_.scores(shape_.score_bytes()));
   }
   ++allocated_;
-  return page;
+  return Lend(std::move(page));
 }
 
-void PagePool::Free(Page page) { free_.push_back(std::move(page)); }
+PageRef PagePool::Lend(Page page) {
+  return {new Page(std::move(page)), [this](Page* returned) {
+            free_.push_back(std::move(*returned));
+            delete returned;
+          }};
+}
 
-KvShard::~KvShard() {
-  for (auto& page : pages_) pool_->Free(std::move(page));
+absl::Status PagePool::Copy(const Page& from, const Page& to) const {
+  LONGSPAN_RETURN_IF_ERROR(memory_.copy(to.kv.get(), from.kv.get(), shape_.kv_bytes()));
+  if (from.scores == nullptr) return absl::OkStatus();
+  return memory_.copy(to.scores.get(), from.scores.get(), shape_.score_bytes());
+}
+
+absl::Status KvShard::Copy(const Page& page) {
+  LONGSPAN_ASSIGN_OR_RETURN(PageRef copy, pool_->Allocate());
+  LONGSPAN_RETURN_IF_ERROR(pool_->Copy(page, *copy));
+  pages_.push_back(std::move(copy));
+  return absl::OkStatus();
 }
 
 absl::Status KvShard::Reserve(int64_t tokens) {
@@ -85,7 +105,7 @@ absl::Status KvShard::Reserve(int64_t tokens) {
 
 const Page& KvShard::PageAt(int64_t page) const {
   LONGSPAN_CHECK(page < static_cast<int64_t>(pages_.size()));
-  return pages_[page];
+  return *pages_[page];
 }
 
 std::byte* KvShard::Key(int64_t layer, int64_t position) {

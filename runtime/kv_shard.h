@@ -48,6 +48,8 @@ using Memory = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
 using AllocateMemory = std::function<absl::StatusOr<Memory>(int64_t bytes)>;
 // Not zeroed: pages of memory are touched, and so committed, as tokens are written.
 absl::StatusOr<Memory> AllocateHostMemory(int64_t bytes);
+using CopyMemory = std::function<absl::Status(std::byte* to, const std::byte* from, int64_t bytes)>;
+absl::Status CopyHostMemory(std::byte* to, const std::byte* from, int64_t bytes);
 
 struct Page {
   Memory kv;
@@ -55,24 +57,32 @@ struct Page {
   std::byte* score_base() const { return scores != nullptr ? scores.get() : kv.get(); }
 };
 
-// Where the parts of pages come from.
+// One of a pool, which takes it back from the last that refers to it.
+using PageRef = std::shared_ptr<Page>;
+
+// Where the parts of pages come from, and how they are copied between forward passes.
 struct PageMemory {
   AllocateMemory kv = AllocateHostMemory;
   AllocateMemory scores = AllocateHostMemory;
+  CopyMemory copy = CopyHostMemory;
 };
 
-// Pages of a rank, up to a limit. Freed pages are kept for the next sequence.
+// Pages of a rank, up to a limit. Freed pages are kept for the next sequence. It outlives them.
 class PagePool {
  public:
   PagePool(const KvShape& shape, int64_t max_pages, PageMemory memory = {})
       : shape_(shape), max_pages_(max_pages), memory_(std::move(memory)) {}
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
 
   const KvShape& shape() const { return shape_; }
   int64_t max_pages() const { return max_pages_; }
-  absl::StatusOr<Page> Allocate();
-  void Free(Page page);
+  absl::StatusOr<PageRef> Allocate();
+  absl::Status Copy(const Page& from, const Page& to) const;
 
  private:
+  PageRef Lend(Page page);
+
   KvShape shape_;
   int64_t max_pages_;
   PageMemory memory_;
@@ -86,13 +96,16 @@ class KvShard {
  public:
   KvShard(PagePool* pool, const SequenceLayout& layout, int rank)
       : pool_(pool), layout_(layout), rank_(rank) {}
-  ~KvShard();
   KvShard(const KvShard&) = delete;
   KvShard& operator=(const KvShard&) = delete;
 
   const SequenceLayout& layout() const { return layout_; }
   int rank() const { return rank_; }
 
+  // Before Reserve: this rank's next stripe is in that page, which is only read while others have
+  // it, or in a copy of it.
+  void Share(PageRef page) { pages_.push_back(std::move(page)); }
+  absl::Status Copy(const Page& page);
   // Makes room for positions [0, tokens), halos of this rank's stripes included.
   absl::Status Reserve(int64_t tokens);
 
@@ -102,7 +115,7 @@ class KvShard {
   // Score key [score_dim] of `position` as kept beside the stripe of page `page`, to which it
   // belongs or is at most `halo` away from.
   std::byte* ScoreKey(int64_t layer, int64_t page, int64_t position);
-  absl::Span<const Page> pages() const { return pages_; }
+  absl::Span<const PageRef> pages() const { return pages_; }
   // Pages (of this rank) whose stripe or halo holds `position`, for positions below Reserve's.
   std::vector<int64_t> PagesNear(int64_t position) const;
 
@@ -112,7 +125,7 @@ class KvShard {
   PagePool* pool_;
   SequenceLayout layout_;
   int rank_;
-  std::vector<Page> pages_;
+  std::vector<PageRef> pages_;
 };
 
 }  // namespace longspan

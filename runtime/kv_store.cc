@@ -62,6 +62,12 @@ std::vector<HaloMove> HaloMoves(const AttentionContext& context, const PrefillCh
     const Range positions = Intersect(edge, chunk.tokens);
     if (!positions.empty()) moves.push_back({from, to, positions});
   };
+  if (chunk.behind_cached) {
+    // The stripe behind that of the last cached token is new.
+    const int64_t s = (chunk.tokens.begin - 1) / stripe;
+    const Range positions = {(s + 1) * stripe - halo, chunk.tokens.begin};
+    if (s < last && !positions.empty()) moves.push_back({s, s + 1, positions});
+  }
   for (int64_t s = chunk.tokens.begin / stripe; s * stripe < chunk.tokens.end; ++s) {
     if (s > 0) add(s, s - 1, {s * stripe, s * stripe + halo});
     if (s < last) add(s, s + 1, {(s + 1) * stripe - halo, (s + 1) * stripe});

@@ -15,7 +15,7 @@ struct HaloMove {
   int64_t to = 0;    // stripe whose halo takes them
   Range positions;
 };
-// Those of a chunk's tokens, in an order that all ranks share.
+// Those of a chunk's tokens, and of cached ones before it, in an order that all ranks share.
 std::vector<HaloMove> HaloMoves(const AttentionContext& context, const PrefillChunk& chunk);
 
 // Stores one layer's keys and values [rows, kv_dim] float32 of this rank's blocks of the chunk, and

@@ -47,6 +47,7 @@ struct Completion {
   std::vector<int32_t> tokens;  // generated, without the end-of-sequence token
   std::string text;             // of `tokens`, cut before a stop string
   FinishReason finish_reason = FinishReason::kLength;
+  int64_t cached_tokens = 0;                   // of the prompt, that were in the prefix cache
   std::vector<TokenLogprobs> logprobs;         // of each generated token, when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  // echo and logprobs: of prompt tokens 1 on
   RequestTimings timings;

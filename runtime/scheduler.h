@@ -6,15 +6,31 @@
 #include <optional>
 #include <vector>
 
+#include "absl/types/span.h"
+#include "runtime/prefix_cache.h"
 #include "sharding/sequence_layout.h"
 
 namespace longspan {
 
-// What all ranks do in one step. Rank 0 plans it, the others receive it.
+// What all ranks do in one step. Rank 0 plans it, the others receive it. Pages are named by their
+// nodes in rank 0's prefix cache, and are the matter of the rank that their stripe belongs to.
 struct StepPlan {
-  struct Open {
+  // A sequence's page becomes a cached one, too.
+  struct Publish {
     int64_t sequence;
-    int64_t capacity;  // tokens to reserve cache for
+    int64_t stripe;
+    int64_t node;
+  };
+  struct Open {
+    struct Copy {
+      int64_t node;
+      bool take;  // the sequence gets the page itself, which is cached no more
+    };
+    int64_t sequence;
+    int64_t capacity;             // tokens to reserve cache for
+    int64_t cached_tokens = 0;    // of the prompt: it begins with
+    std::vector<int64_t> shares;  // nodes of stripes 0, 1, ..., and
+    std::vector<Copy> copies;     // of those behind them
   };
   struct Prefill {
     int64_t sequence;
@@ -29,7 +45,10 @@ struct StepPlan {
     int32_t id;
   };
   bool shutdown = false;
-  std::vector<int64_t> closes;  // first: frees their cache
+  // In this order.
+  std::vector<Publish> publishes;
+  std::vector<int64_t> closes;  // frees their cache
+  std::vector<int64_t> evicts;  // nodes
   std::vector<Open> opens;
   std::optional<Prefill> prefill;
   std::vector<Decode> decodes;
@@ -47,12 +66,15 @@ class Scheduler {
   struct Limits {
     int64_t max_num_seqs = 1;
     int64_t chunk_tokens = 1;
-    int64_t pages = 0;  // of the rank that keeps most: rank 0
-    SequenceLayout layout;
+    int64_t pages = 0;  // of each rank
+    PrefixCache::Shape shape;
+    bool caches_prefixes = false;
   };
-  explicit Scheduler(const Limits& limits) : limits_(limits), free_pages_(limits.pages) {}
+  explicit Scheduler(const Limits& limits);
 
   struct Work {
+    std::vector<StepPlan::Publish> publishes;
+    std::vector<int64_t> evicts;
     std::vector<StepPlan::Open> opens;
     struct Chunk {
       int64_t sequence;
@@ -63,9 +85,9 @@ class Scheduler {
     std::vector<int64_t> decodes;  // sequences, ascending in order of submission
   };
 
-  // Cache pages that a sequence of `tokens` needs.
-  int64_t PagesFor(int64_t tokens) const { return limits_.layout.NumPages(0, tokens); }
-  void Add(int64_t sequence, int64_t prompt_tokens, int64_t capacity);
+  // `prompt` must live until Remove. If `computes_all`, none of it is taken from the prefix cache.
+  void Add(int64_t sequence, absl::Span<const int32_t> prompt, int64_t capacity,
+           bool computes_all = false);
   // The next step's work. A sequence whose prompt this step ends decodes from the next step on.
   Work Next();
   // The sequence has ended, wherever it stood; its place and cache are free from the next step on.
@@ -73,24 +95,39 @@ class Scheduler {
   bool Remove(int64_t sequence);
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
-  int64_t used_pages() const { return limits_.pages - free_pages_; }
+  // Of a rank: those of running sequences, and cached ones.
+  int64_t used_pages(int rank) const { return used_pages_[rank]; }
+  int64_t cached_pages(int rank) const { return cache_.num_pages(rank); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   bool idle() const { return waiting_.empty() && running_.empty(); }
 
  private:
   struct Entry {
     int64_t sequence;
-    int64_t prompt_tokens;
+    absl::Span<const int32_t> prompt;
     int64_t capacity;
+    bool computes_all;
     int64_t prefilled = 0;
     int64_t turn = 0;  // of its prompt: the lowest goes next
+    bool published = false;
+    std::vector<int64_t> nodes;  // that it uses: of shared pages, then of its own
+
+    bool is_prefilled() const { return prefilled == static_cast<int64_t>(prompt.size()); }
   };
 
+  // Makes room on all ranks and starts the sequence, if that is possible.
+  bool Start(Entry* entry, Work* work);
+  // What of the prompt is in the sequence's pages becomes part of the prefix cache.
+  void Publish(Entry* entry);
+
   Limits limits_;
-  int64_t free_pages_;
+  PrefixCache cache_;
+  std::vector<int64_t> used_pages_;  // [ranks]
   std::deque<Entry> waiting_;
   std::vector<Entry> running_;
   int64_t next_turn_ = 0;
+  std::vector<StepPlan::Publish> publishes_;  // for the next step
+  std::vector<int64_t> copied_;               // nodes in use until the step has copied them
 };
 
 }  // namespace longspan

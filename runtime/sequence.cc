@@ -79,6 +79,7 @@ RequestUpdate Sequence::Update() const {
   update.request = id_;
   update.prefilled = prefilled_;
   update.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
+  update.cached_tokens = completion_.cached_tokens;
   return update;
 }
 

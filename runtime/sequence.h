@@ -30,6 +30,8 @@ class Sequence {
   int64_t last_position() const { return next_position() - 1; }
   int32_t last_token() const { return completion_.tokens.back(); }
 
+  // So many prompt tokens are in the cache from the start.
+  void Cached(int64_t tokens) { completion_.cached_tokens = prefilled_ = tokens; }
   void PrefillStarts(double now);
   void Prefilled(int64_t tokens, std::vector<TokenLogprobs> prompt_logprobs);
   // The end of a request for no tokens: what was wanted is the prompt's log-probabilities.

@@ -263,6 +263,10 @@ absl::Status Synchronize(Stream stream) {
   return ToStatus(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
+absl::Status SynchronizeDevice() {
+  return ToStatus(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+}
+
 absl::StatusOr<bool> IsDone(Stream stream) {
   const cudaError_t error = cudaStreamQuery(stream);
   if (error == cudaErrorNotReady) {

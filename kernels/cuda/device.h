@@ -154,6 +154,7 @@ class Graph {
 absl::Status Copy(void* to, const void* from, int64_t bytes, Stream stream);
 absl::Status Fill(void* data, int byte_value, int64_t bytes, Stream stream);
 absl::Status Synchronize(Stream stream);
+absl::Status SynchronizeDevice();  // all streams
 // Whether all work in the stream has ended; its error, if it failed.
 absl::StatusOr<bool> IsDone(Stream stream);
 

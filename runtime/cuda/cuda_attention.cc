@@ -45,7 +45,7 @@ absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
   CudaBuffers& buffers = run->buffers;
   const KvShape& kv = run->sizes.kv;
   std::vector<const std::byte*> pages;
-  for (const Page& page : cache->pages()) pages.push_back(page.kv.get());
+  for (const PageRef& page : cache->pages()) pages.push_back(page->kv.get());
   std::vector<cuda::AttentionBlock> lists;
   std::vector<cuda::KeyRanges> ranges;
   int64_t listed = 0;
@@ -319,9 +319,9 @@ absl::Status StoreChunkCuda(CudaRun* run, int64_t layer, const PrefillChunk& chu
   }
   if (!runs.empty()) {
     std::vector<std::byte*> pages, score_pages;
-    for (const Page& page : chunk.cache->pages()) {
-      pages.push_back(page.kv.get());
-      score_pages.push_back(page.score_base());
+    for (const PageRef& page : chunk.cache->pages()) {
+      pages.push_back(page->kv.get());
+      score_pages.push_back(page->score_base());
     }
     Parameters parameters;
     const int64_t pages_at = parameters.Add<std::byte*>(pages);
@@ -346,7 +346,9 @@ absl::Status StoreChunkCuda(CudaRun* run, int64_t layer, const PrefillChunk& chu
     }
     LONGSPAN_RETURN_IF_ERROR(cuda::StoreRuns(store, run->stream()));
   }
-  if (kv.score_dim == 0 || kv.halo == 0 || run->ranks() == 1) return absl::OkStatus();
+  if (kv.score_dim == 0 || kv.halo == 0) return absl::OkStatus();
+  // One rank has stored its own halos, but not those of cached tokens.
+  if (run->ranks() == 1 && !chunk.behind_cached) return absl::OkStatus();
   return ExchangeHalosCuda(run, layer, chunk);
 }
 

@@ -131,11 +131,11 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
       gathered = shared->Take<Candidate>(sizes.ranks * candidates_of_all);
       merge =
           bytes(cuda::MergeCandidatesWorkspaceBytes(sizes.ranks, sizes.selections(), sizes.top_k));
-      // Two edges of each stripe of a chunk, out and in.
-      const int64_t edges = 2 * (sizes.blocks + 2);
-      halo_bytes = 2 * edges * sizes.kv.halo * sizes.kv.score_row_bytes();
-      halos = bytes(halo_bytes);
     }
+    // Two edges of each stripe of a chunk, out and in.
+    const int64_t edges = 2 * (sizes.blocks + 2);
+    halo_bytes = 2 * edges * sizes.kv.halo * sizes.kv.score_row_bytes();
+    halos = bytes(halo_bytes);
   }
 
   const int64_t listed = sizes.own_blocks * sizes.listed_keys;

@@ -66,7 +66,7 @@ absl::Status ExchangeHalosCuda(CudaRun* run, int64_t layer, const PrefillChunk& 
   LONGSPAN_CHECK(std::max(out.rows, in.rows) * kv.score_row_bytes() <= run->buffers.halo_bytes / 2);
 
   std::vector<const std::byte*> pages;
-  for (const Page& page : chunk.cache->pages()) pages.push_back(page.score_base());
+  for (const PageRef& page : chunk.cache->pages()) pages.push_back(page->score_base());
   Parameters parameters;
   const int64_t pages_at = parameters.Add<const std::byte*>(pages);
   const int64_t out_at = parameters.Add<cuda::ScoreRun>(out.runs);

@@ -10,7 +10,7 @@ absl::Status KeyRing::Start() {
   LONGSPAN_RETURN_IF_ERROR(run_->gpu->communicator->Synchronize(run_->stream()));
   lists_ = Arena(run_->buffers.ring_lists);
   std::vector<const std::byte*> pages = {run_->buffers.arrived};
-  for (const Page& page : cache_->pages()) pages.push_back(page.kv.get());
+  for (const PageRef& page : cache_->pages()) pages.push_back(page->kv.get());
   LONGSPAN_ASSIGN_OR_RETURN(pages_, Upload<const std::byte*>(pages));
   // The ring reads what the main stream stored, and its collectives come behind those there.
   return run_->gpu->Order(run_->gpu->stream, run_->gpu->ring);

@@ -148,7 +148,7 @@ absl::Status SelectForBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
   cuda::PrefillScoreArgs score;
   Parameters parameters;
   std::vector<const std::byte*> pages;
-  for (const Page& page : cache->pages()) pages.push_back(page.score_base());
+  for (const PageRef& page : cache->pages()) pages.push_back(page->score_base());
   const int64_t pages_at = parameters.Add<const std::byte*>(pages);
   std::vector<ScoredBlock> scored;
   for (size_t b = 0; b < blocks.size(); ++b) {

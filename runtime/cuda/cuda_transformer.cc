@@ -350,12 +350,12 @@ absl::StatusOr<CudaStep> CudaTransformer::UploadStep(absl::Span<const DecodeToke
   for (int64_t r = 0; r < rows; ++r) {
     sequences[r].position = tokens[r].position;
     const auto* table = reinterpret_cast<const std::byte* const*>(buffers.step + table_at);
-    const absl::Span<const Page> pages = tokens[r].cache->pages();
+    const absl::Span<const PageRef> pages = tokens[r].cache->pages();
     num_pages[r] = static_cast<int64_t>(pages.size());
     sequences[r].pages = table + tables.size();
-    for (const Page& page : pages) tables.push_back(page.kv.get());
+    for (const PageRef& page : pages) tables.push_back(page->kv.get());
     sequences[r].score_pages = table + tables.size();
-    for (const Page& page : pages) tables.push_back(page.score_base());
+    for (const PageRef& page : pages) tables.push_back(page->score_base());
   }
   CudaStep step;
   step.rows = static_cast<int>(rows);

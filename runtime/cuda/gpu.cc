@@ -108,4 +108,11 @@ absl::StatusOr<Memory> AllocatePinnedMemory(int64_t bytes) {
   return Own(std::move(buffer));
 }
 
+absl::Status CopyGpuMemory(std::byte* to, const std::byte* from, int64_t bytes) {
+  // No other stream waits for the default one.
+  LONGSPAN_RETURN_IF_ERROR(cuda::SynchronizeDevice());
+  LONGSPAN_RETURN_IF_ERROR(cuda::Copy(to, from, bytes, /*stream=*/nullptr));
+  return cuda::Synchronize(/*stream=*/nullptr);
+}
+
 }  // namespace longspan

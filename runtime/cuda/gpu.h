@@ -43,6 +43,8 @@ absl::Status NoGpu();
 // For cache pages: in device memory, or page-locked on the host, which the GPU reads over its bus.
 absl::StatusOr<Memory> AllocateDeviceMemory(int64_t bytes);
 absl::StatusOr<Memory> AllocatePinnedMemory(int64_t bytes);
+// Between two such; forward passes have ended, and none may begin before it returns.
+absl::Status CopyGpuMemory(std::byte* to, const std::byte* from, int64_t bytes);
 
 }  // namespace longspan
 

@@ -105,7 +105,7 @@ absl::StatusOr<MemoryPlan> PlanGpuMemory(const Config& config, const Model& mode
 
 PageMemory GpuPages(const Config& config) {
   return {config.kv_cache_tier == "host" ? AllocatePinnedMemory : AllocateDeviceMemory,
-          AllocateDeviceMemory};
+          AllocateDeviceMemory, CopyGpuMemory};
 }
 
 absl::StatusOr<std::unique_ptr<Transformer>> MakeGpuTransformer(const Config& config,

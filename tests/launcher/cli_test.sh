@@ -147,6 +147,13 @@ case $case in
     cp stdout piped.jsonl
     grep '"status_code":200' mpi.jsonl > good.jsonl
     same_answers good.jsonl piped.jsonl
+
+    # Prompts that begin alike, with and without what is cached of them.
+    for i in $(seq 9); do ask_line "r$i" "$(prompt 1 "$((i * 3 % 7 + 1))")" 6; done > in.jsonl
+    expect 0 "$longspan" "${generate[@]}" --output cold.jsonl
+    expect 0 "${mpirun[@]}" "$longspan" "${generate[@]}" --output warm.jsonl \
+      --set kv_cache.prefix_caching=true
+    same_answers cold.jsonl warm.jsonl
     ;;
   chats)  # the same as the text that the template makes of them
     printf '%s' '{"chat_template": "{% for m in messages %}{% if m.role == \"tool\" %}' \

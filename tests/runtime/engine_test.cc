@@ -7,6 +7,7 @@
 #include <map>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "collectives/thread_communicator.h"
@@ -225,6 +226,196 @@ TEST_F(EngineTest, CancelsWhereverARequestStands) {
   });
   EXPECT_TRUE(ran.ok()) << ran;
 }
+
+// How the cache lies, and what is scored.
+struct CacheCase {
+  const char* name;
+  int64_t stripe;
+  int64_t proximity;
+  Compression compression;
+  Attention attention = Attention::kEsa;
+};
+
+class PrefixCacheEngineTest : public EngineTest,
+                              public ::testing::WithParamInterface<std::tuple<CacheCase, int>> {
+ protected:
+  PrefixCacheEngineTest() {
+    const CacheCase& param = std::get<0>(GetParam());
+    config_.load_format = "dummy";  // which has a compressor of any size
+    config_.attention = param.attention;
+    config_.parallel.stripe_tokens = param.stripe;
+    config_.esa.proximity = param.proximity;
+    config_.esa.compression = param.compression;
+    config_.esa.compressed_dim = 8;
+    config_.max_num_seqs = 3;
+    EXPECT_TRUE(ResolveConfig(ranks(), &config_).ok());
+  }
+
+  int ranks() const { return std::get<1>(GetParam()); }
+
+  static Request WithLogprobs(Request request) {
+    request.sampling.logprobs = 2;
+    return request;
+  }
+
+  // The first `same` tokens of `request`, then others.
+  static Request Diverging(Request request, int64_t same, int64_t prompt) {
+    const std::vector<int32_t> other = MakeRequest(77 + same, prompt, 0).prompt;
+    request.prompt.resize(std::min<int64_t>(same, prompt));
+    request.prompt.insert(request.prompt.end(), other.begin() + request.prompt.size(), other.end());
+    if (same < prompt) request.prompt[same] = other[same] == 3 ? 4 : 3;
+    return request;
+  }
+
+  // Rank 0 does `drive` and then what work is left; completions by ids.
+  template <typename Drive>
+  std::vector<Completion> Serve(bool prefix_caching, Drive&& drive) {
+    Config config = config_;
+    config.kv_cache_prefix_caching = prefix_caching;
+    completions_.assign(100, {});
+    const absl::Status ran =
+        RunThreadRanks(ranks(), [&](Communicator& communicator) -> absl::Status {
+          LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
+          if (communicator.rank() != 0) return engine->RunWorker();
+          LONGSPAN_RETURN_IF_ERROR(drive(*engine));
+          LONGSPAN_RETURN_IF_ERROR(Finish(*engine));
+          load_ = engine->load();
+          LONGSPAN_ASSIGN_OR_RETURN(stats_, engine->Shutdown());
+          return absl::OkStatus();
+        });
+    EXPECT_TRUE(ran.ok()) << ran;
+    return completions_;
+  }
+
+  absl::Status Steps(Engine& engine, int64_t count) {
+    for (; count > 0 && engine.HasWork(); --count) {
+      LONGSPAN_ASSIGN_OR_RETURN(const auto updates, engine.Step());
+      for (const RequestUpdate& update : updates) {
+        EXPECT_GE(update.prefilled, update.cached_tokens);
+        if (update.finished) completions_[update.request] = update.completion;
+      }
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Finish(Engine& engine) { return Steps(engine, 100000); }
+
+  // All of them, one after the other.
+  std::vector<Completion> InTurn(bool prefix_caching, const std::vector<Request>& requests) {
+    return Serve(prefix_caching, [&](Engine& engine) -> absl::Status {
+      for (const Request& request : requests) {
+        LONGSPAN_RETURN_IF_ERROR(engine.Submit(request).status());
+        LONGSPAN_RETURN_IF_ERROR(Finish(engine));
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  static void ExpectSame(const Completion& actual, const Completion& expected) {
+    EXPECT_EQ(actual.tokens, expected.tokens);
+    EXPECT_EQ(actual.logprobs, expected.logprobs);
+    EXPECT_EQ(actual.prompt_logprobs, expected.prompt_logprobs);
+  }
+
+  std::vector<Completion> completions_;
+  EngineLoad load_;
+};
+
+TEST_P(PrefixCacheEngineTest, HitEqualsAColdRun) {
+  const Request first = WithLogprobs(MakeRequest(21, 203, 6));
+  std::vector<Request> requests = {first};
+  for (const int64_t same : {100, 77, 80, 95, 96, 97, 192, 193, 3, 150}) {
+    requests.push_back(Diverging(first, same, same == 80 ? 81 : 230));
+  }
+  requests.push_back(first);
+  requests.push_back(Diverging(first, 203, 330));  // goes on with it
+  requests.push_back(Diverging(requests.back(), 330, 400));
+  for (const int64_t shorter : {192, 96, 65, 48, 16, 15, 1}) {
+    requests.push_back(Diverging(first, shorter, shorter));
+  }
+  requests.push_back(first);
+  requests.back().sampling.max_tokens = 0;
+  requests.push_back(first);
+  requests.back().sampling.echo = true;
+  const std::vector<Completion> cold = InTurn(false, requests);
+  EXPECT_EQ(load_.cached_pages, 0);
+  EXPECT_EQ(stats_.prefix_query_tokens, 0);
+  const std::vector<Completion> warm = InTurn(true, requests);
+  EXPECT_EQ(load_.used_pages, load_.cached_pages);
+  EXPECT_GT(load_.cached_pages, 0);
+  int64_t hits = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    SCOPED_TRACE(::testing::Message() << "request " << i);
+    ExpectSame(warm[i], cold[i]);
+    EXPECT_EQ(cold[i].cached_tokens, 0);
+    const std::vector<int32_t>& prompt = requests[i].prompt;
+    int64_t most = 0;
+    for (size_t earlier = 0; earlier < i && !requests[i].sampling.echo; ++earlier) {
+      const std::vector<int32_t>& other = requests[earlier].prompt;
+      const auto differs =
+          std::mismatch(prompt.begin(), prompt.end(), other.begin(), other.end()).first;
+      most = std::max<int64_t>(most, differs - prompt.begin());
+    }
+    most = std::min(most, static_cast<int64_t>(prompt.size()) - 1) / 16 * 16;
+    EXPECT_EQ(warm[i].cached_tokens, most);
+    hits += most;
+  }
+  EXPECT_EQ(stats_.prefix_hit_tokens, hits);
+  EXPECT_GT(stats_.prefix_query_tokens, hits);
+}
+
+TEST_P(PrefixCacheEngineTest, SeveralShareWhileTheFirstIsDecoding) {
+  const Request first = WithLogprobs(MakeRequest(22, 203, 60));
+  const std::vector<Request> requests = {first, Diverging(first, 203, 240),
+                                         Diverging(first, 160, 333)};
+  const std::vector<Completion> cold = InTurn(false, requests);
+  const std::vector<Completion> warm = Serve(true, [&](Engine& engine) -> absl::Status {
+    LONGSPAN_RETURN_IF_ERROR(engine.Submit(requests[0]).status());
+    LONGSPAN_RETURN_IF_ERROR(Steps(engine, 10));
+    LONGSPAN_RETURN_IF_ERROR(engine.Submit(requests[1]).status());
+    return engine.Submit(requests[2]).status();
+  });
+  for (size_t i = 0; i < requests.size(); ++i) ExpectSame(warm[i], cold[i]);
+  EXPECT_EQ(warm[1].cached_tokens, 192);
+  EXPECT_EQ(warm[2].cached_tokens, 160);
+}
+
+TEST_P(PrefixCacheEngineTest, CancelledPromptsLeaveWhatWasDone) {
+  const Request first = WithLogprobs(MakeRequest(23, 300, 5));
+  const Completion cold = InTurn(false, {first})[0];
+  const std::vector<Completion> warm = Serve(true, [&](Engine& engine) -> absl::Status {
+    LONGSPAN_ASSIGN_OR_RETURN(const int64_t id, engine.Submit(first));
+    LONGSPAN_RETURN_IF_ERROR(Steps(engine, 2));
+    engine.Cancel(id);
+    LONGSPAN_RETURN_IF_ERROR(engine.Submit(first).status());
+    LONGSPAN_RETURN_IF_ERROR(Steps(engine, 1));
+    engine.Cancel(id + 1);
+    return engine.Submit(first).status();
+  });
+  ExpectSame(warm[2], cold);
+  EXPECT_EQ(warm[2].cached_tokens, 192);
+  EXPECT_EQ(stats_.prompt_tokens, 300);
+}
+
+constexpr CacheCase kCacheCases[] = {
+    {"Exact", 16, 0, Compression::kExact},
+    {"ExactNear", 16, 1, Compression::kExact},
+    {"ExactFar", 48, 21, Compression::kExact},
+    {"ExactWholeStripe", 32, 32, Compression::kExact},
+    {"LowRank", 48, 0, Compression::kLowRank},
+    {"LowRankNear", 48, 1, Compression::kLowRank},
+    {"LowRankFar", 32, 20, Compression::kLowRank},
+    {"LowRankAnyStripe", 0, 3, Compression::kLowRank},
+    {"Dense", 48, 1, Compression::kExact, Attention::kDense},
+    {"Streaming", 16, 1, Compression::kExact, Attention::kStreaming},
+};
+
+INSTANTIATE_TEST_SUITE_P(Cases, PrefixCacheEngineTest,
+                         ::testing::Combine(::testing::ValuesIn(kCacheCases),
+                                            ::testing::Values(1, 2, 4)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param).name) +
+                                  std::to_string(std::get<1>(test.param));
+                         });
 
 TEST_F(EngineTest, RefusesRequestsThatCannotRun) {
   config_.max_model_len = 50;

@@ -183,5 +183,47 @@ TEST_F(KvShardTest, PoolIsBoundedAndTakesPagesBack) {
   EXPECT_FALSE(second.Reserve(3 * shape.stripe_tokens + 1).ok());
 }
 
+TEST_F(KvShardTest, SharedPagesGoBackWithTheLast) {
+  const KvShape shape = AnyShape(0);
+  const SequenceLayout layout = {shape.stripe_tokens, 1};
+  PagePool pool(shape, 2);
+  auto first = std::make_unique<KvShard>(&pool, layout, 0);
+  ASSERT_TRUE(first->Reserve(1).ok());
+  auto second = std::make_unique<KvShard>(&pool, layout, 0);
+  second->Share(first->pages()[0]);
+  ASSERT_TRUE(second->Reserve(2 * shape.stripe_tokens).ok());
+  EXPECT_EQ(second->Key(0, 0), first->Key(0, 0));
+  first.reset();
+  KvShard third(&pool, layout, 0);
+  EXPECT_FALSE(third.Reserve(1).ok());
+  second.reset();
+  EXPECT_TRUE(third.Reserve(2 * shape.stripe_tokens).ok());
+}
+
+TEST_F(KvShardTest, CopiesHoldTheSameRows) {
+  for (int kind = 0; kind < 3; ++kind) {
+    const KvShape shape = AnyShape(kind);
+    const SequenceLayout layout = {shape.stripe_tokens, 2};
+    PagePool pool(shape, 3);
+    KvShard shard(&pool, layout, 1), copy(&pool, layout, 1);
+    ASSERT_TRUE(shard.Reserve(2 * shape.stripe_tokens).ok());
+    std::vector<Row> rows = AllRows(&shard, shape, 2 * shape.stripe_tokens);
+    FillAll(&rows, &random_);
+    ASSERT_TRUE(copy.Copy(*shard.pages()[0]).ok());
+    std::vector<Row> copies = AllRows(&copy, shape, 2 * shape.stripe_tokens);
+    ASSERT_EQ(copies.size(), rows.size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_NE(copies[i].data, rows[i].data);
+      EXPECT_EQ(std::memcmp(copies[i].data, rows[i].pattern.data(), rows[i].bytes), 0);
+    }
+    FillAll(&copies, &random_);
+    for (const Row& row : rows) {
+      EXPECT_EQ(std::memcmp(row.data, row.pattern.data(), row.bytes), 0);
+    }
+    ASSERT_TRUE(copy.Reserve(4 * shape.stripe_tokens).ok());
+    EXPECT_FALSE(copy.Copy(*shard.pages()[0]).ok()) << "the pool is empty";
+  }
+}
+
 }  // namespace
 }  // namespace longspan

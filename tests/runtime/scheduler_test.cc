@@ -1,13 +1,19 @@
 #include "runtime/scheduler.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/kv_shard.h"
+#include "runtime/sequence_caches.h"
 
 namespace longspan {
 namespace {
@@ -15,11 +21,110 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
+// The pages of all ranks. In place of keys stands a hash of the tokens that they depend on.
+class Pages {
+ public:
+  explicit Pages(const Scheduler::Limits& limits) : layout_(limits.shape.layout) {
+    shape_.layers = 2;
+    shape_.kv_dim = shape_.score_dim = 2;  // of float32: as many bytes as a hash
+    shape_.stripe_tokens = layout_.stripe_tokens;
+    shape_.halo = limits.shape.halo;
+    for (int r = 0; r < layout_.num_ranks; ++r) {
+      pools_.push_back(std::make_unique<PagePool>(shape_, limits.pages));
+      caches_.push_back(std::make_unique<SequenceCaches>(pools_[r].get(), layout_, r));
+    }
+  }
+
+  // As all ranks do, but for the forward pass.
+  void Update(const StepPlan& plan) {
+    for (const auto& caches : caches_) {
+      const absl::Status updated = caches->Update(plan);
+      ASSERT_TRUE(updated.ok()) << updated;
+    }
+    for (const int64_t sequence : plan.closes) written_.erase(sequence);
+    evicted += plan.evicts.size();
+    for (const StepPlan::Open& open : plan.opens) {
+      written_[open.sequence];
+      shared += open.shares.size();
+      for (const auto& [node, take] : open.copies) ++(take ? taken : copied);
+    }
+  }
+
+  void Write(int64_t sequence, Range positions, const std::vector<int32_t>& tokens) {
+    written_[sequence] = {positions.end, Hashes(tokens)};
+    for (const auto& caches : caches_) {
+      const SequenceCaches::Sequence& state = caches->at(sequence);
+      for (int64_t page = 0; page < static_cast<int64_t>(state.cache->pages().size()); ++page) {
+        Range halo = Intersect(WithHalo(*state.cache, page), positions);
+        // The first new stripe is told of the cached tokens before it.
+        const int64_t begin = layout_.StripeOfPage(state.cache->rank(), page).begin;
+        if (positions.begin == state.cached_tokens && begin >= positions.begin) {
+          halo.begin = std::max<int64_t>(0, begin - shape_.halo);
+        }
+        ForRows(sequence, *state.cache, page, halo,
+                [](std::byte* row, uint64_t hash) { std::memcpy(row, &hash, sizeof(hash)); });
+      }
+    }
+  }
+
+  // Nothing that a sequence reads was written by another, unless it was the same.
+  void Check() const {
+    int64_t wrong = 0;
+    const auto check = [&](const std::byte* row, uint64_t hash) {
+      wrong += std::memcmp(row, &hash, sizeof(hash)) != 0;
+    };
+    for (const auto& [sequence, written] : written_) {
+      for (const auto& caches : caches_) {
+        KvShard& cache = *caches->at(sequence).cache;
+        for (int64_t page = 0; page < static_cast<int64_t>(cache.pages().size()); ++page) {
+          ForRows(sequence, cache, page, Intersect(WithHalo(cache, page), {0, written.first}),
+                  check);
+        }
+      }
+    }
+    ASSERT_EQ(wrong, 0);
+  }
+
+  int64_t shared = 0, copied = 0, taken = 0, evicted = 0;
+
+ private:
+  static std::vector<uint64_t> Hashes(const std::vector<int32_t>& tokens) {
+    std::vector<uint64_t> hashes;
+    uint64_t hash = 1;
+    for (const int32_t token : tokens) hashes.push_back(hash = (hash + token) * 0x9e3779b97f4a7c15);
+    return hashes;
+  }
+
+  Range WithHalo(const KvShard& cache, int64_t page) const {
+    const Range stripe = layout_.StripeOfPage(cache.rank(), page);
+    return {std::max<int64_t>(0, stripe.begin - shape_.halo), stripe.end + shape_.halo};
+  }
+
+  template <typename F>
+  void ForRows(int64_t sequence, KvShard& cache, int64_t page, Range positions, F&& f) const {
+    const std::vector<uint64_t>& hashes = written_.at(sequence).second;
+    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+      for (int64_t p = positions.begin; p < positions.end; ++p) {
+        f(cache.ScoreKey(layer, page, p), hashes[p]);
+        if (!layout_.StripeOfPage(cache.rank(), page).contains(p)) continue;
+        f(cache.Key(layer, p), hashes[p] + 1);
+        f(cache.Value(layer, p), hashes[p] + 2);
+      }
+    }
+  }
+
+  SequenceLayout layout_;
+  KvShape shape_;
+  std::vector<std::unique_ptr<PagePool>> pools_;
+  std::vector<std::unique_ptr<SequenceCaches>> caches_;
+  std::map<int64_t, std::pair<int64_t, std::vector<uint64_t>>> written_;  // tokens, their hashes
+};
+
 // Sequences with random lengths that arrive at random times, and what each is expected to do.
 class Simulation {
  public:
   Simulation(const Scheduler::Limits& limits, uint64_t seed)
-      : limits_(limits), scheduler_(limits), random_(seed) {}
+      : limits_(limits), scheduler_(limits), pages_(limits), random_(seed) {}
 
   // Runs until all of `count` sequences have finished; checks every step.
   void Run(int64_t count) {
@@ -33,9 +138,13 @@ class Simulation {
     EXPECT_TRUE(all_.empty());
   }
 
+  const Pages& pages() const { return pages_; }
+
  private:
   struct Entry {
     int64_t prompt = 0;
+    std::vector<int32_t> prompt_tokens;
+    std::vector<int32_t> tokens;  // with those decoded
     int64_t capacity = 0;
     int64_t to_generate = 0;  // may be less than the capacity has room for
     int64_t prefilled = 0;
@@ -50,14 +159,29 @@ class Simulation {
   // At most as many tokens as all the pages hold.
   void Submit(int64_t id) {
     int64_t most = 1;
-    while (limits_.layout.NumPages(0, most + 1) <= limits_.pages && most < 200) ++most;
+    while (layout().NumPages(0, most + 1) <= limits_.pages && most < 200) ++most;
     Entry entry;
     entry.capacity = Integer(2, std::max<int64_t>(2, most));
     entry.prompt = Integer(1, entry.capacity - 1);
     entry.to_generate = Integer(1, entry.capacity - entry.prompt);
-    all_[id] = entry;
-    scheduler_.Add(id, entry.prompt, entry.capacity);
+    // Often as another sequence, up to some place.
+    if (!earlier_.empty() && Integer(0, 3) > 0) {
+      entry.prompt_tokens = earlier_[Integer(0, static_cast<int64_t>(earlier_.size()) - 1)];
+      if (Integer(0, 1) == 0) entry.prompt_tokens.resize(Integer(0, entry.prompt));
+    }
+    while (static_cast<int64_t>(entry.prompt_tokens.size()) < entry.prompt) {
+      entry.prompt_tokens.push_back(static_cast<int32_t>(Integer(0, 1)));
+    }
+    entry.prompt_tokens.resize(entry.prompt);
+    entry.tokens = entry.prompt_tokens;
+    earlier_.push_back(entry.prompt_tokens);
+    all_[id] = std::move(entry);
+    const bool computes_all = Integer(0, 9) == 0;
+    if (computes_all) computing_all_.insert(id);
+    scheduler_.Add(id, all_[id].prompt_tokens, all_[id].capacity, computes_all);
   }
+
+  const SequenceLayout& layout() const { return limits_.shape.layout; }
 
   std::vector<int64_t> Waiting() const {
     std::vector<int64_t> waiting;
@@ -72,16 +196,23 @@ class Simulation {
     for (const auto& [id, entry] : all_) {
       if (!entry.running) continue;
       ++places;
-      pages += limits_.layout.NumPages(0, entry.capacity);
+      pages += layout().NumPages(0, entry.capacity);
     }
     ASSERT_LE(places, limits_.max_num_seqs);
-    ASSERT_LE(pages, limits_.pages);
+    for (int r = 0; r < layout().num_ranks; ++r) {
+      ASSERT_LE(scheduler_.used_pages(r), limits_.pages);
+      ASSERT_LE(scheduler_.cached_pages(r), scheduler_.used_pages(r));
+    }
     // The first that waits could not run: nothing idles.
     const std::vector<int64_t> waiting = Waiting();
     ASSERT_EQ(scheduler_.num_waiting(), static_cast<int64_t>(waiting.size()));
     if (waiting.empty()) return;
-    const int64_t needs = limits_.layout.NumPages(0, all_.at(waiting[0]).capacity);
-    ASSERT_TRUE(places == limits_.max_num_seqs || pages + needs > limits_.pages);
+    const int64_t needs = layout().NumPages(0, all_.at(waiting[0]).capacity);
+    if (limits_.caches_prefixes) {
+      ASSERT_GT(places, 0);
+    } else {
+      ASSERT_TRUE(places == limits_.max_num_seqs || pages + needs > limits_.pages);
+    }
   }
 
   void Step() {
@@ -98,7 +229,18 @@ class Simulation {
       ASSERT_EQ(work.opens[i].capacity, entry.capacity);
       entry.running = true;
       entry.turn = next_turn_++;
+      entry.prefilled = work.opens[i].cached_tokens;
+      ASSERT_LT(entry.prefilled, entry.prompt);
+      ASSERT_EQ(entry.prefilled % limits_.shape.block, 0);
+      ASSERT_TRUE(entry.prefilled == 0 || !computing_all_.contains(waiting[i]));
     }
+    StepPlan plan;
+    plan.publishes = work.publishes;
+    plan.closes = std::exchange(closes_, {});
+    plan.evicts = work.evicts;
+    plan.opens = work.opens;
+    pages_.Update(plan);
+    if (testing::Test::HasFatalFailure()) return;
     CheckLimits();
     ASSERT_EQ(work.decodes, must_decode) << "a prompt delays a decoding sequence";
     CheckPrefill(work);
@@ -119,19 +261,28 @@ class Simulation {
     entry.turn = next_turn_++;
     ASSERT_EQ(work.prefill->sequence, first->first);
     ASSERT_EQ(work.prefill->tokens.begin, entry.prefilled);
-    ASSERT_EQ(work.prefill->tokens.size(),
-              std::min(limits_.chunk_tokens, entry.prompt - entry.prefilled));
+    const int64_t cold = entry.prefilled / limits_.chunk_tokens * limits_.chunk_tokens;
+    ASSERT_EQ(work.prefill->tokens.end, std::min(entry.prompt, cold + limits_.chunk_tokens));
+    pages_.Write(first->first, work.prefill->tokens, entry.tokens);
     entry.prefilled = work.prefill->tokens.end;
     ASSERT_EQ(work.prefill->last, entry.prefilled == entry.prompt);
   }
 
   // Each decode gives a token, and so does the end of a prompt.
   void Deliver(const Scheduler::Work& work) {
+    for (const int64_t id : work.decodes) {
+      std::vector<int32_t>& tokens = all_.at(id).tokens;
+      tokens.push_back(static_cast<int32_t>(Integer(0, 1)));
+      const auto length = static_cast<int64_t>(tokens.size());
+      pages_.Write(id, {length - 1, length}, tokens);
+    }
+    pages_.Check();
     std::vector<int64_t> given = work.decodes;
     if (work.prefill && work.prefill->last) given.push_back(work.prefill->sequence);
     for (const int64_t id : given) {
       if (--all_.at(id).to_generate > 0) continue;
       ASSERT_TRUE(scheduler_.Remove(id));
+      closes_.push_back(id);
       all_.erase(id);
     }
   }
@@ -139,15 +290,20 @@ class Simulation {
   void Cancel() {
     const auto any = std::next(all_.begin(), Integer(0, static_cast<int64_t>(all_.size()) - 1));
     ASSERT_EQ(scheduler_.Remove(any->first), any->second.running);
+    if (any->second.running) closes_.push_back(any->first);
     all_.erase(any);
   }
 
   Scheduler::Limits limits_;
   Scheduler scheduler_;
+  Pages pages_;
   std::mt19937_64 random_;
   std::map<int64_t, Entry> all_;  // unfinished, in order of submission
   int64_t steps_ = 0;
   int64_t next_turn_ = 0;
+  std::vector<int64_t> closes_;
+  std::set<int64_t> computing_all_;
+  std::vector<std::vector<int32_t>> earlier_;  // prompts
 };
 
 TEST(SchedulerTest, RandomArrivalsAreServedInOrderWithinLimits) {
@@ -155,22 +311,43 @@ TEST(SchedulerTest, RandomArrivalsAreServedInOrderWithinLimits) {
   const auto integer = [&](int64_t low, int64_t high) {
     return std::uniform_int_distribution<int64_t>(low, high)(random);
   };
-  for (int trial = 0; trial < 200; ++trial) {
+  int64_t shared = 0, copied = 0, taken = 0, evicted = 0;
+  for (int trial = 0; trial < 400; ++trial) {
     Scheduler::Limits limits;
     limits.max_num_seqs = integer(1, 6);
-    limits.chunk_tokens = integer(1, 50);
-    limits.pages = integer(1, 20);
-    limits.layout = {integer(2, 16), static_cast<int>(integer(1, 4))};
+    limits.shape.block = integer(1, 4);
+    limits.chunk_tokens = limits.shape.block * integer(1, 12);
+    limits.shape.layout = {limits.shape.block * integer(1, 4), static_cast<int>(integer(1, 4))};
+    limits.pages = integer(limits.shape.layout.stripe_tokens > 1 ? 1 : 2, 20);
+    limits.shape.halo = integer(0, 2) * integer(0, limits.shape.layout.stripe_tokens / 2);
+    limits.caches_prefixes = trial % 4 > 0;
     SCOPED_TRACE(testing::Message() << "trial " << trial);
-    Simulation(limits, trial).Run(40);
+    Simulation simulation(limits, trial);
+    simulation.Run(40);
     if (HasFatalFailure()) return;
+    const Pages& pages = simulation.pages();
+    EXPECT_TRUE(limits.caches_prefixes || pages.shared + pages.copied + pages.taken == 0);
+    shared += pages.shared;
+    copied += pages.copied;
+    taken += pages.taken;
+    evicted += pages.evicted;
   }
+  EXPECT_GT(shared, 1000);
+  EXPECT_GT(copied, 1000);
+  EXPECT_GT(taken, 100);
+  EXPECT_GT(evicted, 1000);
+}
+
+// That outlive all.
+absl::Span<const int32_t> Tokens(int64_t count) {
+  static const auto* tokens = new std::vector<int32_t>(2000, 7);
+  return absl::MakeConstSpan(*tokens).first(count);
 }
 
 TEST(SchedulerTest, LongPromptStandsBehindNobodysDecode) {
-  Scheduler scheduler({4, 10, 1000, {8, 1}});
-  scheduler.Add(1, 10, 100);
-  scheduler.Add(2, 1000, 1100);
+  Scheduler scheduler({4, 10, 1000, {{8, 1}}});
+  scheduler.Add(1, Tokens(10), 100);
+  scheduler.Add(2, Tokens(1000), 1100);
   EXPECT_EQ(scheduler.Next().prefill->sequence, 1);
   for (int step = 0; step < 50; ++step) {
     const Scheduler::Work work = scheduler.Next();
@@ -181,19 +358,19 @@ TEST(SchedulerTest, LongPromptStandsBehindNobodysDecode) {
 }
 
 TEST(SchedulerTest, ShortPromptBehindLongOnesWaitsForAChunkOfEach) {
-  Scheduler scheduler({4, 10, 1000, {8, 1}});
-  scheduler.Add(1, 1000, 1001);
-  scheduler.Add(2, 1000, 1001);
+  Scheduler scheduler({4, 10, 1000, {{8, 1}}});
+  scheduler.Add(1, Tokens(1000), 1001);
+  scheduler.Add(2, Tokens(1000), 1001);
   for (int step = 0; step < 7; ++step) EXPECT_EQ(scheduler.Next().prefill->sequence, 1 + step % 2);
-  scheduler.Add(3, 5, 6);
-  scheduler.Add(4, 15, 16);
+  scheduler.Add(3, Tokens(5), 6);
+  scheduler.Add(4, Tokens(15), 16);
   for (const int64_t next : {2, 1, 3, 4, 2, 1, 4, 2, 1, 2}) {
     EXPECT_EQ(scheduler.Next().prefill->sequence, next);
   }
 }
 
 TEST(SchedulerTest, IdleHasNoWork) {
-  Scheduler scheduler({4, 10, 1000, {8, 1}});
+  Scheduler scheduler({4, 10, 1000, {{8, 1}}});
   const Scheduler::Work work = scheduler.Next();
   EXPECT_TRUE(scheduler.idle());
   EXPECT_THAT(work.opens, IsEmpty());
@@ -203,11 +380,25 @@ TEST(SchedulerTest, IdleHasNoWork) {
 
 void ExpectEqual(const StepPlan& a, const StepPlan& b) {
   EXPECT_EQ(a.shutdown, b.shutdown);
+  ASSERT_EQ(a.publishes.size(), b.publishes.size());
+  for (size_t i = 0; i < a.publishes.size(); ++i) {
+    EXPECT_EQ(a.publishes[i].sequence, b.publishes[i].sequence);
+    EXPECT_EQ(a.publishes[i].stripe, b.publishes[i].stripe);
+    EXPECT_EQ(a.publishes[i].node, b.publishes[i].node);
+  }
   EXPECT_EQ(a.closes, b.closes);
+  EXPECT_EQ(a.evicts, b.evicts);
   ASSERT_EQ(a.opens.size(), b.opens.size());
   for (size_t i = 0; i < a.opens.size(); ++i) {
     EXPECT_EQ(a.opens[i].sequence, b.opens[i].sequence);
     EXPECT_EQ(a.opens[i].capacity, b.opens[i].capacity);
+    EXPECT_EQ(a.opens[i].cached_tokens, b.opens[i].cached_tokens);
+    EXPECT_EQ(a.opens[i].shares, b.opens[i].shares);
+    ASSERT_EQ(a.opens[i].copies.size(), b.opens[i].copies.size());
+    for (size_t c = 0; c < a.opens[i].copies.size(); ++c) {
+      EXPECT_EQ(a.opens[i].copies[c].node, b.opens[i].copies[c].node);
+      EXPECT_EQ(a.opens[i].copies[c].take, b.opens[i].copies[c].take);
+    }
   }
   ASSERT_EQ(a.prefill.has_value(), b.prefill.has_value());
   if (a.prefill) {
@@ -236,7 +427,20 @@ TEST(StepPlanTest, SurvivesSerialisation) {
     StepPlan plan;
     plan.shutdown = integer(0, 1) == 1;
     for (int64_t i = integer(0, 3); i > 0; --i) plan.closes.push_back(large());
-    for (int64_t i = integer(0, 3); i > 0; --i) plan.opens.push_back({large(), large()});
+    for (int64_t i = integer(0, 3); i > 0; --i) {
+      plan.publishes.push_back({large(), large(), large()});
+    }
+    for (int64_t i = integer(0, 3); i > 0; --i) plan.evicts.push_back(large());
+    for (int64_t i = integer(0, 3); i > 0; --i) {
+      StepPlan::Open& open = plan.opens.emplace_back();
+      open.sequence = large();
+      open.capacity = large();
+      open.cached_tokens = large();
+      for (int64_t n = integer(0, 3); n > 0; --n) open.shares.push_back(large());
+      for (int64_t n = integer(0, 2); n > 0; --n) {
+        open.copies.push_back({large(), integer(0, 1) == 1});
+      }
+    }
     if (integer(0, 1) == 1) {
       const int64_t begin = large();
       plan.prefill = {large(), {begin, begin + 9}, integer(0, 1) == 1, integer(-1, 5), {}};
