@@ -618,7 +618,7 @@ function setDocument(name, text) {
   $("document-problem").textContent = "";
   $("ask-problem").textContent = "";
   $("card-name").textContent = name;
-  $("card-size").textContent = plural(loaded.length, "character");
+  $("card-size").textContent = plural(countCodePoints(loaded), "character");
   $("card-text").textContent = slice(loaded, 0, 400);
   $("document").value = "";
   $("typed").hidden = true;
@@ -705,8 +705,13 @@ function start() {
   });
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    sessionStorage.setItem(kKeyName, $("key").value.trim());
+    const key = $("key").value.trim();
     $("key").value = "";
+    if (!/^[\x21-\x7e]+$/.test(key)) {  // no header could hold it
+      $("key-hint").textContent = "A key has letters, digits and signs without spaces.";
+      return;
+    }
+    sessionStorage.setItem(kKeyName, key);
     loadSettings();
   });
   loadSettings();

@@ -52,6 +52,7 @@ class Browser:
                                  flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "DOM"):
             self.send(domain + ".enable")
+        self.send("Emulation.setScrollbarsHidden", hidden=True)
         self.view(1280, 900)
 
     def close(self):

@@ -124,6 +124,7 @@ class StandInTest(BrowserCase):
             return new Set(new Uint32Array(data.buffer)).size;
         })()""")
         self.assertGreater(ink, 3)
+        self.picture("answer")
 
         # A click on another peak, and on a place between.
         self.browser.click(".peaks li:nth-child(2) button")
@@ -139,8 +140,6 @@ class StandInTest(BrowserCase):
         self.assertEqual(self.browser.run("document.querySelectorAll('.strip canvas').length"), 2)
         self.assertIn("Cut at the limit", self.text(".answer .counts"))
         self.assertLess(self.browser.run("document.querySelectorAll('*').length"), 200)
-        self.browser.run("document.querySelector('.answer + .answer').remove()")
-        self.picture("answer")
 
     def test_the_keyboard_alone(self):
         self.open()
@@ -248,6 +247,9 @@ class StandInTest(BrowserCase):
         self.browser.wait("!document.querySelector('#key-form').hidden")
         self.assertEqual(self.focused(), "key")
         self.picture("key")
+        self.browser.type("clé")
+        self.browser.key("Enter")
+        self.assertIn("without spaces", self.text("#key-hint"))
         self.browser.type("wrong")
         self.browser.key("Enter")
         self.browser.wait("document.querySelector('#key-hint').textContent.includes('not accept')")
@@ -302,13 +304,6 @@ class StandInTest(BrowserCase):
         self.ask("What?")
         self.assertIn("64159", self.text(".passage mark"))
         self.assertLess(self.browser.run("document.body.textContent.length"), 60000)
-        milliseconds = self.browser.run("""(() => {
-            const begin = performance.now();
-            for (const button of document.querySelectorAll(".peaks button")) button.click();
-            document.body.offsetHeight;
-            return performance.now() - begin;
-        })()""")
-        self.assertLess(milliseconds, 2000)
 
     def test_what_a_document_holds_is_text(self):
         self.open()
@@ -345,6 +340,9 @@ class ServerTest(BrowserCase):
         self.ask("Where?")
         self.assertEqual(self.text(".answer .problem"), "")
         self.assertIn("1,507 tokens read", self.text(".counts"))
+        if not self.browser.run("document.querySelector('.attended').hidden"):
+            self.assertGreater(self.browser.run("document.querySelectorAll('.peaks li').length"), 0)
+            self.assertIn("hay", self.text(".passage mark"))
 
         self.browser.run("document.querySelector('#max-tokens').value = 4096")
         self.ask("Too many?")
