@@ -1,5 +1,5 @@
-# cmake -DDIRECTORY=runtime/server/page -DOUTPUT=page.cc -P EmbedPage.cmake: the files of the page as
-# C++ arrays, whose length no compiler limits as it does that of string literals.
+# cmake -DDIRECTORY=runtime/server/page -DOUTPUT=page.cc -P EmbedPage.cmake: the files of the page
+# as C++ arrays, whose length no compiler limits as it does that of string literals.
 function(embed name file content_type)
   file(READ ${DIRECTORY}/${file} bytes HEX)
   string(REGEX REPLACE "(..)" "'\\\\x\\1'," bytes "${bytes}")

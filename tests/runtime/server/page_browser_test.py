@@ -1,4 +1,4 @@
-"""The page as a reader has it, in headless Chromium: on a stand-in for the server, and on the server.
+"""The page as a reader has it, in headless Chromium: on a stand-in for the server, and on it.
 
 page_browser_test.py BINARY SOURCE_DIR [unittest arguments]; exit code 77 without Chromium. With
 $LONGSPAN_SCREENSHOTS, a folder, pictures are left there.
@@ -25,7 +25,9 @@ with open(os.path.join(SOURCE, "models/needle/demo/document.txt"), encoding="utf
     # Characters of two UTF-16 units before all that is looked for.
     DOCUMENT = "A key \U0001f511 and \U0001f511\U0001f511. " * 400 + demo.read()
 LATEST = "document.querySelector('.answer')"
-DONE = LATEST + "?.querySelector('.text').ariaBusy === 'false' && document.getElementById('stop').hidden"
+DONE = (LATEST + "?.querySelector('.text').ariaBusy === 'false' && "
+        "document.querySelector('#stop').hidden")
+PEAKS = "document.querySelectorAll('.peaks li').length"
 
 
 def quoted(text):
@@ -112,7 +114,7 @@ class StandInTest(BrowserCase):
                           "attended": True})
 
         # The strongest first, whose passage is shown; offsets count code points.
-        self.assertGreaterEqual(self.browser.run("document.querySelectorAll('.peaks li').length"), 3)
+        self.assertGreaterEqual(self.browser.run(PEAKS), 3)
         self.assertIn("64159", self.text(".passage mark"))
         at = round(100 * DOCUMENT.encode("utf-16-le").find("64159".encode("utf-16-le")) /
                    len(DOCUMENT.encode("utf-16-le")))
@@ -321,7 +323,8 @@ class StandInTest(BrowserCase):
                 self.open()
                 self.paste("#document", DOCUMENT)
                 self.ask("What is the pass key?")
-                self.assertLessEqual(self.browser.run("document.documentElement.scrollWidth"), width)
+                wide = self.browser.run("document.documentElement.scrollWidth")
+                self.assertLessEqual(wide, width)
                 ground = self.browser.run("getComputedStyle(document.body).backgroundColor")
                 self.assertEqual(ground, "rgb(20, 21, 23)" if dark else "rgb(250, 250, 248)")
         self.browser.view(1280, 900)
@@ -341,7 +344,7 @@ class ServerTest(BrowserCase):
         self.assertEqual(self.text(".answer .problem"), "")
         self.assertIn("1,507 tokens read", self.text(".counts"))
         if not self.browser.run("document.querySelector('.attended').hidden"):
-            self.assertGreater(self.browser.run("document.querySelectorAll('.peaks li').length"), 0)
+            self.assertGreater(self.browser.run(PEAKS), 0)
             self.assertIn("hay", self.text(".passage mark"))
 
         self.browser.run("document.querySelector('#max-tokens').value = 4096")
