@@ -10,6 +10,7 @@
 #include "runtime/answer_json.h"
 #include "runtime/clock.h"
 #include "runtime/server/completions.h"
+#include "runtime/server/page.h"
 
 namespace longspan {
 namespace {
@@ -168,6 +169,21 @@ void MetricsText(const CallPtr& call, const std::string&) {
                     call->context().metrics->Text());
 }
 
+// What the page needs to ask as `longspan ask` does.
+void PageSettings(const CallPtr& call, const std::string&) {
+  const Config& config = call->context().engine->config();
+  call->Respond(200, {{"model", call->context().model_name},
+                      {"max_model_len", config.max_model_len},
+                      {"max_body_bytes", config.server.max_body_bytes},
+                      {"prompt_template", config.ask.prompt_template},
+                      {"stop", config.ask.stop}});
+}
+
+template <const PageFile& file>
+void Page(const CallPtr& call, const std::string&) {
+  call->RespondPage(std::string(file.content_type), std::string(file.text));
+}
+
 struct Route {
   absl::string_view path;
   absl::string_view method;
@@ -184,6 +200,10 @@ constexpr Route kRoutes[] = {
     {"/health", "GET", true, false, Health},
     {"/ready", "GET", true, false, Ready},
     {"/metrics", "GET", true, false, MetricsText},
+    {"/", "GET", true, false, Page<kPageHtml>},
+    {"/page.css", "GET", true, false, Page<kPageCss>},
+    {"/page.js", "GET", true, false, Page<kPageJs>},
+    {"/page/settings", "GET", false, true, PageSettings},
 };
 
 }  // namespace
@@ -215,9 +235,11 @@ Call::~Call() {
   context_.log->log(is_probe ? spdlog::level::debug : spdlog::level::info, DumpJson(line));
 }
 
-void Call::Send(int status, const std::string& content_type, std::string body) {
+void Call::Send(int status, const std::string& content_type, std::string body,
+                const HttpHeaders& headers) {
   status_ = status;
-  HttpResponse response = {status, content_type, std::move(body), {{"X-Request-Id", id_}}};
+  HttpResponse response = {status, content_type, std::move(body), headers};
+  response.headers.emplace_back("X-Request-Id", id_);
   if (status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (status == 429 || status == 503) {
     const double seconds =
@@ -233,6 +255,16 @@ void Call::Respond(int status, const Json& body) {
 
 void Call::RespondText(int status, const std::string& content_type, std::string text) {
   Send(status, content_type, std::move(text));
+}
+
+// Whatever a document or an answer may hold, the page runs and loads nothing but its own files.
+void Call::RespondPage(const std::string& content_type, std::string text) {
+  Send(200, content_type, std::move(text),
+       {{"Cache-Control", "no-cache"},
+        {"Content-Security-Policy",
+         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+        {"X-Content-Type-Options", "nosniff"}});
 }
 
 void Call::Fail(int status, const std::string& message, const std::string& param,

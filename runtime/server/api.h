@@ -48,6 +48,8 @@ class Call : public std::enable_shared_from_this<Call> {
   const ServerContext& context() const { return context_; }
   void Respond(int status, const nlohmann::ordered_json& body);
   void RespondText(int status, const std::string& content_type, std::string text);
+  // A file of the page, with what keeps browsers strict.
+  void RespondPage(const std::string& content_type, std::string text);
   void Fail(int status, const std::string& message, const std::string& param = "",
             const std::string& code = "");
   // With the HTTP status that fits.
@@ -68,7 +70,8 @@ class Call : public std::enable_shared_from_this<Call> {
   }
 
  private:
-  void Send(int status, const std::string& content_type, std::string body);
+  void Send(int status, const std::string& content_type, std::string body,
+            const HttpHeaders& headers = {});
 
   const ServerContext& context_;
   std::shared_ptr<HttpExchange> exchange_;

@@ -23,11 +23,13 @@ struct HttpRequest {
   std::string body;
 };
 
+using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
+
 struct HttpResponse {
   int status = 200;
   std::string content_type = "application/json";
   std::string body;
-  std::vector<std::pair<std::string, std::string>> headers;  // more of them
+  HttpHeaders headers;  // more of them
 };
 
 // The way back of one request. Calls may come from any thread, in order; what comes after the
