@@ -193,7 +193,7 @@ absl::StatusOr<int> Measure(ServeOptions options) {
   if (!prompts.dataset.empty()) {
     LONGSPAN_ASSIGN_OR_RETURN(lines, ReadDataset(prompts.dataset, prompts.is_chat));
   }
-  LONGSPAN_ASSIGN_OR_RETURN(options.load.server, FindHttpServer(options.url));
+  LONGSPAN_ASSIGN_OR_RETURN(options.load.server, FindServer(options.url));
   if (prompts.model.empty()) {
     LONGSPAN_ASSIGN_OR_RETURN(prompts.model, FirstServedModel(options.load));
   }

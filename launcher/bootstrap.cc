@@ -154,26 +154,32 @@ int RunMpi(const RankJob& job) {
   return exit_code.value_or(kExitFailed);
 }
 
+// Null, and warned of, if ranks cannot connect to each other.
+absl::StatusOr<std::unique_ptr<Heartbeat>> StartHeartbeat(Communicator& communicator) {
+  const int rank = communicator.rank();
+  auto heartbeat = Heartbeat::Start(communicator, {}, [rank](const std::string& lost) {
+    fprintf(stderr, "longspan: rank %d ends: %s\n", rank, lost.c_str());
+    _exit(kExitFailed);  // the rank's own thread may wait for what was lost
+  });
+  if (heartbeat.ok() || !IsAgreed(heartbeat.status())) return heartbeat;
+  if (rank == 0) {
+    spdlog::warn("a rank that is lost will be noticed late: {}",
+                 std::string(heartbeat.status().message()));
+  }
+  return nullptr;
+}
+
 // A worker has nothing to say about how the job went.
 absl::StatusOr<int> RunEngine(const Job& job, const Config& config, Communicator& communicator) {
-  LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
+  Config adapted = config;
+  if (adapted.kv_cache_prefix_caching == "auto") {
+    adapted.kv_cache_prefix_caching = job.is_server ? "true" : "false";
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(adapted, &communicator));
   CatchStopSignals();
   std::unique_ptr<Heartbeat> heartbeat;
-  if (job.has_heartbeat && LaunchedByMpirun()) {
-    absl::StatusOr<std::unique_ptr<Heartbeat>> started =
-        Heartbeat::Start(communicator, {}, [rank = communicator.rank()](const std::string& lost) {
-          fprintf(stderr, "longspan: rank %d ends: %s\n", rank, lost.c_str());
-          _exit(kExitFailed);  // the rank's own thread may wait for what was lost
-        });
-    if (!started.ok()) {
-      if (!IsAgreed(started.status())) return started.status();
-      if (communicator.rank() == 0) {
-        spdlog::warn("a rank that is lost will be noticed late: {}",
-                     std::string(started.status().message()));
-      }
-    } else {
-      heartbeat = *std::move(started);
-    }
+  if (job.is_server && LaunchedByMpirun()) {
+    LONGSPAN_ASSIGN_OR_RETURN(heartbeat, StartHeartbeat(communicator));
   }
   return RunOrAbort(communicator, [&]() -> absl::StatusOr<int> {
     if (communicator.rank() == 0) return job.run(*engine);
@@ -248,6 +254,7 @@ void CatchStopSignals() {
   action.sa_handler = [](int) { stop_requested = true; };
   action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
   sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGUSR1, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
 

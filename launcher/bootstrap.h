@@ -29,9 +29,9 @@ struct Job {
   std::function<absl::StatusOr<bool>(const Config&)> prepare;
   // Rank 0 of a loaded engine. Returns the exit code; an error ends the whole job.
   std::function<absl::StatusOr<int>(Engine& engine)> run;
-  // Ends the process as soon as a rank is lost (collectives/heartbeat.h): a server's clients wait,
-  // and mpirun may have been told to leave ranks time to stop.
-  bool has_heartbeat = false;
+  // Ends the processes as soon as a rank is lost (collectives/heartbeat.h), as clients wait; and
+  // caches prefixes, unless the config says otherwise.
+  bool is_server = false;
 };
 
 // Starts the ranks that the environment and the config ask for: under mpirun MPI, otherwise
@@ -58,8 +58,8 @@ absl::StatusOr<int> RunOrAbort(Communicator& communicator,
 // kExitFailed.
 int ReportError(const absl::Status& status, int rank);
 
-// From now on the first SIGINT or SIGTERM only makes StopRequested() true; the second ends the
-// process.
+// From now on the first SIGINT, SIGTERM or SIGUSR1, which mpirun passes on to the ranks, only makes
+// StopRequested() true; the second ends the process.
 void CatchStopSignals();
 bool StopRequested();
 

@@ -50,7 +50,7 @@ std::string HostAndPort(const HttpUrl& url) {
   return absl::StrCat(is_ipv6 ? "[" : "", url.host, is_ipv6 ? "]" : "", ":", url.port);
 }
 
-http::request<http::string_body> MakeRequest(const HttpUrl& url, HttpRequest request) {
+http::request<http::string_body> MakeRequest(const HttpUrl& url, ClientRequest request) {
   const bool is_get = request.body.empty();
   http::request<http::string_body> message(is_get ? http::verb::get : http::verb::post,
                                            url.path + request.path, 11);
@@ -78,7 +78,7 @@ class Exchange {
     parser_.body_limit(boost::none);  // a stream has no length
   }
 
-  asio::awaitable<void> Run(const HttpServer& server, HttpRequest request) {
+  asio::awaitable<void> Run(const ServerAddress& server, ClientRequest request) {
     stream_.expires_after(std::chrono::duration_cast<std::chrono::nanoseconds>(
         std::chrono::duration<double>(request.timeout_s)));
     error_code error;
@@ -190,18 +190,19 @@ absl::StatusOr<HttpUrl> ParseHttpUrl(absl::string_view url) {
   return parsed;
 }
 
-absl::StatusOr<HttpServer> FindHttpServer(HttpUrl url) {
+absl::StatusOr<ServerAddress> FindServer(HttpUrl url) {
   asio::io_context io;
   asio::ip::tcp::resolver resolver(io);
   error_code error;
-  HttpServer server = {std::move(url), {}};
+  ServerAddress server = {std::move(url), {}};
   server.endpoints = resolver.resolve(server.url.host, server.url.port, error);
   if (!error && !server.endpoints.empty()) return server;
   return absl::NotFoundError(
       absl::StrCat("--url ", server.url.ToString(), ": the host is unknown: ", error.message()));
 }
 
-asio::awaitable<HttpResult> SendHttp(const HttpServer& server, HttpRequest request, HttpSink sink) {
+asio::awaitable<HttpResult> SendHttp(const ServerAddress& server, ClientRequest request,
+                                     HttpSink sink) {
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   Exchange exchange(executor, sink);
   co_await exchange.Run(server, std::move(request));

@@ -23,13 +23,13 @@ struct HttpUrl {
 absl::StatusOr<HttpUrl> ParseHttpUrl(absl::string_view url);
 
 // Where a server listens, looked up once: a benchmark is not to measure its name server.
-struct HttpServer {
+struct ServerAddress {
   HttpUrl url;
   boost::asio::ip::tcp::resolver::results_type endpoints;
 };
-absl::StatusOr<HttpServer> FindHttpServer(HttpUrl url);
+absl::StatusOr<ServerAddress> FindServer(HttpUrl url);
 
-struct HttpRequest {
+struct ClientRequest {
   std::string path;  // behind the URL's
   std::string body;  // application/json, by POST; empty: a GET
   std::string api_key;
@@ -58,7 +58,7 @@ struct HttpResult {
 using HttpSink = std::function<bool(absl::string_view bytes)>;
 
 // One request, on a connection of its own. Without a sink the body goes to the result.
-boost::asio::awaitable<HttpResult> SendHttp(const HttpServer& server, HttpRequest request,
+boost::asio::awaitable<HttpResult> SendHttp(const ServerAddress& server, ClientRequest request,
                                             HttpSink sink);
 
 }  // namespace longspan

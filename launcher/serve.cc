@@ -133,7 +133,7 @@ absl::StatusOr<int> Serve(const std::vector<std::string>& positional) {
   ServeJob job;
   return RunOnRanks(Job{[&job](const Config& config) { return job.Prepare(config); },
                         [&job](Engine& engine) { return job.Run(engine); },
-                        /*has_heartbeat=*/true});
+                        /*is_server=*/true});
 }
 
 }  // namespace

@@ -126,8 +126,8 @@ class LoadRunner {
     running_[i] = &answer;
     ServeRecord& record = result_.records[i];
     record.start_s = Now();
-    HttpRequest request = {load_.endpoint, std::move(requests_[i].body), load_.api_key,
-                           load_.timeout_s};
+    ClientRequest request = {load_.endpoint, std::move(requests_[i].body), load_.api_key,
+                             load_.timeout_s};
     HttpSink sink = [&](absl::string_view bytes) { return answer.Feed(bytes, Now()); };
     const HttpResult result = co_await SendHttp(load_.server, std::move(request), std::move(sink));
     record.end_s = Now();
@@ -233,7 +233,7 @@ absl::StatusOr<std::string> FirstServedModel(const ServeLoad& load) {
   HttpResult result;
   try {
     asio::io_context io(1);
-    HttpRequest request = {"/v1/models", "", load.api_key, std::min(load.timeout_s, 60.0)};
+    ClientRequest request = {"/v1/models", "", load.api_key, std::min(load.timeout_s, 60.0)};
     asio::co_spawn(io, SendHttp(load.server, std::move(request), nullptr),
                    [&](const std::exception_ptr& error, HttpResult got) {
                      if (error != nullptr) std::rethrow_exception(error);

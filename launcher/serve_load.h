@@ -15,7 +15,7 @@
 namespace longspan {
 
 struct ServeLoad {
-  HttpServer server;
+  ServerAddress server;
   std::string endpoint;  // "/v1/completions"
   std::string api_key;
   double request_rate = 0;      // requests/s; infinite: all at once

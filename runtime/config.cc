@@ -96,7 +96,7 @@ const std::vector<Key>& Keys() {
       Choice("kv_cache.dtype", FIELD(kv_cache_dtype), {"auto", "float32", "bfloat16", "fp8_e4m3"}),
       Choice("kv_cache.score_dtype", FIELD(kv_cache_score_dtype), {"auto", "fp8_e4m3"}),
       Choice("kv_cache.tier", FIELD(kv_cache_tier), {"device", "host"}),
-      Plain("kv_cache.prefix_caching", FIELD(kv_cache_prefix_caching)),
+      Choice("kv_cache.prefix_caching", FIELD(kv_cache_prefix_caching), {"auto", "true", "false"}),
       Plain("kv_cache.memory_fraction", FIELD(kv_cache_memory_fraction)),
   };
   return *keys;

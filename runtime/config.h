@@ -78,7 +78,8 @@ struct Config {
   std::string kv_cache_dtype = "auto";  // kv_cache.dtype: auto | float32 | bfloat16 | fp8_e4m3
   std::string kv_cache_score_dtype = "auto";  // kv_cache.score_dtype: auto (the above) | fp8_e4m3
   std::string kv_cache_tier = "device";  // kv_cache.tier: of a GPU's keys and values; device | host
-  bool kv_cache_prefix_caching = false;  // kv_cache.prefix_caching
+  std::string kv_cache_prefix_caching =
+      "auto";  // kv_cache.prefix_caching: auto (a server's) | true | false
   double kv_cache_memory_fraction = 0.9;  // of the memory this rank may use
 };
 

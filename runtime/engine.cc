@@ -213,7 +213,7 @@ class EngineImpl final : public Engine {
              config_.prefill_chunk_tokens,
              model_->pool->max_pages(),
              {model_->attention.layout, model_->attention.kv.halo, config_.esa.selection_block},
-             config_.kv_cache_prefix_caching}) {}
+             config_.kv_cache_prefix_caching == "true"}) {}
 
   const Config& config() const override { return config_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
@@ -330,7 +330,8 @@ class EngineImpl final : public Engine {
     for (const StepPlan::Open& open : plan.opens) {
       Sequence& sequence = sequences_.at(open.sequence);
       sequence.Cached(open.cached_tokens);
-      if (!config_.kv_cache_prefix_caching || sequence.wanted_prompt_logprobs() >= 0) continue;
+      if (config_.kv_cache_prefix_caching != "true" || sequence.wanted_prompt_logprobs() >= 0)
+        continue;
       stats_.prefix_query_tokens += static_cast<int64_t>(sequence.request().prompt.size());
       stats_.prefix_hit_tokens += open.cached_tokens;
     }

@@ -42,6 +42,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
     }
     stream_ = request.stream;
     include_usage_ = request.include_usage;
+    choices_per_prompt_ = request.n;
     std::vector<Generation> generations;
     if (const absl::Status status = Prepare(std::move(request), &generations); !status.ok()) {
       return call_->Fail(status);
@@ -120,7 +121,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
     if (include_usage_) {
       Json chunk = Envelope();
       chunk["choices"] = Json::array();
-      chunk["usage"] = UsageJson(prompt_tokens_, generated);
+      chunk["usage"] = Usage(generated);
       call_->Event(chunk);
     }
     call_->FinishEvents();
@@ -145,6 +146,15 @@ class Completions : public std::enable_shared_from_this<Completions> {
             {"model", context_.model_name}};
   }
 
+  Json Usage(int64_t generated) const {
+    int64_t cached = 0;
+    for (const Choice& choice : choices_) cached += choice.completion.cached_tokens;
+    Json usage = UsageJson(prompt_tokens_, generated);
+    // Each prompt counts once, as for prompt_tokens.
+    usage["prompt_tokens_details"] = {{"cached_tokens", cached / choices_per_prompt_}};
+    return usage;
+  }
+
   void Respond(int64_t generated) {
     Json body = Envelope();
     Json& choices = body["choices"] = Json::array();
@@ -152,7 +162,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
       choices.push_back(ChoiceJson(choices_[c].context, choices_[c].completion,
                                    context_.engine->tokenizer(), static_cast<int64_t>(c)));
     }
-    body["usage"] = UsageJson(prompt_tokens_, generated);
+    body["usage"] = Usage(generated);
     call_->Respond(200, body);
   }
 
@@ -206,6 +216,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
   bool stream_ = false;
   bool include_usage_ = false;
   bool ended_ = false;
+  int64_t choices_per_prompt_ = 1;
   int64_t prompt_tokens_ = 0;
   int64_t unfinished_ = 0;
   std::vector<Choice> choices_;

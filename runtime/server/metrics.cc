@@ -41,9 +41,17 @@ prometheus::Histogram* Metrics::MakeHistogram(const char* name, const char* help
 Metrics::Metrics(const std::string& model_name) : labels_{{"model_name", model_name}} {
   running_ = MakeGauge("longspan:num_requests_running", "Sequences being prefilled or decoded.");
   waiting_ = MakeGauge("longspan:num_requests_waiting", "Sequences that wait for a place.");
-  cache_usage_ = MakeGauge("longspan:kv_cache_usage_perc",
-                           "Share of the cache's pages that sequences use; 1 is all.");
-  prompt_tokens_ = MakeCounter("longspan:prompt_tokens_total", "Prompt tokens prefilled.");
+  cache_usage_ =
+      MakeGauge("longspan:kv_cache_usage_perc",
+                "Share of rank 0's cache pages that only running sequences use; 1 is all.");
+  prefix_usage_ = MakeGauge("longspan:prefix_cache_usage_perc",
+                            "Share of rank 0's cache pages that the prefix cache keeps.");
+  prefix_queries_ = MakeCounter("longspan:prefix_cache_queries_total",
+                                "Prompt tokens looked up in the prefix cache.");
+  prefix_hits_ =
+      MakeCounter("longspan:prefix_cache_hits_total", "Of them: found, and not prefilled again.");
+  prompt_tokens_ =
+      MakeCounter("longspan:prompt_tokens_total", "Prompt tokens, those in the cache included.");
   generation_tokens_ = MakeCounter("longspan:generation_tokens_total", "Tokens generated.");
   constexpr char kSuccess[] = "longspan:request_success_total";
   auto& finished = prometheus::BuildCounter()
@@ -80,10 +88,17 @@ std::string Metrics::Text() const {
   return prometheus::TextSerializer().Serialize(registry_.Collect());
 }
 
-void Metrics::SetLoad(const EngineLoad& load) {
+void Metrics::SetEngine(const EngineLoad& load, const EngineStats& stats) {
   running_->Set(static_cast<double>(load.running));
   waiting_->Set(static_cast<double>(load.waiting));
-  cache_usage_->Set(static_cast<double>(load.used_pages) / static_cast<double>(load.total_pages));
+  const auto pages = static_cast<double>(load.total_pages);
+  cache_usage_->Set(static_cast<double>(load.used_pages - load.cached_pages) / pages);
+  prefix_usage_->Set(static_cast<double>(load.cached_pages) / pages);
+  const auto advance = [](prometheus::Counter* counter, int64_t to) {
+    counter->Increment(static_cast<double>(to) - counter->Value());
+  };
+  advance(prefix_queries_, stats.prefix_query_tokens);
+  advance(prefix_hits_, stats.prefix_hit_tokens);
 }
 
 void Metrics::ObserveFirstToken(absl::Duration since_submitted) {

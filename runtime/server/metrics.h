@@ -23,7 +23,8 @@ class Metrics {
   // The text exposition format, version 0.0.4.
   std::string Text() const;
 
-  void SetLoad(const EngineLoad& load);
+  // By the engine's thread.
+  void SetEngine(const EngineLoad& load, const EngineStats& stats);
   void CountPromptTokens(int64_t tokens) { prompt_tokens_->Increment(static_cast<double>(tokens)); }
   void CountToken() { generation_tokens_->Increment(); }
   void ObserveFirstToken(absl::Duration since_submitted);
@@ -41,7 +42,8 @@ class Metrics {
 
   prometheus::Registry registry_;
   const prometheus::Labels labels_;
-  prometheus::Gauge *running_, *waiting_, *cache_usage_;
+  prometheus::Gauge *running_, *waiting_, *cache_usage_, *prefix_usage_;
+  prometheus::Counter *prefix_queries_, *prefix_hits_;
   prometheus::Counter *prompt_tokens_, *generation_tokens_, *stopped_, *cut_, *aborted_;
   prometheus::Histogram *first_token_, *next_token_, *whole_, *queue_, *prefill_, *decode_;
   prometheus::Histogram *prompt_sizes_, *answer_sizes_;

@@ -69,7 +69,7 @@ absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop)
     } else if (!accepting_) {
       return absl::OkStatus();
     }
-    metrics_->SetLoad(engine.load());
+    metrics_->SetEngine(engine.load(), engine.stats());
   }
 }
 

@@ -109,7 +109,7 @@ kv_cache: {dtype: bfloat16, prefix_caching: true, memory_fraction: 0.5}
   EXPECT_EQ(config->max_num_seqs, 3);
   EXPECT_TRUE(config->deterministic);
   EXPECT_EQ(KvCacheDType(*config), DType::kBFloat16);
-  EXPECT_TRUE(config->kv_cache_prefix_caching);
+  EXPECT_EQ(config->kv_cache_prefix_caching, "true");
   EXPECT_EQ(config->kv_cache_memory_fraction, 0.5);
 
   // The way to the other ranks loses nothing.
@@ -118,7 +118,7 @@ kv_cache: {dtype: bfloat16, prefix_caching: true, memory_fraction: 0.5}
   EXPECT_EQ(ConfigToYaml(*copy), ConfigToYaml(*config));
   EXPECT_EQ(copy->esa.far_position, 511);
   EXPECT_EQ(copy->parallel.communicator, CommunicatorKind::kMpi);
-  EXPECT_TRUE(copy->kv_cache_prefix_caching);
+  EXPECT_EQ(copy->kv_cache_prefix_caching, "true");
   EXPECT_EQ(copy->kv_cache_memory_fraction, 0.5);
 }
 

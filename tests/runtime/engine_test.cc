@@ -271,7 +271,7 @@ class PrefixCacheEngineTest : public EngineTest,
   template <typename Drive>
   std::vector<Completion> Serve(bool prefix_caching, Drive&& drive) {
     Config config = config_;
-    config.kv_cache_prefix_caching = prefix_caching;
+    config.kv_cache_prefix_caching = prefix_caching ? "true" : "false";
     completions_.assign(100, {});
     const absl::Status ran =
         RunThreadRanks(ranks(), [&](Communicator& communicator) -> absl::Status {
