@@ -7,16 +7,11 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/string_view.h"
 
 namespace longspan {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-int64_t CountCharacters(absl::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
-}
 
 Json ChatToken(int32_t id, double logprob, const Tokenizer& tokenizer) {
   Json bytes = Json::array();
@@ -43,6 +38,10 @@ int64_t UnixSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
       .count();
+}
+
+int64_t CountCharacters(absl::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
 }
 
 const char* FinishReasonName(FinishReason reason) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "runtime/request.h"
 #include "runtime/tokenizer.h"
 
@@ -18,6 +19,9 @@ std::string DumpJson(const nlohmann::ordered_json& json);
 std::string UniqueHex();
 
 int64_t UnixSeconds();
+
+// Unicode code points of well-formed UTF-8.
+int64_t CountCharacters(absl::string_view text);
 
 // "stop" or "length".
 const char* FinishReasonName(FinishReason reason);

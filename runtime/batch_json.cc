@@ -149,7 +149,7 @@ const Param* FindParam(absl::string_view name) {
 }
 
 // Those that only a server reads.
-constexpr absl::string_view kServedParams[] = {"stream_options"};
+constexpr absl::string_view kServedParams[] = {"stream_options", "attended"};
 
 struct NeutralParam {
   absl::string_view name;
@@ -354,6 +354,8 @@ void RequestWalker::VisitBody(Scalar& value) {
     Integer(param, value, 1, kMaxChoices, &request_.n);
   } else if (is_served_ && param == "stream") {
     Boolean(param, value, &request_.stream);
+  } else if (param == "attended") {
+    Boolean(param, value, &sampling.attended);
   } else if (param == "stream_options") {
     FailParam(param, "an object");
   } else if (param == "seed") {

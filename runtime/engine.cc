@@ -27,6 +27,8 @@ struct StepResult {
   std::vector<TokenLogprobs> prompt_logprobs;  // of the tokens that follow each of the chunk's
   std::vector<float> decode_logits;            // [decodes, vocab], or if all are greedy
   std::vector<int32_t> decode_tokens;          // [decodes]
+  std::vector<std::vector<int64_t>>
+      selected;  // [decodes] positions, layer after layer; if observed
   double prefill_s = 0;
   double decode_s = 0;
 };
@@ -155,6 +157,17 @@ class StepRunner {
     return absl::OkStatus();
   }
 
+  // Every layer tells of all decodes in turn. On all ranks, since GPUs take another way then.
+  void Observe(const std::vector<StepPlan::Decode>& decodes, StepResult* result) {
+    result->selected.resize(decodes.size());
+    model_->attention.on_selection = [this, &decodes, result, call = size_t{0}](
+                                         int64_t, Range, absl::Span<const int64_t> chosen) mutable {
+      const size_t d = call++ % decodes.size();
+      if (!IsDriver() || !decodes[d].observed) return;
+      result->selected[d].insert(result->selected[d].end(), chosen.begin(), chosen.end());
+    };
+  }
+
   absl::Status Decode(const std::vector<StepPlan::Decode>& decodes, bool greedy,
                       StepResult* result) {
     std::vector<DecodeToken> tokens;
@@ -163,7 +176,12 @@ class StepRunner {
       tokens.push_back({caches_.at(decode.sequence).cache.get(), decode.position});
       ids.push_back(decode.id);
     }
-    LONGSPAN_RETURN_IF_ERROR(model_->transformer->Decode(tokens, ids));
+    const bool observes = std::any_of(decodes.begin(), decodes.end(),
+                                      [](const StepPlan::Decode& d) { return d.observed; });
+    if (observes) Observe(decodes, result);
+    const absl::Status decoded = model_->transformer->Decode(tokens, ids);
+    model_->attention.on_selection = nullptr;
+    LONGSPAN_RETURN_IF_ERROR(decoded);
     if (!IsDriver()) return absl::OkStatus();
     const auto count = static_cast<int64_t>(decodes.size());
     if (greedy) {
@@ -351,7 +369,8 @@ class EngineImpl final : public Engine {
     }
     for (const int64_t id : work.decodes) {
       const Sequence& sequence = sequences_.at(id);
-      plan.decodes.push_back({id, sequence.last_position(), sequence.last_token()});
+      plan.decodes.push_back({id, sequence.last_position(), sequence.last_token(),
+                              sequence.request().sampling.attended});
     }
     return plan;
   }
@@ -374,6 +393,7 @@ class EngineImpl final : public Engine {
     stats_.decoded_tokens += static_cast<int64_t>(plan.decodes.size());
     for (size_t d = 0; d < plan.decodes.size(); ++d) {
       Sequence* sequence = &sequences_.at(plan.decodes[d].sequence);
+      if (plan.decodes[d].observed) sequence->Selected(result.selected[d]);
       updates.push_back(result.decode_tokens.empty()
                             ? Extend(sequence, absl::MakeConstSpan(
                                                    result.decode_logits.data() + d * vocab, vocab))

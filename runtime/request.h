@@ -1,6 +1,7 @@
 #ifndef LONGSPAN_RUNTIME_REQUEST_H_
 #define LONGSPAN_RUNTIME_REQUEST_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;  // end a sequence as the model's own do
   bool echo = false;                    // with logprobs: of the prompt's tokens too
   std::optional<int64_t> logprobs;      // number of alternatives per token
+  bool attended = false;                // count what of the prompt is selected while decoding
 };
 
 struct Request {
@@ -33,6 +35,20 @@ struct TokenLogprobs {
   std::vector<std::pair<int32_t, double>> top;  // descending
 
   friend bool operator==(const TokenLogprobs&, const TokenLogprobs&) = default;
+};
+
+// How often the tokens of a prompt's parts were selected, over layers and decoded tokens.
+struct Attended {
+  int64_t part_tokens = 0;      // of each part but perhaps the last
+  std::vector<int64_t> counts;  // of each part; empty: not asked for
+
+  static Attended ForPrompt(int64_t tokens) {
+    constexpr int64_t kMostParts = 1024, kLeastTokens = 16;
+    Attended attended;
+    attended.part_tokens = std::max(kLeastTokens, (tokens + kMostParts - 1) / kMostParts);
+    attended.counts.resize((tokens + attended.part_tokens - 1) / attended.part_tokens);
+    return attended;
+  }
 };
 
 enum class FinishReason { kStop, kLength };
@@ -50,6 +66,7 @@ struct Completion {
   int64_t cached_tokens = 0;                   // of the prompt, that were in the prefix cache
   std::vector<TokenLogprobs> logprobs;         // of each generated token, when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  // echo and logprobs: of prompt tokens 1 on
+  Attended attended;
   RequestTimings timings;
 };
 

@@ -149,7 +149,7 @@ std::vector<int64_t> StepPlan::Serialize() const {
     words.insert(words.end(), prefill->ids.begin(), prefill->ids.end());
   }
   for (const Decode& decode : decodes) {
-    words.insert(words.end(), {decode.sequence, decode.position, decode.id});
+    words.insert(words.end(), {decode.sequence, decode.position, decode.id, decode.observed});
   }
   return words;
 }
@@ -198,6 +198,7 @@ StepPlan StepPlan::Deserialize(const std::vector<int64_t>& words) {
     decode.sequence = next();
     decode.position = next();
     decode.id = static_cast<int32_t>(next());
+    decode.observed = next() != 0;
   }
   return plan;
 }

@@ -43,6 +43,7 @@ struct StepPlan {
     int64_t sequence;
     int64_t position;
     int32_t id;
+    bool observed;  // rank 0 counts what it selects
   };
   bool shutdown = false;
   // In this order.

@@ -27,6 +27,15 @@ void Sequence::Prefilled(int64_t tokens, std::vector<TokenLogprobs> prompt_logpr
             std::back_inserter(completion_.prompt_logprobs));
 }
 
+void Sequence::Selected(absl::Span<const int64_t> positions) {
+  Attended& attended = completion_.attended;
+  const auto prompt = static_cast<int64_t>(request_.prompt.size());
+  if (attended.counts.empty()) attended = Attended::ForPrompt(prompt);
+  for (const int64_t position : positions) {
+    if (position < prompt) ++attended.counts[position / attended.part_tokens];
+  }
+}
+
 RequestUpdate Sequence::FinishPrompt(double now) {
   completion_.timings.prefill_s = now - *started_;
   RequestUpdate update = Update();

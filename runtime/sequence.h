@@ -34,6 +34,8 @@ class Sequence {
   void Cached(int64_t tokens) { completion_.cached_tokens = prefilled_ = tokens; }
   void PrefillStarts(double now);
   void Prefilled(int64_t tokens, std::vector<TokenLogprobs> prompt_logprobs);
+  // Positions, each as often as it was selected.
+  void Selected(absl::Span<const int64_t> positions);
   // The end of a request for no tokens: what was wanted is the prompt's log-probabilities.
   RequestUpdate FinishPrompt(double now);
   // Takes the next token: may finish the sequence.

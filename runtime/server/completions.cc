@@ -56,6 +56,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
     CompletionContext context;
     std::optional<LogprobsBuilder> logprobs;  // of a stream of text
     Completion completion;                    // when finished
+    std::vector<int64_t> part_begins;         // in characters, if `attended` was asked for
     bool begun = false;                       // a part of the answer was streamed
   };
 
@@ -78,6 +79,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
         if (choice.context.logprobs && stream_ && !is_chat_) {
           choice.logprobs.emplace(context_.engine->tokenizer());
         }
+        if (request.sampling.attended) choice.part_begins = PartBegins(prompt.prompt_tokens);
         Generation& generation = generations->emplace_back();
         generation.request = {prompt.prompt_tokens, prompt.sampling};
         generation.request.sampling.seed = seed + static_cast<uint64_t>(i);
@@ -85,6 +87,30 @@ class Completions : public std::enable_shared_from_this<Completions> {
       }
     }
     return absl::OkStatus();
+  }
+
+  // Where the parts of Attended begin in the prompt's text, and where the last one ends.
+  std::vector<int64_t> PartBegins(const std::vector<int32_t>& prompt) const {
+    const Attended attended = Attended::ForPrompt(static_cast<int64_t>(prompt.size()));
+    StreamDecoder decoder(context_.engine->tokenizer(), /*skip_special_tokens=*/true);
+    std::vector<int64_t> begins;
+    int64_t characters = 0;
+    for (size_t i = 0; i < prompt.size(); ++i) {
+      if (i % attended.part_tokens == 0) begins.push_back(characters);
+      characters += CountCharacters(decoder.Push(prompt[i]));
+    }
+    begins.push_back(characters + CountCharacters(decoder.Flush()));
+    return begins;
+  }
+
+  static Json AttendedJson(const Choice& choice, const Attended& attended) {
+    Json parts = Json::array();
+    for (size_t p = 0; p + 1 < choice.part_begins.size(); ++p) {
+      parts.push_back({{"begin", choice.part_begins[p]},
+                       {"end", choice.part_begins[p + 1]},
+                       {"count", attended.counts.empty() ? 0 : attended.counts[p]}});
+    }
+    return {{"bins", std::move(parts)}};
   }
 
   void Submit(std::vector<Generation> generations) {
@@ -159,8 +185,12 @@ class Completions : public std::enable_shared_from_this<Completions> {
     Json body = Envelope();
     Json& choices = body["choices"] = Json::array();
     for (size_t c = 0; c < choices_.size(); ++c) {
-      choices.push_back(ChoiceJson(choices_[c].context, choices_[c].completion,
-                                   context_.engine->tokenizer(), static_cast<int64_t>(c)));
+      const Choice& choice = choices_[c];
+      choices.push_back(ChoiceJson(choice.context, choice.completion, context_.engine->tokenizer(),
+                                   static_cast<int64_t>(c)));
+      if (!choice.part_begins.empty()) {
+        choices.back()["attended"] = AttendedJson(choice, choice.completion.attended);
+      }
     }
     body["usage"] = Usage(generated);
     call_->Respond(200, body);
@@ -203,6 +233,9 @@ class Completions : public std::enable_shared_from_this<Completions> {
     element["logprobs"] = std::move(logprobs);
     element["finish_reason"] =
         update.finished ? Json(FinishReasonName(update.completion.finish_reason)) : Json(nullptr);
+    if (update.finished && !choice.part_begins.empty()) {
+      element["attended"] = AttendedJson(choice, update.completion.attended);
+    }
     Json chunk = Envelope();
     chunk["choices"] = Json::array({std::move(element)});
     if (include_usage_) chunk["usage"] = nullptr;

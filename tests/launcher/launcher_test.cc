@@ -49,6 +49,7 @@ class FakeEngine final : public Engine {
   const Config& config() const override { return config_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   int64_t vocab_size() const override { return 2; }
+  absl::Status Check(const Request&) const override { return absl::OkStatus(); }
   absl::StatusOr<int64_t> Submit(Request request) override {
     if (request.prompt.empty()) return absl::InvalidArgumentError("no prompt");
     queue_.push_back({next_++, static_cast<int64_t>(request.prompt.size()), 0});

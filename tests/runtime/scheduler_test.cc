@@ -413,6 +413,7 @@ void ExpectEqual(const StepPlan& a, const StepPlan& b) {
     EXPECT_EQ(a.decodes[i].sequence, b.decodes[i].sequence);
     EXPECT_EQ(a.decodes[i].position, b.decodes[i].position);
     EXPECT_EQ(a.decodes[i].id, b.decodes[i].id);
+    EXPECT_EQ(a.decodes[i].observed, b.decodes[i].observed);
   }
 }
 
@@ -446,7 +447,9 @@ TEST(StepPlanTest, SurvivesSerialisation) {
       plan.prefill = {large(), {begin, begin + 9}, integer(0, 1) == 1, integer(-1, 5), {}};
       for (int64_t i = integer(0, 20); i > 0; --i) plan.prefill->ids.push_back(id());
     }
-    for (int64_t i = integer(0, 5); i > 0; --i) plan.decodes.push_back({large(), large(), id()});
+    for (int64_t i = integer(0, 5); i > 0; --i) {
+      plan.decodes.push_back({large(), large(), id(), integer(0, 1) == 1});
+    }
     ExpectEqual(StepPlan::Deserialize(plan.Serialize()), plan);
   }
 }

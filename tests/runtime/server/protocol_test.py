@@ -176,6 +176,18 @@ class ProtocolTest(unittest.TestCase):
         self.assertGreater(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
         self.assertEqual(again["choices"], first["choices"])  # `deterministic` to the last bit
 
+    def test_what_was_attended_to(self):
+        prompt = "é" + HAY
+        body = {"prompt": prompt, "max_tokens": 9, "attended": True, **GREEDY}
+        whole = self.post(COMPLETIONS, body)[1]["choices"][0]["attended"]["bins"]
+        self.assertEqual((whole[0]["begin"], whole[-1]["end"]), (0, len(prompt)))
+        self.assertEqual([b["begin"] for b in whole[1:]], [b["end"] for b in whole[:-1]])
+        # 8 tokens of the prompt in each of 2 layers for each decoded token but the first.
+        self.assertEqual(sum(b["count"] for b in whole), 8 * 2 * 8)
+        chunks = events(self.call("POST", COMPLETIONS, {**body, "stream": True})[2])
+        self.assertEqual(chunks[-1]["choices"][0]["attended"]["bins"], whole)
+        self.assertNotIn("attended", chunks[0]["choices"][0])
+
     def test_request_ids(self):
         _, headers, _ = self.call("GET", "/v1/models", headers={"X-Request-Id": "my-id.1"})
         self.assertEqual(headers["X-Request-Id"], "my-id.1")
