@@ -1,0 +1,88 @@
+"""The server as MPI ranks: stopped in order, and robbed of a rank.
+
+mpi_test.py BINARY SOURCE_DIR MPIRUN...
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from serving import Server  # noqa: E402
+
+BINARY, SOURCE, *MPIRUN = sys.argv[1:]
+COMPLETIONS = "/v1/completions"
+LONG = {"prompt": "needle in hay. ", "max_tokens": 150000, "temperature": 0, "ignore_eos": True,
+        "stream": True}
+
+
+class MpiTest(unittest.TestCase):
+    def start(self, *settings):
+        server = Server(BINARY, SOURCE, settings, command=[*MPIRUN, "-n", "3"], ranks=3,
+                        max_model_len=200000)
+        self.addCleanup(server.stop)
+        return server
+
+    def stream(self, server, body):
+        """A connection on which an answer has begun."""
+        data = json.dumps(body).encode()
+        sock = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        self.addCleanup(sock.close)
+        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
+                     + data)
+        text = b""
+        while b"data: " not in text:
+            text += sock.recv(4096)
+        return sock, text
+
+    def rest(self, sock, text):
+        try:
+            while piece := sock.recv(65536):
+                text += piece
+        except ConnectionResetError:
+            pass
+        return text.decode()
+
+    def ranks(self, server):
+        """Process ids of the ranks, in the order in which mpirun started them."""
+        pid = server.process.pid
+        with open(f"/proc/{pid}/task/{pid}/children") as children:
+            return sorted(map(int, children.read().split()))
+
+    def test_a_signal_that_mpirun_passes_on_stops_in_order(self):
+        server = self.start("server.drain_timeout_s=60")
+        sock, text = self.stream(server, {**LONG, "max_tokens": 300})
+        self.assertEqual(server.stop(signal.SIGUSR1), 0)
+        self.assertTrue(self.rest(sock, text).rstrip().endswith("0"))  # the last chunk
+        self.assertIn("[rank 0] [info] stopped\n", server.log)
+
+    def lose(self, sign, said):
+        server = self.start()
+        sock, text = self.stream(server, LONG)
+        victim = self.ranks(server)[1]
+        os.kill(victim, sign)
+        begin = time.monotonic()
+        text = self.rest(sock, text)
+        self.assertFalse(text.endswith("\r\n0\r\n\r\n"))  # clients see that it is not whole
+        self.assertTrue(server.wait_for(lambda: server.process.poll() is not None, 30))
+        self.assertNotEqual(server.process.returncode, 0)
+        self.assertLess(time.monotonic() - begin, 10)  # what users were promised
+        server.stop()
+        self.assertTrue(re.search(rf"longspan: rank 0 ends: rank \d on \S+ {said}",
+                                  "".join(server.log)), server.log)
+
+    def test_a_rank_that_is_killed(self):
+        self.lose(signal.SIGKILL, "has ended")
+
+    def test_a_rank_that_hangs(self):
+        self.lose(signal.SIGSTOP, "was not heard of for 5s")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
