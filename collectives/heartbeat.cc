@@ -14,6 +14,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -21,7 +22,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "collectives/agree.h"
 #include "collectives/hosts.h"
 #include "kernels/base/status_macros.h"
@@ -31,8 +31,14 @@ namespace {
 
 constexpr char kBeat = '.', kGoodbye = '!';
 constexpr absl::Duration kSetupLimit = absl::Seconds(10);
-constexpr absl::Duration kTryLimit = absl::Seconds(2);  // of one address
+constexpr absl::Duration kTryLimit = absl::Seconds(2);           // of one address
+constexpr absl::Duration kHelloLimit = absl::Milliseconds(500);  // of who has connected
 constexpr int kMaxAddresses = 16;
+
+// Of a clock that never jumps.
+absl::Time Now() {
+  return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+}
 
 class Socket {
  public:
@@ -70,7 +76,7 @@ struct Hello {
 bool WaitUntil(int fd, int16_t events, absl::Time end) {
   while (true) {
     pollfd wanted = {fd, events, 0};
-    const int64_t left = std::max<int64_t>(0, absl::ToInt64Milliseconds(end - absl::Now()));
+    const int64_t left = std::max<int64_t>(0, absl::ToInt64Milliseconds(end - Now()));
     const int ready = poll(&wanted, 1, static_cast<int>(left));
     if (ready > 0) return true;
     if (ready == 0 || errno != EINTR) return false;
@@ -128,7 +134,7 @@ absl::StatusOr<Socket> Connect(const Announcement& announcement, int rank, bool 
     if (connect(peer.fd(), raw, sizeof(address)) != 0 && errno != EINPROGRESS) continue;
     int error = 0;
     socklen_t size = sizeof(error);
-    if (!WaitUntil(peer.fd(), POLLOUT, absl::Now() + kTryLimit) ||
+    if (!WaitUntil(peer.fd(), POLLOUT, Now() + kTryLimit) ||
         getsockopt(peer.fd(), SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0) {
       continue;
     }
@@ -143,14 +149,14 @@ absl::StatusOr<Socket> Connect(const Announcement& announcement, int rank, bool 
 // [rank], that of rank 0 itself invalid.
 absl::StatusOr<std::vector<Socket>> Accept(const Socket& listener, uint64_t token, int ranks) {
   std::vector<Socket> peers(ranks);
-  const absl::Time end = absl::Now() + kSetupLimit;
+  const absl::Time end = Now() + kSetupLimit;
   for (int missing = ranks - 1; missing > 0;) {
     if (!WaitUntil(listener.fd(), POLLIN, end)) {
       return absl::UnavailableError(absl::StrCat(missing, " ranks did not connect"));
     }
     Socket peer(accept4(listener.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     Hello hello;
-    if (!peer.valid() || !WaitUntil(peer.fd(), POLLIN, absl::Now() + kTryLimit) ||
+    if (!peer.valid() || !WaitUntil(peer.fd(), POLLIN, std::min(end, Now() + kHelloLimit)) ||
         recv(peer.fd(), &hello, sizeof(hello), 0) != sizeof(hello) || hello.token != token ||
         hello.rank <= 0 || hello.rank >= ranks || peers[hello.rank].valid()) {
       continue;
@@ -188,10 +194,15 @@ class HeartbeatImpl final : public Heartbeat {
   }
 
   void Watch() {
-    absl::Time next_beat = absl::Now();
+    absl::Time next_beat = Now(), last = next_beat;
     for (Peer& peer : peers_) peer.heard = next_beat;
     while (!stopping_) {
-      const absl::Time now = absl::Now();
+      const absl::Time now = Now();
+      // This process was stopped itself, and so may all have been: the silence says nothing.
+      if (now - last > options_.interval) {
+        for (Peer& peer : peers_) peer.heard = now;
+      }
+      last = now;
       if (now >= next_beat) {
         for (const Peer& peer : peers_) Send(peer, kBeat);
         next_beat = now + options_.interval;
@@ -217,9 +228,9 @@ class HeartbeatImpl final : public Heartbeat {
       const ssize_t got = recv(peer->socket.fd(), bytes, sizeof(bytes), MSG_DONTWAIT);
       if (got == 0) return absl::StrCat(who, " has ended");
       if (got < 0 && errno != EAGAIN) return absl::StrCat(who, ": ", strerror(errno));
-      if (got > 0) peer->heard = absl::Now();
+      if (got > 0) peer->heard = Now();
       peer->has_left = got > 0 && bytes[got - 1] == kGoodbye;
-    } else if (absl::Now() - peer->heard > options_.limit) {
+    } else if (Now() - peer->heard > options_.limit) {
       return absl::StrCat(who, " was not heard of for ", absl::FormatDuration(options_.limit));
     }
     return "";

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/flags/flag.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -46,6 +47,10 @@ class ServeJob {
         "requests", std::make_shared<spdlog::sinks::stderr_sink_mt>());
     context_.log->set_pattern("%v");
     context_.log->set_level(spdlog::get_level());
+    const std::string flag_host = absl::GetFlag(FLAGS_host);
+    const int64_t flag_port = absl::GetFlag(FLAGS_port);
+    const std::string host = flag_host.empty() ? server.host : flag_host;
+    context_.only_local = context_.keys.empty() && IsLoopback(host);
     loading_ = context_;
     current_ = &loading_;
 
@@ -53,9 +58,6 @@ class ServeJob {
     limits.max_body_bytes = server.max_body_bytes;
     limits.max_connections = server.max_connections;
     limits.body_timeout = absl::Seconds(server.body_timeout_s);
-    const std::string flag_host = absl::GetFlag(FLAGS_host);
-    const int64_t flag_port = absl::GetFlag(FLAGS_port);
-    const std::string host = flag_host.empty() ? server.host : flag_host;
     LONGSPAN_ASSIGN_OR_RETURN(
         http_, HttpServer::Start(host, static_cast<int>(flag_port < 0 ? server.port : flag_port),
                                  limits, [this](HttpRequest request, auto exchange) {
@@ -64,7 +66,7 @@ class ServeJob {
     url_ =
         absl::StrCat("http://", absl::StrContains(host, ':') ? absl::StrCat("[", host, "]") : host,
                      ":", http_->port());
-    if (context_.keys.empty() && host != "127.0.0.1" && host != "localhost" && host != "::1") {
+    if (context_.keys.empty() && !IsLoopback(host)) {
       spdlog::warn("{} can be reached from other machines, and asks for no API key", url_);
     }
     return true;
@@ -81,6 +83,8 @@ class ServeJob {
     const PromptMaker prompts(engine.tokenizer(),
                               context_.chat_template ? &*context_.chat_template : nullptr,
                               config.max_model_len);
+    // Requests under way use all of these: none may outlive them.
+    const absl::Cleanup stop = [this] { Stop(); };
     context_.engine = &engine;
     context_.loop = &loop;
     context_.prompts = &prompts;
@@ -88,9 +92,7 @@ class ServeJob {
     spdlog::info("{} answers for {}, of up to {} tokens", url_, context_.model_name,
                  config.max_model_len);
     const absl::Status served = loop.Run(engine, StopRequested);
-    // Requests under way use the engine too: none may outlive it.
     http_->Drain(kGoodbye);
-    Stop();
     LONGSPAN_RETURN_IF_ERROR(served);
     spdlog::info("stopped");
     LONGSPAN_RETURN_IF_ERROR(engine.Shutdown().status());
@@ -104,10 +106,11 @@ class ServeJob {
   void Stop() {
     if (http_ != nullptr) http_->Stop();
     workers_.join();
-    http_.reset();
+    http_.reset();  // with the requests that nobody will answer
   }
 
   void Dispatch(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
+    if (IsQuick(request)) return Answer(*current_.load(), std::move(request), std::move(exchange));
     boost::asio::post(
         workers_, [this, request = std::move(request), exchange = std::move(exchange)]() mutable {
           Answer(*current_.load(), std::move(request), std::move(exchange));

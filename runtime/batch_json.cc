@@ -22,6 +22,7 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kMaxDepth = 32;
 constexpr size_t kMaxCustomIdBytes = 1024;
 constexpr size_t kMaxStops = 16;
+constexpr size_t kMaxStopBytes = 1024;
 constexpr int64_t kMaxChoices = 64;  // of a request, over all its prompts
 constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxGeneratedTokens = int64_t{1} << 31;
@@ -219,9 +220,11 @@ class RequestWalker final : public JsonWalker {
   }
   void AddStop(Scalar& value) {
     std::string* text = std::get_if<std::string>(&value);
-    if (text == nullptr || text->empty() || request_.sampling.stop.size() == kMaxStops) {
+    if (text == nullptr || text->empty() || text->size() > kMaxStopBytes ||
+        request_.sampling.stop.size() == kMaxStops) {
       return FailParam("stop", absl::StrCat("a text or a list of at most ", kMaxStops,
-                                            " texts, none of them empty"));
+                                            " texts, none of them empty or longer than ",
+                                            kMaxStopBytes, " bytes"));
     }
     request_.sampling.stop.push_back(std::move(*text));
   }

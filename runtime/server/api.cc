@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "runtime/answer_json.h"
 #include "runtime/clock.h"
 #include "runtime/server/completions.h"
@@ -18,7 +19,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxRequestIdBytes = 128;
-constexpr size_t kMaxTokenDepth = 8;
 
 int HttpStatus(const absl::Status& status) {
   switch (status.code()) {
@@ -69,21 +69,26 @@ std::string RequestId(const std::string& stated) {
 std::optional<Json> ParseObject(Call& call, const std::string& body,
                                 std::initializer_list<absl::string_view> allowed) {
   bool deep = false;
-  const auto limit_depth = [&deep](int depth, Json::parse_event_t, Json&) {
-    deep |= depth > static_cast<int>(kMaxTokenDepth);
-    return !deep;
+  std::string unknown;
+  // Keys are looked through one by one, so unknown ones must not be kept.
+  const auto keep = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    deep |= depth > 2 || (depth > 0 && event == Json::parse_event_t::object_start);
+    if (event == Json::parse_event_t::key && unknown.empty()) {
+      const std::string& key = parsed.get_ref<const std::string&>();
+      if (std::find(allowed.begin(), allowed.end(), key) == allowed.end()) {
+        unknown = absl::StrCat("`", key.substr(0, 64), "`");
+      }
+    }
+    return !deep && unknown.empty();
   };
-  Json json = Json::parse(body, limit_depth, /*allow_exceptions=*/false);
+  Json json = Json::parse(body, keep, /*allow_exceptions=*/false);
+  if (!unknown.empty()) {
+    call.Fail(400, "unknown parameter " + unknown, unknown.substr(1, unknown.size() - 2));
+    return std::nullopt;
+  }
   if (json.is_discarded() || deep || !json.is_object()) {
     call.Fail(400, "the body must be a JSON object");
     return std::nullopt;
-  }
-  for (const auto& [key, value] : json.items()) {
-    if (std::find(allowed.begin(), allowed.end(), key) == allowed.end()) {
-      call.Fail(400, absl::StrCat("unknown parameter `", key.substr(0, 64), "`"),
-                key.substr(0, 64));
-      return std::nullopt;
-    }
   }
   return json;
 }
@@ -146,14 +151,16 @@ void Detokenize(const CallPtr& call, const std::string& body) {
   if (!json) return;
   std::vector<int32_t> tokens;
   const int64_t vocab = call->context().engine->vocab_size();
-  const Json list = json->value("tokens", Json());
-  for (const Json& token : list) {
+  const auto list = json->find("tokens");
+  if (list == json->end() || !list->is_array()) {
+    return call->Fail(400, "`tokens` must be a list of ids", "tokens");
+  }
+  for (const Json& token : *list) {
     if (!token.is_number_integer() || token < 0 || token >= vocab) {
       return call->Fail(400, absl::StrCat("`tokens` must be ids from 0 to ", vocab - 1), "tokens");
     }
     tokens.push_back(token.get<int32_t>());
   }
-  if (!list.is_array()) return call->Fail(400, "`tokens` must be a list of ids", "tokens");
   call->Respond(200, {{"prompt", call->context().engine->tokenizer().Decode(tokens, false)}});
 }
 
@@ -310,6 +317,21 @@ void Call::OnDisconnect(std::function<void()> callback) {
   });
 }
 
+bool IsLoopback(absl::string_view host) {
+  for (const absl::string_view name : {"localhost", "127.0.0.1", "[::1]", "::1"}) {
+    absl::string_view rest = host;
+    if (!absl::ConsumePrefix(&rest, name)) continue;
+    if (rest.empty() || (rest[0] == ':' && name != "::1")) return true;
+  }
+  return false;
+}
+
+bool IsQuick(const HttpRequest& request) {
+  return std::any_of(std::begin(kRoutes), std::end(kRoutes), [&](const Route& route) {
+    return route.is_open && route.path == request.path;
+  });
+}
+
 void Answer(const ServerContext& context, HttpRequest request,
             std::shared_ptr<HttpExchange> exchange) {
   const auto call = std::make_shared<Call>(context, request, std::move(exchange));
@@ -322,6 +344,11 @@ void Answer(const ServerContext& context, HttpRequest request,
       request.method == route->method || (request.method == "HEAD" && route->method == "GET");
   if (!method_fits) {
     return call->Fail(405, absl::StrCat(route->path, " is for ", route->method));
+  }
+  if (context.only_local && !IsLoopback(request.host)) {
+    return call->Fail(403,
+                      "this server is for its own machine alone: ask for localhost, or give it "
+                      "an API key");
   }
   if (!route->is_open && !context.keys.Allow(request.authorization)) {
     return call->Fail(401, "an API key is needed, as `Authorization: Bearer KEY`", "",

@@ -33,6 +33,7 @@ struct ServerContext {
   const PromptMaker* prompts = nullptr;
   std::shared_ptr<spdlog::logger> log;  // of requests
   int64_t started = 0;                  // Unix seconds
+  bool only_local = false;  // this machine's users need no key: pages of other sites must stay out
 
   bool ready() const { return engine != nullptr && loop->accepting(); }
 };
@@ -82,6 +83,12 @@ class Call : public std::enable_shared_from_this<Call> {
   int64_t prompt_tokens_ = 0, generated_tokens_ = 0;
   std::string error_;
 };
+
+// Whether a `Host`, with or without a port, or an address is this machine's own.
+bool IsLoopback(absl::string_view host);
+
+// Whether Answer of it takes no time, so that any thread may call it.
+bool IsQuick(const HttpRequest& request);
 
 // Answers a request, now or later. Called on a thread that may be kept busy for a while, as
 // encoding a long prompt does.

@@ -37,8 +37,9 @@ class Completions : public std::enable_shared_from_this<Completions> {
                        "` does not exist; this server has `", context_.model_name, "`"),
           "model", "model_not_found");
     }
-    if (request.stream && request.sampling.echo && request.sampling.logprobs) {
-      return call_->Fail(400, "`echo` with `logprobs` cannot be streamed", "echo");
+    if (request.sampling.echo && request.sampling.logprobs &&
+        (request.stream || request.n > 1 || !request.more_prompts.empty())) {
+      return call_->Fail(400, "`echo` with `logprobs` is for one choice, not streamed", "echo");
     }
     stream_ = request.stream;
     include_usage_ = request.include_usage;

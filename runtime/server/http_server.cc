@@ -94,7 +94,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Ends what the socket is doing if it takes longer than `limit`.
   void Limit(absl::Duration limit) {
     timed_out_ = false;
-    deadline_.expires_after(absl::ToChronoMilliseconds(limit));
+    CancelIn(absl::ToChronoMilliseconds(limit));
+  }
+  // Again and again: a part of what is done may have ended, and the next not begun.
+  void CancelIn(std::chrono::milliseconds time) {
+    deadline_.expires_after(time);
     deadline_.async_wait([weak = weak_from_this()](Error error) {
       const auto self = weak.lock();
       // A timer that was set anew while this stood in the queue has not expired.
@@ -102,6 +106,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       self->timed_out_ = true;
       Error ignored;
       self->socket_.cancel(ignored);
+      self->CancelIn(std::chrono::milliseconds(100));
     });
   }
   void NoLimit() { deadline_.expires_at(std::chrono::steady_clock::time_point::max()); }
@@ -188,6 +193,7 @@ void Connection::Post(uint64_t number, F&& change) {
              [self = shared_from_this(), number, change = std::forward<F>(change)]() mutable {
                if (self->answer_.number != number) return;
                change(self->answer_);
+               if (self->disconnected_) self->answer_.pieces.clear();
                self->wake_.cancel();
              });
 }
@@ -205,8 +211,8 @@ asio::awaitable<void> Connection::Run() {
     const bool usable = co_await WriteAnswer();
     Error ignored;
     socket_.cancel(ignored);  // the watch
+    if (!usable) break;       // who answers may yet have to be told that the client has left
     answer_ = Answer{};
-    if (!usable) break;
   }
   Close();
 }
@@ -220,6 +226,11 @@ asio::awaitable<std::optional<HttpRequest>> Connection::Read() {
   Limit(shared_.limits.idle_timeout);
   auto [error, read] = co_await http::async_read_header(socket_, buffer_, parser, kAwait);
   idle_ = false;
+  if (!error && !parser.chunked() && parser.get().count(http::field::transfer_encoding) > 0) {
+    // Beast would read a body of its Content-Length, and a proxy perhaps another.
+    co_await Refuse(501, "the Transfer-Encoding must be chunked");
+    co_return std::nullopt;
+  }
   if (!error) {
     Limit(shared_.limits.body_timeout);
     if (beast::iequals(parser.get()[http::field::expect], "100-continue")) {
@@ -255,6 +266,7 @@ asio::awaitable<std::optional<HttpRequest>> Connection::Read() {
   HttpRequest request;
   request.method = std::string(message.method_string());
   request.path = std::string(target.substr(0, target.find('?')));
+  request.host = header(http::field::host);
   request.authorization = header(http::field::authorization);
   request.content_type = header(http::field::content_type);
   request.request_id = std::string(message["X-Request-Id"]);
@@ -278,9 +290,15 @@ asio::awaitable<void> Connection::Refuse(int status, std::string message) {
 }
 
 asio::awaitable<bool> Connection::Write(absl::string_view bytes) {
-  Limit(shared_.limits.write_timeout);
-  const auto [error, written] =
-      co_await asio::async_write(socket_, asio::buffer(bytes.data(), bytes.size()), kAwait);
+  constexpr size_t kSlice = 256 << 10;  // the limit is on standing still
+  Error error;
+  while (!error && !bytes.empty()) {
+    const absl::string_view slice = bytes.substr(0, kSlice);
+    bytes.remove_prefix(slice.size());
+    Limit(shared_.limits.write_timeout);
+    std::tie(error, std::ignore) =
+        co_await asio::async_write(socket_, asio::buffer(slice.data(), slice.size()), kAwait);
+  }
   NoLimit();
   co_return !error;
 }
@@ -331,13 +349,14 @@ asio::awaitable<bool> Connection::WriteAnswer() {
       if (!answer_.pieces.empty() || answer_.finished) continue;
     }
     wake_.expires_at(std::chrono::steady_clock::time_point::max());
-    if (!answer_.head || (answer_.pieces.empty() && !answer_.finished)) {
+    if (!disconnected_ && (!answer_.head || (answer_.pieces.empty() && !answer_.finished))) {
       co_await wake_.async_wait(kAwait);
     }
   }
 }
 
-// A client that has sent its request sends nothing more until it is answered, unless it leaves.
+// A client that has sent its request sends nothing more until it is answered, unless it leaves; one
+// that has closed its half of the connection counts as gone.
 void Connection::WatchForDisconnect() {
   socket_.async_wait(
       tcp::socket::wait_read, [self = shared_from_this(), number = answer_.number](Error error) {
@@ -429,17 +448,17 @@ class HttpServerImpl final : public HttpServer {
       }
       Error ignored;
       socket.set_option(tcp::no_delay(true), ignored);
-      MakeRoom();
+      if (!MakeRoom()) continue;
       const auto connection = std::make_shared<Connection>(std::move(socket), shared_);
       shared_.all.push_back(connection);
       asio::co_spawn(io_, connection->Run(), asio::detached);
     }
   }
 
-  // Closes the connection that has been idle longest if there are too many.
-  void MakeRoom() {
+  // Closes the connection that has been idle longest if there are too many; false: none is idle.
+  bool MakeRoom() {
     std::erase_if(shared_.all, [](const auto& weak) { return weak.expired(); });
-    if (shared_.count < shared_.limits.max_connections) return;
+    if (shared_.count < shared_.limits.max_connections) return true;
     std::shared_ptr<Connection> oldest;
     for (const auto& weak : shared_.all) {
       const auto connection = weak.lock();
@@ -449,6 +468,7 @@ class HttpServerImpl final : public HttpServer {
       }
     }
     if (oldest) oldest->Close();
+    return oldest != nullptr;
   }
 
   Shared shared_;  // outlives the connections, which end with io_

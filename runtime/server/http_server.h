@@ -16,7 +16,8 @@ namespace longspan {
 
 struct HttpRequest {
   std::string method;
-  std::string path;           // without the query
+  std::string path;  // without the query
+  std::string host;
   std::string authorization;  // of the header of that name, and so on; empty: none
   std::string content_type;
   std::string request_id;  // X-Request-Id

@@ -6,10 +6,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "kernels/base/status_macros.h"
+#include "runtime/clock.h"
 
 namespace longspan {
+namespace {
+
+// Of a clock that never jumps.
+absl::Time Now() { return absl::UnixEpoch() + absl::Seconds(MonotonicSeconds()); }
+
+}  // namespace
 
 absl::StatusOr<std::vector<int64_t>> ServingLoop::Submit(std::vector<Generation> generations) {
   const auto count = static_cast<int64_t>(generations.size());
@@ -21,10 +26,11 @@ absl::StatusOr<std::vector<int64_t>> ServingLoop::Submit(std::vector<Generation>
         outstanding_.load(), " sequences run or wait, of at most ", most, ": try again later"));
   }
   outstanding_ += count;
+  const absl::Time now = Now();
   std::vector<int64_t> ids;
   for (Generation& generation : generations) {
     ids.push_back(next_id_);
-    queued_.push_back({next_id_++, std::move(generation), absl::Now()});
+    queued_.push_back({next_id_++, std::move(generation), now});
   }
   changed_.notify_one();
   return ids;
@@ -47,10 +53,10 @@ absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop)
     if (accepting_ && stop()) {
       const std::lock_guard lock(mutex_);
       accepting_ = false;
-      end = absl::Now() + limits_.drain_limit;
+      end = Now() + limits_.drain_limit;
     }
     TakeQueued(engine, /*may_wait=*/accepting_ && !engine.HasWork());
-    const absl::Time now = absl::Now();
+    const absl::Time now = Now();
     if (now >= end) {
       End(engine, absl::CancelledError("the server stopped before the answer's end"),
           [](const Running&) { return true; });
@@ -63,6 +69,7 @@ absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop)
       absl::StatusOr<std::vector<RequestUpdate>> updates = engine.Step();
       if (!updates.ok()) {
         End(engine, updates.status(), [](const Running&) { return true; });
+        RefuseQueued(updates.status());
         return updates.status();
       }
       for (RequestUpdate& update : *updates) Take(std::move(update));
@@ -71,6 +78,16 @@ absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop)
     }
     metrics_->SetEngine(engine.load(), engine.stats());
   }
+}
+
+void ServingLoop::RefuseQueued(const absl::Status& status) {
+  std::vector<Queued> queued;
+  {
+    const std::lock_guard lock(mutex_);
+    accepting_ = false;
+    queued.swap(queued_);
+  }
+  for (const Queued& q : queued) q.generation.on_error(status);
 }
 
 void ServingLoop::TakeQueued(Engine& engine, bool may_wait) {
@@ -87,7 +104,10 @@ void ServingLoop::TakeQueued(Engine& engine, bool may_wait) {
     cancelled.swap(cancelled_);
   }
   for (const int64_t id : cancelled) {
-    outstanding_ -= std::erase_if(queued, [id](const Queued& q) { return q.id == id; });
+    if (std::erase_if(queued, [id](const Queued& q) { return q.id == id; }) > 0) {
+      --outstanding_;
+      metrics_->CountAborted();
+    }
     const auto found = engine_ids_.find(id);
     if (found == engine_ids_.end()) continue;
     engine.Cancel(found->second);
@@ -113,7 +133,7 @@ void ServingLoop::Take(RequestUpdate update) {
   const auto found = running_.find(update.request);
   if (found == running_.end()) return;
   Running& running = found->second;
-  const absl::Time now = absl::Now();
+  const absl::Time now = Now();
   metrics_->CountPromptTokens(update.prefilled - running.prefilled);
   running.prefilled = update.prefilled;
   if (update.token) {

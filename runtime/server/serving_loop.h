@@ -67,6 +67,8 @@ class ServingLoop {
     int64_t prefilled = 0;
   };
 
+  // Takes no more, and ends what the engine has not seen.
+  void RefuseQueued(const absl::Status& status);
   void TakeQueued(Engine& engine, bool may_wait);
   void Start(Engine& engine, Queued queued);
   void Take(RequestUpdate update);

@@ -33,7 +33,7 @@ class MpiTest(unittest.TestCase):
         data = json.dumps(body).encode()
         sock = socket.create_connection(("127.0.0.1", server.port), timeout=60)
         self.addCleanup(sock.close)
-        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
                      b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
                      + data)
         text = b""

@@ -28,7 +28,7 @@ def events(text):
 
 
 def head(path, length, *more):
-    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json",
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json",
              f"Content-Length: {length}", *more]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
@@ -274,6 +274,8 @@ class ProtocolTest(unittest.TestCase):
             (COMPLETIONS, {**a, "stream": True, "stream_options": 1}, ["stream_options"]),
             (COMPLETIONS, {**a, "stream": True, "stream_options": {"x": 1}}, ["unknown option"]),
             (COMPLETIONS, {**a, "stream": True, "echo": True, "logprobs": 1}, ["echo"]),
+            (COMPLETIONS, {**a, "n": 2, "echo": True, "logprobs": 1}, ["echo"]),
+            (COMPLETIONS, {**a, "stop": "x" * 2000}, ["stop"]),
             (COMPLETIONS, {**a, "messages": []}, ["messages"]),
             (COMPLETIONS, {**a, "temprature": 1}, ["unknown parameter `temprature`"]),
             (CHAT, {"messages": "a"}, ["messages"]),
@@ -309,6 +311,11 @@ class ProtocolTest(unittest.TestCase):
             sock = self.connect()
             sock.sendall(bad)
             self.assertTrue(read_all(sock).startswith("HTTP/1.1 400 "), bad)
+        for coding in (b"gzip", b"xchunked", b"chunked, identity"):
+            sock = self.connect()
+            sock.sendall(b"POST / HTTP/1.1\r\nTransfer-Encoding: " + coding
+                         + b"\r\n\r\n0\r\n\r\n")
+            self.assertTrue(read_all(sock).startswith("HTTP/1.1 501 "), coding)
 
     def test_a_body_that_never_comes(self):
         sock = self.connect()
@@ -336,6 +343,32 @@ class ProtocolTest(unittest.TestCase):
         self.assertTrue(self.server.wait_for(
             lambda: self.server.metric("longspan:kv_cache_usage_perc") == 0))
         self.assertEqual(self.server.metric("longspan:request_success_total"), aborted + 1)
+
+    def test_a_client_that_leaves_at_once(self):
+        # While its prompt is made, or waits: it must not hold a place for nobody.
+        aborted = self.server.metric("longspan:request_success_total")
+        small = json.dumps({"prompt": HAY, "max_tokens": 3700, **GREEDY}).encode()
+        for _ in range(6):
+            sock = self.connect()
+            sock.sendall(head(COMPLETIONS, len(small)) + small)
+            sock.close()
+        self.assertTrue(self.server.wait_for(
+            lambda: self.server.metric("longspan:request_success_total") == aborted + 6))
+        self.assertTrue(self.server.wait_for(
+            lambda: self.server.metric("longspan:num_requests_running") == 0))
+
+    def test_many_unknown_keys_take_no_time(self):
+        body = json.dumps({f"key{i}": i for i in range(8000)})
+        self.error(self.post("/tokenize", body), 400, "unknown parameter `key0`")
+        nested = json.dumps({"prompt": {f"key{i}": i for i in range(8000)}})
+        self.error(self.post("/tokenize", nested), 400)
+
+    def test_other_sites_stay_out(self):
+        for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", ""):
+            status, _, text = self.call("GET", "/v1/models", headers={"Host": host})
+            self.error((status, json.loads(text)), 403, "localhost")
+        for host in ("localhost", "localhost:1", "[::1]:8000"):
+            self.assertEqual(self.call("GET", "/v1/models", headers={"Host": host})[0], 200)
 
     def test_a_full_queue(self):
         sockets = []
