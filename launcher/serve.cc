@@ -82,7 +82,7 @@ class ServeJob {
     ServingLoop loop(limits, metrics_.get());
     const PromptMaker prompts(engine.tokenizer(),
                               context_.chat_template ? &*context_.chat_template : nullptr,
-                              config.max_model_len);
+                              config.max_model_len, config.server.default_max_tokens);
     // Requests under way use all of these: none may outlive them.
     const absl::Cleanup stop = [this] { Stop(); };
     context_.engine = &engine;

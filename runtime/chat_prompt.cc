@@ -76,9 +76,9 @@ absl::Status PromptMaker::Make(const std::string& name, BatchRequest* request) c
   // A template writes the special tokens itself.
   LONGSPAN_ASSIGN_OR_RETURN(request->prompt_tokens, EncodePrompt(tokenizer_, request->prompt_text,
                                                                  name, !request->chat.has_value()));
-  if (request->chat && !request->states_max_tokens) {  // as many as there is room for
-    request->sampling.max_tokens =
-        std::max<int64_t>(1, max_model_len_ - static_cast<int64_t>(request->prompt_tokens.size()));
+  if (request->chat && !request->states_max_tokens) {
+    const int64_t left = max_model_len_ - static_cast<int64_t>(request->prompt_tokens.size());
+    request->sampling.max_tokens = std::max<int64_t>(1, std::min(left, default_max_tokens_));
   }
   return absl::OkStatus();
 }

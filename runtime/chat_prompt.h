@@ -2,6 +2,7 @@
 #define LONGSPAN_RUNTIME_CHAT_PROMPT_H_
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -32,11 +33,14 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
 // Makes token ids of what requests hold. Safe to share between threads.
 class PromptMaker {
  public:
-  // `chat_template` may be null: then chats are refused.
-  PromptMaker(const Tokenizer& tokenizer, const ChatTemplate* chat_template, int64_t max_model_len)
+  // `chat_template` may be null: then chats are refused. Chats that state no max_tokens get what is
+  // left of max_model_len, but at most `default_max_tokens`.
+  PromptMaker(const Tokenizer& tokenizer, const ChatTemplate* chat_template, int64_t max_model_len,
+              int64_t default_max_tokens = std::numeric_limits<int64_t>::max())
       : tokenizer_(tokenizer),
         chat_template_(chat_template),
         max_model_len_(max_model_len),
+        default_max_tokens_(default_max_tokens),
         end_of_turn_ids_(EndOfTurnIds(tokenizer)) {}
 
   // Fills in prompt_tokens, and for a chat prompt_text and what depends on both. `name`: of the
@@ -46,7 +50,7 @@ class PromptMaker {
  private:
   const Tokenizer& tokenizer_;
   const ChatTemplate* chat_template_;
-  int64_t max_model_len_;
+  int64_t max_model_len_, default_max_tokens_;
   std::vector<int32_t> end_of_turn_ids_;
 };
 

@@ -87,6 +87,7 @@ const std::vector<Key>& Keys() {
       Integer("server.port", FIELD(server.port), 0, 65535),
       Plain("server.model_name", FIELD(server.model_name)),
       Plain("server.api_key_file", FIELD(server.api_key_file)),
+      Integer("server.default_max_tokens", FIELD(server.default_max_tokens), 1, kMaxTokens),
       Integer("server.max_waiting", FIELD(server.max_waiting), 1, 1 << 20),
       Integer("server.max_body_bytes", FIELD(server.max_body_bytes), 1 << 10, int64_t{1} << 32),
       Integer("server.max_connections", FIELD(server.max_connections), 1, 1 << 20),

@@ -49,9 +49,10 @@ struct AskConfig {
 struct ServerConfig {
   std::string host = "127.0.0.1";
   int64_t port = 8000;
-  std::string model_name;     // as clients name the model; empty: ModelName
-  std::string api_key_file;   // one key a line; empty: $LONGSPAN_API_KEY, or no key is asked for
-  int64_t max_waiting = 256;  // sequences that wait for a place
+  std::string model_name;    // as clients name the model; empty: ModelName
+  std::string api_key_file;  // one key a line; empty: $LONGSPAN_API_KEY, or no key is asked for
+  int64_t default_max_tokens = 4096;  // of a chat that states none: a sequence reserves its length
+  int64_t max_waiting = 256;          // sequences that wait for a place
   int64_t max_body_bytes = int64_t{64} << 20;  // of an HTTP request
   int64_t max_connections = 4096;
   int64_t body_timeout_s = 60;       // for a request's body to arrive

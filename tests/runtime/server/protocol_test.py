@@ -138,6 +138,10 @@ class ProtocolTest(unittest.TestCase):
         texts = {self.post(COMPLETIONS, body)[1]["choices"][0]["text"] for _ in range(3)}
         self.assertGreater(len(texts), 1)
 
+    def test_a_chat_without_max_tokens(self):
+        chat = {"messages": [{"role": "user", "content": "a"}], **GREEDY}
+        self.assertEqual(self.post(CHAT, chat)[1]["usage"]["completion_tokens"], 70)
+
     def test_top_k_1_is_greedy(self):
         body = {"prompt": HAY, "max_tokens": 8, "ignore_eos": True}
         greedy = self.post(COMPLETIONS, {**body, "temperature": 0})[1]["choices"][0]["text"]

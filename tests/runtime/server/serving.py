@@ -19,7 +19,7 @@ prefill: {{chunk_tokens: 32}}
 max_num_seqs: 4
 deterministic: true
 parallel: {{ranks: {ranks}}}
-server: {{port: 0, max_waiting: 8, max_body_bytes: 200000, body_timeout_s: 1}}
+server: {{port: 0, max_waiting: 8, default_max_tokens: 70, max_body_bytes: 200000, body_timeout_s: 1}}
 """
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
