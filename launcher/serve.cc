@@ -59,10 +59,12 @@ class ServeJob {
     limits.max_connections = server.max_connections;
     limits.body_timeout = absl::Seconds(server.body_timeout_s);
     LONGSPAN_ASSIGN_OR_RETURN(
-        http_, HttpServer::Start(host, static_cast<int>(flag_port < 0 ? server.port : flag_port),
-                                 limits, [this](HttpRequest request, auto exchange) {
-                                   Dispatch(std::move(request), std::move(exchange));
-                                 }));
+        http_, HttpServer::Start(
+                   host, static_cast<int>(flag_port < 0 ? server.port : flag_port), limits,
+                   [this](const HttpRequest& head) { return Admit(*current_.load(), head); },
+                   [this](HttpRequest request, auto exchange) {
+                     Dispatch(std::move(request), std::move(exchange));
+                   }));
     url_ =
         absl::StrCat("http://", absl::StrContains(host, ':') ? absl::StrCat("[", host, "]") : host,
                      ":", http_->port());

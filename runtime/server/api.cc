@@ -213,6 +213,47 @@ constexpr Route kRoutes[] = {
     {"/page/settings", "GET", false, true, PageSettings},
 };
 
+const Route* FindRoute(const HttpRequest& request) {
+  const auto* route = std::find_if(std::begin(kRoutes), std::end(kRoutes),
+                                   [&](const Route& r) { return r.path == request.path; });
+  return route == std::end(kRoutes) ? nullptr : route;
+}
+
+struct Refusal {
+  int status;
+  std::string message;
+  std::string code = "";
+};
+
+// What of its head refuses a request.
+std::optional<Refusal> RefusalOf(const ServerContext& context, const HttpRequest& head) {
+  const Route* route = FindRoute(head);
+  if (route == nullptr) {
+    return Refusal{404, absl::StrCat("there is nothing at ", head.path.substr(0, 256))};
+  }
+  if (head.method != route->method && !(head.method == "HEAD" && route->method == "GET")) {
+    return Refusal{405, absl::StrCat(route->path, " is for ", route->method)};
+  }
+  if (context.only_local && !IsLoopback(head.host)) {
+    return Refusal{403,
+                   "this server is for its own machine alone: ask for localhost, or give it an API "
+                   "key"};
+  }
+  if (!route->is_open && !context.keys.Allow(head.authorization)) {
+    return Refusal{401, "an API key is needed, as `Authorization: Bearer KEY`", "invalid_api_key"};
+  }
+  // A page of another site could send any other type to a server on this machine unasked.
+  if (route->method == "POST" &&
+      !absl::StartsWithIgnoreCase(head.content_type, "application/json")) {
+    return Refusal{415, "the Content-Type must be application/json"};
+  }
+  if (route->needs_model && !context.ready()) {
+    return Refusal{503, context.engine == nullptr ? "the model is still being loaded"
+                                                  : "the server is stopping"};
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 Call::Call(const ServerContext& context, const HttpRequest& request,
@@ -327,43 +368,34 @@ bool IsLoopback(absl::string_view host) {
 }
 
 bool IsQuick(const HttpRequest& request) {
-  return std::any_of(std::begin(kRoutes), std::end(kRoutes), [&](const Route& route) {
-    return route.is_open && route.path == request.path;
-  });
+  const Route* route = FindRoute(request);
+  return route != nullptr && route->is_open;
+}
+
+std::optional<HttpResponse> Admit(const ServerContext& context, const HttpRequest& head) {
+  class Kept final : public HttpExchange {
+   public:
+    void Respond(HttpResponse given) override { response = std::move(given); }
+    void StartStream(HttpResponse) override {}
+    void Write(std::string) override {}
+    void Finish() override {}
+    void OnDisconnect(std::function<void()>) override {}
+    std::optional<HttpResponse> response;
+  };
+  const std::optional<Refusal> refusal = RefusalOf(context, head);
+  if (!refusal) return std::nullopt;
+  const auto kept = std::make_shared<Kept>();
+  Call(context, head, kept).Fail(refusal->status, refusal->message, "", refusal->code);
+  return std::move(kept->response);
 }
 
 void Answer(const ServerContext& context, HttpRequest request,
             std::shared_ptr<HttpExchange> exchange) {
   const auto call = std::make_shared<Call>(context, request, std::move(exchange));
-  const auto* route = std::find_if(std::begin(kRoutes), std::end(kRoutes),
-                                   [&](const Route& r) { return r.path == request.path; });
-  if (route == std::end(kRoutes)) {
-    return call->Fail(404, absl::StrCat("there is nothing at ", request.path.substr(0, 256)));
+  if (const std::optional<Refusal> refusal = RefusalOf(context, request)) {
+    return call->Fail(refusal->status, refusal->message, "", refusal->code);
   }
-  const bool method_fits =
-      request.method == route->method || (request.method == "HEAD" && route->method == "GET");
-  if (!method_fits) {
-    return call->Fail(405, absl::StrCat(route->path, " is for ", route->method));
-  }
-  if (context.only_local && !IsLoopback(request.host)) {
-    return call->Fail(403,
-                      "this server is for its own machine alone: ask for localhost, or give it "
-                      "an API key");
-  }
-  if (!route->is_open && !context.keys.Allow(request.authorization)) {
-    return call->Fail(401, "an API key is needed, as `Authorization: Bearer KEY`", "",
-                      "invalid_api_key");
-  }
-  // A page of another site could send any other type to a server on this machine unasked.
-  if (route->method == "POST" &&
-      !absl::StartsWithIgnoreCase(request.content_type, "application/json")) {
-    return call->Fail(415, "the Content-Type must be application/json");
-  }
-  if (route->needs_model && !context.ready()) {
-    return call->Fail(503, context.engine == nullptr ? "the model is still being loaded"
-                                                     : "the server is stopping");
-  }
-  route->answer(call, request.body);
+  FindRoute(request)->answer(call, request.body);
 }
 
 }  // namespace longspan

@@ -90,6 +90,9 @@ bool IsLoopback(absl::string_view host);
 // Whether Answer of it takes no time, so that any thread may call it.
 bool IsQuick(const HttpRequest& request);
 
+// What refuses a request of which only the head is there, logged and counted; nullopt: nothing.
+std::optional<HttpResponse> Admit(const ServerContext& context, const HttpRequest& head);
+
 // Answers a request, now or later. Called on a thread that may be kept busy for a while, as
 // encoding a long prompt does.
 void Answer(const ServerContext& context, HttpRequest request,

@@ -24,6 +24,7 @@
 #include <optional>
 #include <thread>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "runtime/answer_json.h"
@@ -45,7 +46,9 @@ class Connection;
 // What connections share; touched by the server's thread alone, but for `count`.
 struct Shared {
   HttpLimits limits;
+  HttpServer::Admit admit;
   HttpServer::Handler handler;
+  int64_t arriving = 0;  // bytes of bodies
   std::list<std::weak_ptr<Connection>> all;
   std::atomic<int64_t> count = 0;
   bool draining = false;
@@ -113,7 +116,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // nullopt: nothing more is to be read from this client.
   asio::awaitable<std::optional<HttpRequest>> Read();
-  asio::awaitable<void> Refuse(int status, std::string message);
+  HttpRequest HeadOf(const http::request<http::string_body>& message);
+  asio::awaitable<void> Refuse(HttpResponse response);
   // Returns whether the connection can be used again.
   asio::awaitable<bool> WriteAnswer();
   asio::awaitable<bool> Write(absl::string_view bytes);
@@ -228,10 +232,29 @@ asio::awaitable<std::optional<HttpRequest>> Connection::Read() {
   idle_ = false;
   if (!error && !parser.chunked() && parser.get().count(http::field::transfer_encoding) > 0) {
     // Beast would read a body of its Content-Length, and a proxy perhaps another.
-    co_await Refuse(501, "the Transfer-Encoding must be chunked");
+    co_await Refuse(ErrorResponse(501, "the Transfer-Encoding must be chunked"));
     co_return std::nullopt;
   }
-  if (!error) {
+  if (!error && parser.get().version() == 11 && parser.get().count(http::field::host) != 1) {
+    co_await Refuse(ErrorResponse(400, "HTTP/1.1 needs one Host"));
+    co_return std::nullopt;
+  }
+  HttpRequest request;
+  int64_t arriving = 0;
+  const absl::Cleanup arrived = [&] { shared_.arriving -= arriving; };
+  if (!error) request = HeadOf(parser.get());
+  if (!error && !parser.is_done()) {
+    if (std::optional<HttpResponse> refusal = shared_.admit(request)) {
+      co_await Refuse(*std::move(refusal));
+      co_return std::nullopt;
+    }
+    arriving = std::min<int64_t>(shared_.limits.max_body_bytes,
+                                 parser.content_length().value_or(shared_.limits.max_body_bytes));
+    shared_.arriving += arriving;
+    if (shared_.arriving > shared_.limits.max_bodies_bytes) {
+      co_await Refuse(ErrorResponse(503, "too many large requests are arriving: try again later"));
+      co_return std::nullopt;
+    }
     Limit(shared_.limits.body_timeout);
     if (beast::iequals(parser.get()[http::field::expect], "100-continue")) {
       const bool went = co_await Write("HTTP/1.1 100 Continue\r\n\r\n");
@@ -243,21 +266,26 @@ asio::awaitable<std::optional<HttpRequest>> Connection::Read() {
   NoLimit();
   if (error) {
     if (timed_out_ && parser.got_some()) {
-      co_await Refuse(408, "the request took too long to arrive");
+      co_await Refuse(ErrorResponse(408, "the request took too long to arrive"));
     } else if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      co_await Refuse(431, absl::StrCat("the request's header has more than ",
-                                        shared_.limits.max_header_bytes, " bytes"));
+      co_await Refuse(ErrorResponse(431, absl::StrCat("the request's header has more than ",
+                                                      shared_.limits.max_header_bytes, " bytes")));
     } else if (error == http::error::body_limit) {
-      co_await Refuse(413, absl::StrCat("the request's body has more than ",
-                                        shared_.limits.max_body_bytes, " bytes"));
+      co_await Refuse(ErrorResponse(413, absl::StrCat("the request's body has more than ",
+                                                      shared_.limits.max_body_bytes, " bytes")));
     } else if (parser.got_some() &&
                error.category() == http::make_error_code(http::error::partial_message).category() &&
                error != http::error::partial_message && error != http::error::end_of_stream) {
-      co_await Refuse(400, absl::StrCat("not valid HTTP: ", error.message()));
+      co_await Refuse(ErrorResponse(400, absl::StrCat("not valid HTTP: ", error.message())));
     }
     co_return std::nullopt;
   }
-  http::request<http::string_body> message = parser.release();
+  request.body = std::move(parser.get().body());
+  co_return request;
+}
+
+// Without its body.
+HttpRequest Connection::HeadOf(const http::request<http::string_body>& message) {
   keep_alive_ = message.keep_alive();
   is_head_ = message.method() == http::verb::head;
   is_http_1_0_ = message.version() < 11;
@@ -270,13 +298,11 @@ asio::awaitable<std::optional<HttpRequest>> Connection::Read() {
   request.authorization = header(http::field::authorization);
   request.content_type = header(http::field::content_type);
   request.request_id = std::string(message["X-Request-Id"]);
-  request.body = std::move(message.body());
-  co_return request;
+  return request;
 }
 
-asio::awaitable<void> Connection::Refuse(int status, std::string message) {
+asio::awaitable<void> Connection::Refuse(HttpResponse response) {
   keep_alive_ = false;
-  const HttpResponse response = ErrorResponse(status, message);
   const bool went = co_await Write(Head(response, false) + response.body);
   if (!went) co_return;
   // What the client still sends would make the kernel reset the connection, and the answer with it.
@@ -377,8 +403,9 @@ void Connection::Disconnected() {
 
 class HttpServerImpl final : public HttpServer {
  public:
-  HttpServerImpl(const HttpLimits& limits, Handler handler) : acceptor_(io_) {
+  HttpServerImpl(const HttpLimits& limits, Admit admit, Handler handler) : acceptor_(io_) {
     shared_.limits = limits;
+    shared_.admit = std::move(admit);
     shared_.handler = std::move(handler);
     rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
@@ -482,9 +509,9 @@ class HttpServerImpl final : public HttpServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, int port,
-                                                              const HttpLimits& limits,
+                                                              const HttpLimits& limits, Admit admit,
                                                               Handler handler) {
-  auto server = std::make_unique<HttpServerImpl>(limits, std::move(handler));
+  auto server = std::make_unique<HttpServerImpl>(limits, std::move(admit), std::move(handler));
   if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
   return server;
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,7 +49,8 @@ class HttpExchange {
 };
 
 struct HttpLimits {
-  int64_t max_body_bytes = int64_t{64} << 20;
+  int64_t max_body_bytes = int64_t{64} << 20;     // of a request
+  int64_t max_bodies_bytes = int64_t{512} << 20;  // of all that are arriving
   int64_t max_header_bytes = 16 << 10;
   int64_t max_connections = 4096;                    // beyond them, the one idle longest is closed
   absl::Duration idle_timeout = absl::Seconds(60);   // for a request's header to arrive
@@ -60,11 +62,14 @@ class HttpServer {
  public:
   // Called by the server's thread, which it must not keep busy.
   using Handler = std::function<void(HttpRequest, std::shared_ptr<HttpExchange>)>;
+  // Asked, by the same thread, before a body is read, of a request that has none yet: what refuses
+  // it, if anything.
+  using Admit = std::function<std::optional<HttpResponse>(const HttpRequest& head)>;
 
   // Listens on `host`, a name or an address, and `port` (0: any that is free), and answers on a
   // thread of its own. Unavailable if that cannot be had.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& host, int port,
-                                                           const HttpLimits& limits,
+                                                           const HttpLimits& limits, Admit admit,
                                                            Handler handler);
   virtual ~HttpServer() = default;
 

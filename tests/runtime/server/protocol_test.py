@@ -321,6 +321,15 @@ class ProtocolTest(unittest.TestCase):
                          + b"\r\n\r\n0\r\n\r\n")
             self.assertTrue(read_all(sock).startswith("HTTP/1.1 501 "), coding)
 
+    def test_a_wrong_head_is_refused_before_its_body(self):
+        for path, more, status in [("/nothing", (), 404), ("/v1/models", (), 405),
+                                   (COMPLETIONS, ("Host: evil.example",), 400),
+                                   (COMPLETIONS, ("Content-Length: 9",), 400)]:
+            sock = self.connect()
+            sock.sendall(head(path, 100000, *more, "Expect: 100-continue"))
+            text = read_all(sock)
+            self.assertTrue(text.startswith(f"HTTP/1.1 {status} "), (path, more, text))
+
     def test_a_body_that_never_comes(self):
         sock = self.connect()
         sock.sendall(head(COMPLETIONS, 1000) + b'{"prompt":')
@@ -414,6 +423,9 @@ class SettingsTest(unittest.TestCase):
                                ({"Authorization": "Bearer secret"}, 200)):
             self.assertEqual(server.post(COMPLETIONS, ask, headers=header)[0], status, header)
         self.assertEqual(server.call("GET", "/v1/models")[0], 401)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+            sock.sendall(head(COMPLETIONS, 150000))  # no body, and none is waited for
+            self.assertTrue(read_all(sock).startswith("HTTP/1.1 401 "))
         for path in ("/health", "/ready", "/metrics"):
             self.assertEqual(server.call("GET", path)[0], 200)
 
