@@ -1,6 +1,7 @@
 #include "launcher/flags.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/reflection.h"
@@ -35,7 +36,7 @@ ABSL_FLAG(
     "output. calibrate: the "
     "compressor, by default "
     "compressor.safetensors of the model");
-ABSL_FLAG(int64_t, port, -1,
+ABSL_FLAG(std::optional<int64_t>, port, std::nullopt,
           "Port to listen on, 0 for any that is free; wins over the config's `server.port`");
 ABSL_FLAG(std::string, progress, "auto",
           "bar, lines, off, or auto: a bar if standard error is a terminal (mpirun hides whether "

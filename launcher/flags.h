@@ -1,6 +1,7 @@
 #ifndef LONGSPAN_LAUNCHER_FLAGS_H_
 #define LONGSPAN_LAUNCHER_FLAGS_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,7 @@ ABSL_DECLARE_FLAG(std::string, input);
 ABSL_DECLARE_FLAG(int64_t, max_tokens);
 ABSL_DECLARE_FLAG(std::string, model);
 ABSL_DECLARE_FLAG(std::string, output);
-ABSL_DECLARE_FLAG(int64_t, port);
+ABSL_DECLARE_FLAG(std::optional<int64_t>, port);
 ABSL_DECLARE_FLAG(std::string, progress);
 ABSL_DECLARE_FLAG(std::string, prompt_template);
 ABSL_DECLARE_FLAG(std::string, verbosity);

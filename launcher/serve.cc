@@ -48,7 +48,7 @@ class ServeJob {
     context_.log->set_pattern("%v");
     context_.log->set_level(spdlog::get_level());
     const std::string flag_host = absl::GetFlag(FLAGS_host);
-    const int64_t flag_port = absl::GetFlag(FLAGS_port);
+    const int64_t port = absl::GetFlag(FLAGS_port).value_or(server.port);
     const std::string host = flag_host.empty() ? server.host : flag_host;
     context_.only_local = context_.keys.empty() && IsLoopback(host);
     loading_ = context_;
@@ -60,7 +60,7 @@ class ServeJob {
     limits.body_timeout = absl::Seconds(server.body_timeout_s);
     LONGSPAN_ASSIGN_OR_RETURN(
         http_, HttpServer::Start(
-                   host, static_cast<int>(flag_port < 0 ? server.port : flag_port), limits,
+                   host, static_cast<int>(port), limits,
                    [this](const HttpRequest& head) { return Admit(*current_.load(), head); },
                    [this](HttpRequest request, auto exchange) {
                      Dispatch(std::move(request), std::move(exchange));
@@ -131,7 +131,8 @@ absl::StatusOr<int> Serve(const std::vector<std::string>& positional) {
   if (!positional.empty()) {
     return absl::InvalidArgumentError("takes no arguments but flags, not " + positional[0]);
   }
-  if (absl::GetFlag(FLAGS_port) > 65535) {
+  const int64_t port = absl::GetFlag(FLAGS_port).value_or(0);
+  if (port < 0 || port > 65535) {
     return absl::InvalidArgumentError("--port must be from 0 to 65535");
   }
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
@@ -146,8 +147,8 @@ absl::StatusOr<int> Serve(const std::vector<std::string>& positional) {
 Subcommand ServeSubcommand() {
   return {"serve",
           "--config FILE [--model DIR] [--host ADDRESS] [--port N] [--set key=value]...",
-          "Answers the OpenAI API over HTTP. SIGTERM or SIGINT: takes no more requests, ends those "
-          "that\n      run, as far as server.drain_timeout_s lets it, and exits with 0.",
+          "Answers the OpenAI API over HTTP. SIGTERM, SIGINT or SIGUSR1: takes no more requests, "
+          "ends\n      those that run, as far as server.drain_timeout_s lets it, and exits with 0.",
           {"config", "model", "host", "port", "set", "verbosity"},
           Serve};
 }
