@@ -1,5 +1,5 @@
-#ifndef LONGSPAN_LAUNCHER_SERVE_PROMPTS_H_
-#define LONGSPAN_LAUNCHER_SERVE_PROMPTS_H_
+#ifndef LONGSPAN_LAUNCHER_BENCH_SERVE_PROMPTS_H_
+#define LONGSPAN_LAUNCHER_BENCH_SERVE_PROMPTS_H_
 
 #include <cstdint>
 #include <optional>
@@ -43,4 +43,4 @@ std::vector<ServeRequest> MakeServeRequests(const ServePrompts& prompts,
 
 }  // namespace longspan
 
-#endif  // LONGSPAN_LAUNCHER_SERVE_PROMPTS_H_
+#endif  // LONGSPAN_LAUNCHER_BENCH_SERVE_PROMPTS_H_

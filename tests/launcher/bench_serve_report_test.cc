@@ -1,4 +1,4 @@
-#include "launcher/serve_report.h"
+#include "launcher/bench_serve_report.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

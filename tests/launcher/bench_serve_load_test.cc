@@ -1,4 +1,4 @@
-#include "launcher/serve_load.h"
+#include "launcher/bench_serve_load.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

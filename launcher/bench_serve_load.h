@@ -1,5 +1,5 @@
-#ifndef LONGSPAN_LAUNCHER_SERVE_LOAD_H_
-#define LONGSPAN_LAUNCHER_SERVE_LOAD_H_
+#ifndef LONGSPAN_LAUNCHER_BENCH_SERVE_LOAD_H_
+#define LONGSPAN_LAUNCHER_BENCH_SERVE_LOAD_H_
 
 #include <cstdint>
 #include <functional>
@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "launcher/bench_serve_metrics.h"
+#include "launcher/bench_serve_prompts.h"
 #include "launcher/http_client.h"
 #include "launcher/progress.h"
-#include "launcher/serve_metrics.h"
-#include "launcher/serve_prompts.h"
 
 namespace longspan {
 
@@ -43,4 +43,4 @@ absl::StatusOr<std::string> FirstServedModel(const ServeLoad& load);
 
 }  // namespace longspan
 
-#endif  // LONGSPAN_LAUNCHER_SERVE_LOAD_H_
+#endif  // LONGSPAN_LAUNCHER_BENCH_SERVE_LOAD_H_

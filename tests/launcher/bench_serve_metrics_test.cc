@@ -1,4 +1,4 @@
-#include "launcher/serve_metrics.h"
+#include "launcher/bench_serve_metrics.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

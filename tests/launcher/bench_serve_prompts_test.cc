@@ -1,4 +1,4 @@
-#include "launcher/serve_prompts.h"
+#include "launcher/bench_serve_prompts.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
-#ifndef LONGSPAN_LAUNCHER_SERVE_METRICS_H_
-#define LONGSPAN_LAUNCHER_SERVE_METRICS_H_
+#ifndef LONGSPAN_LAUNCHER_BENCH_SERVE_METRICS_H_
+#define LONGSPAN_LAUNCHER_BENCH_SERVE_METRICS_H_
 
 #include <cstdint>
 #include <string>
@@ -95,4 +95,4 @@ double TimePerOutputToken(const ServeRecord& record);
 
 }  // namespace longspan
 
-#endif  // LONGSPAN_LAUNCHER_SERVE_METRICS_H_
+#endif  // LONGSPAN_LAUNCHER_BENCH_SERVE_METRICS_H_

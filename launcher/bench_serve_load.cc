@@ -1,4 +1,4 @@
-#include "launcher/serve_load.h"
+#include "launcher/bench_serve_load.h"
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>

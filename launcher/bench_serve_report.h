@@ -1,13 +1,13 @@
-#ifndef LONGSPAN_LAUNCHER_SERVE_REPORT_H_
-#define LONGSPAN_LAUNCHER_SERVE_REPORT_H_
+#ifndef LONGSPAN_LAUNCHER_BENCH_SERVE_REPORT_H_
+#define LONGSPAN_LAUNCHER_BENCH_SERVE_REPORT_H_
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "launcher/bench_report.h"
-#include "launcher/serve_metrics.h"
-#include "launcher/serve_prompts.h"
+#include "launcher/bench_serve_metrics.h"
+#include "launcher/bench_serve_prompts.h"
 
 namespace longspan {
 
@@ -29,4 +29,4 @@ std::string FailureText(const ServeSummary& summary);
 
 }  // namespace longspan
 
-#endif  // LONGSPAN_LAUNCHER_SERVE_REPORT_H_
+#endif  // LONGSPAN_LAUNCHER_BENCH_SERVE_REPORT_H_
