@@ -1,11 +1,7 @@
 #include "runtime/safetensors.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -17,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/new_file.h"
 
 namespace longspan {
 namespace {
@@ -294,43 +291,6 @@ absl::StatusOr<std::string> MakeHeader(absl::Span<const NamedFloats> tensors,
   }
 }
 
-bool WriteAll(int descriptor, const void* data, size_t size) {
-  const char* next = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t written = write(descriptor, next, size);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return false;
-    next += written;
-    size -= static_cast<size_t>(written);
-  }
-  return true;
-}
-
-// Makes a rename in the directory of `path` durable.
-bool SyncDirectory(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string directory =
-      slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
-  const int descriptor = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return false;
-  const bool synced = fsync(descriptor) == 0;
-  close(descriptor);
-  return synced;
-}
-
-bool WriteTensors(int descriptor, const std::string& header,
-                  absl::Span<const NamedFloats> tensors) {
-  const uint64_t length = header.size();
-  if (!WriteAll(descriptor, &length, kLengthBytes)) return false;
-  if (!WriteAll(descriptor, header.data(), header.size())) return false;
-  for (const NamedFloats& tensor : tensors) {
-    if (!WriteAll(descriptor, tensor.values.data(), tensor.values.size() * sizeof(float))) {
-      return false;
-    }
-  }
-  return fsync(descriptor) == 0;
-}
-
 }  // namespace
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
@@ -380,28 +340,15 @@ std::vector<std::string> SafetensorsFile::names() const {
 absl::Status WriteSafetensors(const std::string& path, absl::Span<const NamedFloats> tensors,
                               const absl::flat_hash_map<std::string, std::string>& metadata) {
   LONGSPAN_ASSIGN_OR_RETURN(const std::string header, MakeHeader(tensors, metadata));
-  const std::string temporary = absl::StrCat(path, ".tmp.", getpid());
-  const int descriptor =
-      open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-  if (descriptor < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", temporary));
-  bool ok = WriteTensors(descriptor, header, tensors);
-  int error = errno;
-  if (close(descriptor) != 0 && ok) {
-    ok = false;
-    error = errno;
+  LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
+  const uint64_t length = header.size();
+  LONGSPAN_RETURN_IF_ERROR(file.Write({reinterpret_cast<const char*>(&length), kLengthBytes}));
+  LONGSPAN_RETURN_IF_ERROR(file.Write(header));
+  for (const NamedFloats& tensor : tensors) {
+    LONGSPAN_RETURN_IF_ERROR(file.Write({reinterpret_cast<const char*>(tensor.values.data()),
+                                         tensor.values.size() * sizeof(float)}));
   }
-  if (ok && rename(temporary.c_str(), path.c_str()) != 0) {
-    ok = false;
-    error = errno;
-  }
-  if (!ok) {
-    unlink(temporary.c_str());
-    return absl::ErrnoToStatus(error, absl::StrCat("cannot write ", path));
-  }
-  if (!SyncDirectory(path)) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot flush the directory of ", path));
-  }
-  return absl::OkStatus();
+  return file.Commit();
 }
 
 }  // namespace longspan
