@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "sharding/topk_merge.h"
 
@@ -98,6 +99,7 @@ const std::vector<Key>& Keys() {
       Choice("kv_cache.score_dtype", FIELD(kv_cache_score_dtype), {"auto", "fp8_e4m3"}),
       Choice("kv_cache.tier", FIELD(kv_cache_tier), {"device", "host"}),
       Choice("kv_cache.prefix_caching", FIELD(kv_cache_prefix_caching), {"auto", "true", "false"}),
+      Plain("kv_cache.prefix_dir", FIELD(kv_cache_prefix_dir)),
       Plain("kv_cache.memory_fraction", FIELD(kv_cache_memory_fraction)),
   };
   return *keys;
@@ -470,6 +472,10 @@ absl::Status ResolveConfig(int num_ranks, Config* config) {
         "`kv_cache.tier: host` keeps only compressed keys on the GPU: it needs `esa.compression: "
         "low_rank`");
   }
+  if (!config->kv_cache_prefix_dir.empty() && config->kv_cache_prefix_caching == "false") {
+    return absl::InvalidArgumentError(
+        "`kv_cache.prefix_dir` keeps what `kv_cache.prefix_caching` caches: it must not be false");
+  }
   if (esa.proximity > parallel.stripe_tokens) {
     return absl::InvalidArgumentError(
         absl::StrFormat("`esa.proximity` (%d) must be at most `parallel.stripe_tokens` (%d)",
@@ -493,6 +499,13 @@ std::string ConfigToYaml(const Config& config) {
     absl::StrAppend(&yaml, key.name, ": ", value, "\n");
   }
   return yaml;
+}
+
+std::string ConfigValue(const Config& config, absl::string_view key) {
+  Config copy = config;
+  const Key* known = FindKey(key);
+  LONGSPAN_CHECK(known != nullptr);
+  return FieldToYaml(*known, known->field(copy));
 }
 
 absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml) {

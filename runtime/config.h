@@ -80,7 +80,8 @@ struct Config {
   std::string kv_cache_score_dtype = "auto";  // kv_cache.score_dtype: auto (the above) | fp8_e4m3
   std::string kv_cache_tier = "device";  // kv_cache.tier: of a GPU's keys and values; device | host
   std::string kv_cache_prefix_caching =
-      "auto";  // kv_cache.prefix_caching: auto (a server's) | true | false
+      "auto";                       // kv_cache.prefix_caching: auto (a server's) | true | false
+  std::string kv_cache_prefix_dir;  // kv_cache.prefix_dir: from one run to the next
   double kv_cache_memory_fraction = 0.9;  // of the memory this rank may use
 };
 
@@ -108,6 +109,9 @@ std::string ConfigToYaml(const Config& config);
 absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml);
 
 inline bool IsDummy(const Config& config) { return config.load_format == "dummy"; }
+
+// What `key` ("esa.top_k") is, as a plain YAML scalar.
+std::string ConfigValue(const Config& config, absl::string_view key);
 
 // The last part of the model directory's path.
 std::string ModelName(const Config& config);

@@ -13,6 +13,7 @@
 #include "kernels/base/status_macros.h"
 #include "runtime/clock.h"
 #include "runtime/model.h"
+#include "runtime/prefix_store.h"
 #include "runtime/sampling.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
@@ -36,11 +37,16 @@ struct StepResult {
 // Runs step plans on one rank.
 class StepRunner {
  public:
-  StepRunner(Communicator* communicator, Model* model, int64_t selection_block)
+  StepRunner(Communicator* communicator, Model* model, int64_t selection_block,
+             std::map<int64_t, PageRef> cached)
       : communicator_(communicator),
         model_(model),
         selection_block_(selection_block),
-        caches_(model->pool.get(), model->attention.layout, communicator->rank()) {}
+        caches_(model->pool.get(), model->attention.layout, communicator->rank(),
+                std::move(cached)) {}
+
+  // This rank's pages of the prefix cache, by their nodes.
+  const std::map<int64_t, PageRef>& cached() const { return caches_.cached(); }
 
   // `greedy`, of rank 0: all decodes take the likeliest token and want no log-probabilities.
   absl::StatusOr<StepResult> Run(const StepPlan& plan, bool greedy) {
@@ -220,18 +226,17 @@ absl::Status BroadcastPlan(Communicator* communicator, std::vector<int64_t>* wor
 class EngineImpl final : public Engine {
  public:
   EngineImpl(Communicator* communicator, Config config, std::unique_ptr<Model> model,
-             std::unique_ptr<Tokenizer> tokenizer)
+             std::unique_ptr<Tokenizer> tokenizer, const PrefixCache::Shape& shape,
+             std::unique_ptr<PrefixStore> store, CachedPrefixes cached)
       : communicator_(communicator),
         config_(std::move(config)),
         model_(std::move(model)),
         tokenizer_(std::move(tokenizer)),
-        runner_(communicator, model_.get(), config_.esa.selection_block),
-        scheduler_(
-            {config_.max_num_seqs,
-             config_.prefill_chunk_tokens,
-             model_->pool->max_pages(),
-             {model_->attention.layout, model_->attention.kv.halo, config_.esa.selection_block},
-             config_.kv_cache_prefix_caching == "true"}) {}
+        store_(std::move(store)),
+        runner_(communicator, model_.get(), config_.esa.selection_block, std::move(cached.pages)),
+        scheduler_({config_.max_num_seqs, config_.prefill_chunk_tokens, model_->pool->max_pages(),
+                    shape, config_.kv_cache_prefix_caching == "true"},
+                   std::move(cached.cache)) {}
 
   const Config& config() const override { return config_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
@@ -298,11 +303,12 @@ class EngineImpl final : public Engine {
   const EngineStats& stats() const override { return stats_; }
 
   absl::StatusOr<EngineStats> Shutdown() override {
+    if (store_ != nullptr) LONGSPAN_RETURN_IF_ERROR(PublishWhatRuns());
     StepPlan plan;
     plan.shutdown = true;
     std::vector<int64_t> words = plan.Serialize();
     LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
-    LONGSPAN_RETURN_IF_ERROR(GatherMemory());
+    LONGSPAN_RETURN_IF_ERROR(Close());
     for (const auto& [name, call] : communicator_->stats()) {
       spdlog::debug("{}: {} calls, {} bytes sent, {:.3f} s waited", name, call.calls,
                     call.bytes_sent, call.seconds_waited);
@@ -315,7 +321,7 @@ class EngineImpl final : public Engine {
       std::vector<int64_t> words;
       LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
       const StepPlan plan = StepPlan::Deserialize(words);
-      if (plan.shutdown) return GatherMemory();
+      if (plan.shutdown) return Close();
       LONGSPAN_RETURN_IF_ERROR(runner_.Run(plan, /*greedy=*/false).status());
     }
   }
@@ -433,6 +439,20 @@ class EngineImpl final : public Engine {
                             MonotonicSeconds());
   }
 
+  // Ranks come to hold all that the prefix cache says that they do.
+  absl::Status PublishWhatRuns() {
+    while (!sequences_.empty()) End(sequences_.begin()->first);
+    return HasWork() ? Step().status() : absl::OkStatus();
+  }
+
+  absl::Status Close() {
+    if (store_ != nullptr) {
+      const PrefixCache* cache = communicator_->rank() == 0 ? &scheduler_.cache() : nullptr;
+      LONGSPAN_RETURN_IF_ERROR(store_->Save(cache, runner_.cached()));
+    }
+    return GatherMemory();
+  }
+
   absl::Status GatherMemory() {
     const int64_t peak = PeakMemory();
     stats_.peak_memory_bytes.resize(communicator_->size());
@@ -444,6 +464,7 @@ class EngineImpl final : public Engine {
   Config config_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<PrefixStore> store_;  // null: prefixes end with the run
   StepRunner runner_;
   Scheduler scheduler_;
   std::map<int64_t, Sequence> sequences_;
@@ -463,8 +484,17 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Config& config,
   if (communicator->rank() == 0) tokenizer = LoadTokenizer(config);
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, tokenizer.status()));
   LONGSPAN_ASSIGN_OR_RETURN(auto model, LoadModel(communicator, &resolved));
+  const PrefixCache::Shape shape = {model->attention.layout, model->attention.kv.halo,
+                                    resolved.esa.selection_block};
+  std::unique_ptr<PrefixStore> store;
+  CachedPrefixes cached{PrefixCache(shape), {}};
+  if (resolved.kv_cache_prefix_caching == "true" && !resolved.kv_cache_prefix_dir.empty()) {
+    LONGSPAN_ASSIGN_OR_RETURN(store, PrefixStore::Open(resolved, *model, shape, communicator));
+    LONGSPAN_ASSIGN_OR_RETURN(cached, store->Restore());
+  }
   return std::make_unique<EngineImpl>(communicator, std::move(resolved), std::move(model),
-                                      *std::move(tokenizer));
+                                      *std::move(tokenizer), shape, std::move(store),
+                                      std::move(cached));
 }
 
 }  // namespace longspan

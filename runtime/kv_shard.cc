@@ -87,6 +87,18 @@ absl::Status PagePool::Copy(const Page& from, const Page& to) const {
   return memory_.copy(to.scores.get(), from.scores.get(), shape_.score_bytes());
 }
 
+absl::Status PagePool::Read(const Page& page, std::byte* bytes) const {
+  LONGSPAN_RETURN_IF_ERROR(memory_.copy(bytes, page.kv.get(), shape_.kv_bytes()));
+  if (page.scores == nullptr) return absl::OkStatus();
+  return memory_.copy(bytes + shape_.kv_bytes(), page.scores.get(), shape_.score_bytes());
+}
+
+absl::Status PagePool::Write(const std::byte* bytes, const Page& page) const {
+  LONGSPAN_RETURN_IF_ERROR(memory_.copy(page.kv.get(), bytes, shape_.kv_bytes()));
+  if (page.scores == nullptr) return absl::OkStatus();
+  return memory_.copy(page.scores.get(), bytes + shape_.kv_bytes(), shape_.score_bytes());
+}
+
 absl::Status KvShard::Copy(const Page& page) {
   LONGSPAN_ASSIGN_OR_RETURN(PageRef copy, pool_->Allocate());
   LONGSPAN_RETURN_IF_ERROR(pool_->Copy(page, *copy));

@@ -79,6 +79,9 @@ class PagePool {
   int64_t max_pages() const { return max_pages_; }
   absl::StatusOr<PageRef> Allocate();
   absl::Status Copy(const Page& from, const Page& to) const;
+  // To and from host memory [page_bytes()]: the page's second part lies behind the first.
+  absl::Status Read(const Page& page, std::byte* bytes) const;
+  absl::Status Write(const std::byte* bytes, const Page& page) const;
 
  private:
   PageRef Lend(Page page);

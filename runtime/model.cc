@@ -20,9 +20,9 @@ namespace longspan {
 namespace {
 
 // Bits are equal across ranks only if all compute with the same kernels.
-absl::Status CheckSameKernels(Communicator* communicator) {
+absl::Status CheckSameKernels(Communicator* communicator, const std::string& kernels) {
   char mine[128] = {};
-  KernelSet().copy(mine, sizeof(mine) - 1);
+  kernels.copy(mine, sizeof(mine) - 1);
   std::vector<char> all(communicator->size() * sizeof(mine));
   LONGSPAN_RETURN_IF_ERROR(communicator->AllGather("kernel.sets", mine, all.data(), sizeof(mine)));
   for (int r = 1; r < communicator->size(); ++r) {
@@ -181,8 +181,12 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
   if (on_gpu) {
     LONGSPAN_RETURN_IF_ERROR(
         AgreeOnStatus(communicator, OpenModelGpu(*config, communicator, model.get())));
-  } else if (config->deterministic) {
-    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator, CheckSameKernels(communicator)));
+  } else {
+    model->kernels = KernelSet();
+    if (config->deterministic) {
+      LONGSPAN_RETURN_IF_ERROR(
+          AgreeOnStatus(communicator, CheckSameKernels(communicator, model->kernels)));
+    }
   }
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
       communicator, on_gpu ? PlanOnGpu(*config, model.get())

@@ -24,6 +24,7 @@ struct Model {
   ModelConfig config;
   ModelWeights weights;
   std::shared_ptr<Gpu> gpu;  // `device: cuda`
+  std::string kernels;       // on what bits depend: a set of CPU kernels, or a kind of GPU
   std::unique_ptr<Rope> rope;
   AttentionCounts counts;
   AttentionContext attention;

@@ -132,6 +132,14 @@ bool PrefixCache::Evict(std::vector<int64_t> pages, absl::Span<const int64_t> la
   return true;
 }
 
+std::vector<PrefixCache::Page> PrefixCache::pages() const {
+  std::vector<Page> pages;  // nodes are numbered in the order in which they came
+  for (const auto& [id, node] : nodes_) {
+    if (id != 0) pages.push_back({id, node.parent, node.stripe, node.last_used, node.tokens});
+  }
+  return pages;
+}
+
 void PrefixCache::Remove(int64_t id) {
   std::vector<int64_t>& siblings = nodes_.at(nodes_.at(id).parent).children;
   siblings.erase(std::find(siblings.begin(), siblings.end(), id));

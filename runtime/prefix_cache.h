@@ -55,6 +55,16 @@ class PrefixCache {
   bool Evict(std::vector<int64_t> pages, absl::Span<const int64_t> last,
              std::vector<Evicted>* evicted);
 
+  // All of them, pages before those that stand on them.
+  struct Page {
+    int64_t node;
+    int64_t parent;  // a node; 0: the page begins a prompt
+    int64_t stripe;
+    int64_t last_used;
+    absl::Span<const int32_t> tokens;  // of the stripe, then of the halo behind it, while it lives
+  };
+  std::vector<Page> pages() const;
+
   int rank(int64_t node) const {
     return static_cast<int>(nodes_.at(node).stripe % shape_.layout.num_ranks);
   }

@@ -7,8 +7,12 @@
 
 namespace longspan {
 
-Scheduler::Scheduler(const Limits& limits)
-    : limits_(limits), cache_(limits.shape), used_pages_(limits.shape.layout.num_ranks, 0) {}
+Scheduler::Scheduler(const Limits& limits, PrefixCache cache)
+    : limits_(limits), cache_(std::move(cache)) {
+  for (int r = 0; r < limits.shape.layout.num_ranks; ++r) {
+    used_pages_.push_back(cache_.num_pages(r));
+  }
+}
 
 void Scheduler::Add(int64_t sequence, absl::Span<const int32_t> prompt, int64_t capacity,
                     bool computes_all) {

@@ -71,7 +71,9 @@ class Scheduler {
     PrefixCache::Shape shape;
     bool caches_prefixes = false;
   };
-  explicit Scheduler(const Limits& limits);
+  // `cache` may hold pages already, up to the limit, none in use.
+  Scheduler(const Limits& limits, PrefixCache cache);
+  explicit Scheduler(const Limits& limits) : Scheduler(limits, PrefixCache(limits.shape)) {}
 
   struct Work {
     std::vector<StepPlan::Publish> publishes;
@@ -99,6 +101,7 @@ class Scheduler {
   // Of a rank: those of running sequences, and cached ones.
   int64_t used_pages(int rank) const { return used_pages_[rank]; }
   int64_t cached_pages(int rank) const { return cache_.num_pages(rank); }
+  const PrefixCache& cache() const { return cache_; }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   bool idle() const { return waiting_.empty() && running_.empty(); }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "runtime/kv_shard.h"
@@ -21,12 +22,15 @@ class SequenceCaches {
     int64_t cached_tokens = 0;  // that it began with
   };
 
-  SequenceCaches(PagePool* pool, const SequenceLayout& layout, int rank)
-      : pool_(pool), layout_(layout), rank_(rank) {}
+  // `cached`: this rank's pages of a prefix cache that is there already, by their nodes.
+  SequenceCaches(PagePool* pool, const SequenceLayout& layout, int rank,
+                 std::map<int64_t, PageRef> cached = {})
+      : pool_(pool), layout_(layout), rank_(rank), cached_(std::move(cached)) {}
 
   // What the plan says of pages. An error, of opens only, is this rank's.
   absl::Status Update(const StepPlan& plan);
   const Sequence& at(int64_t sequence) const { return sequences_.at(sequence); }
+  const std::map<int64_t, PageRef>& cached() const { return cached_; }
 
  private:
   bool IsMine(int64_t stripe) const { return stripe % layout_.num_ranks == rank_; }
@@ -36,7 +40,7 @@ class SequenceCaches {
   SequenceLayout layout_;
   int rank_;
   std::map<int64_t, Sequence> sequences_;
-  std::map<int64_t, PageRef> cached_;  // by their nodes
+  std::map<int64_t, PageRef> cached_;
 };
 
 }  // namespace longspan

@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build pkgconf ccache clang-format-14 jq python3
   libabsl-dev nlohmann-json3-dev libyaml-cpp-dev libspdlog-dev libpcre2-dev
-  libutf8proc-dev prometheus-cpp-dev
+  libutf8proc-dev libxxhash-dev prometheus-cpp-dev
   libopenblas-dev liblapacke-dev
   libopenmpi-dev openmpi-bin openssh-client  # mpirun wants an ssh even on one host
   libgtest-dev libgmock-dev libbenchmark-dev python3-venv

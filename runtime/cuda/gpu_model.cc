@@ -38,6 +38,7 @@ absl::Status CheckSameGpus(Communicator* communicator, const Gpu& gpu) {
 absl::Status OpenModelGpu(const Config& config, Communicator* communicator, Model* model) {
   LONGSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Gpu> gpu,
                             OpenGpu(config, communicator, model->attention.communicator));
+  model->kernels = gpu->info.name;
   model->gpu = std::move(gpu);
   return config.deterministic ? CheckSameGpus(communicator, *model->gpu) : absl::OkStatus();
 }

@@ -1,19 +1,27 @@
-// Whole requests through the engine, over ranks as threads.
+// Whole requests through the engine, over ranks as threads; built a second time for ranks that
+// share a GPU.
 #include "runtime/engine.h"
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <random>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "collectives/thread_communicator.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/base/status_macros.h"
+#ifdef LONGSPAN_TEST_ON_GPU
+#include "kernels/cuda/device.h"
+#endif
 #include "tests/reference/random_model.h"
 #include "tests/runtime/file_testing.h"
 
@@ -21,7 +29,10 @@ namespace longspan {
 namespace {
 
 using ::longspan::testing::Fails;
+using ::longspan::testing::IsOk;
 using ::longspan::testing::TempDir;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 // A tiny random model with a tokenizer of bytes.
 class EngineTest : public ::testing::Test {
@@ -43,6 +54,16 @@ class EngineTest : public ::testing::Test {
     config_.esa.top_k = 12;
     config_.esa.selection_block = 16;
     config_.esa.compression = Compression::kExact;
+  }
+
+  void SetUp() override {
+#ifdef LONGSPAN_TEST_ON_GPU
+    const absl::StatusOr<int> devices = cuda::CountDevices();
+    ASSERT_TRUE(devices.ok()) << devices.status();
+    if (*devices == 0) GTEST_SKIP() << "no GPU";
+    config_.device = "cuda";
+    config_.dtype = "float32";
+#endif
   }
 
   // Runs all requests and gives their completions, in order of submission.
@@ -188,6 +209,28 @@ TEST_F(EngineTest, CountsWhatWasAttendedTo) {
   EXPECT_GT(stats_.attended_keys, 0);
 }
 
+TEST_F(EngineTest, CountsWhatARequestAttendedTo) {
+  std::vector<Request> requests = Mix();
+  for (Request& request : requests) {
+    request.prompt = DistinctTokens(request.prompt[0], static_cast<int64_t>(request.prompt.size()),
+                                    /*vocab_size=*/250);
+  }
+  for (const bool deterministic : {true, false}) {
+    config_.deterministic = deterministic;
+    requests[0].sampling.attended = false;
+    const std::vector<Completion> plain = Run(2, 5, requests);
+    EXPECT_TRUE(plain[0].attended.counts.empty());
+    requests[0].sampling.attended = true;
+    const std::vector<Completion> observed = Run(2, 5, requests);
+    for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(observed[i].tokens, plain[i].tokens);
+    int64_t selected = 0;
+    for (const int64_t count : observed[0].attended.counts) selected += count;
+    // 19 tokens are decoded with something to select from, by two layers.
+    EXPECT_GE(selected, 19 * 2 * config_.esa.top_k);
+    EXPECT_TRUE(observed[1].attended.counts.empty());
+  }
+}
+
 TEST_F(EngineTest, CancelsWhereverARequestStands) {
   config_.max_num_seqs = 2;
   ASSERT_TRUE(ResolveConfig(2, &config_).ok());
@@ -248,10 +291,8 @@ class PrefixCacheEngineTest : public EngineTest,
     config_.esa.compression = param.compression;
     config_.esa.compressed_dim = 8;
     config_.max_num_seqs = 3;
-    EXPECT_TRUE(ResolveConfig(ranks(), &config_).ok());
+    EXPECT_TRUE(ResolveConfig(ranks_, &config_).ok());
   }
-
-  int ranks() const { return std::get<1>(GetParam()); }
 
   static Request WithLogprobs(Request request) {
     request.sampling.logprobs = 2;
@@ -274,7 +315,7 @@ class PrefixCacheEngineTest : public EngineTest,
     config.kv_cache_prefix_caching = prefix_caching ? "true" : "false";
     completions_.assign(100, {});
     const absl::Status ran =
-        RunThreadRanks(ranks(), [&](Communicator& communicator) -> absl::Status {
+        RunThreadRanks(ranks_, [&](Communicator& communicator) -> absl::Status {
           LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
           if (communicator.rank() != 0) return engine->RunWorker();
           LONGSPAN_RETURN_IF_ERROR(drive(*engine));
@@ -316,6 +357,7 @@ class PrefixCacheEngineTest : public EngineTest,
     EXPECT_EQ(actual.prompt_logprobs, expected.prompt_logprobs);
   }
 
+  int ranks_ = std::get<1>(GetParam());
   std::vector<Completion> completions_;
   EngineLoad load_;
 };
@@ -394,6 +436,186 @@ TEST_P(PrefixCacheEngineTest, CancelledPromptsLeaveWhatWasDone) {
   ExpectSame(warm[2], cold);
   EXPECT_EQ(warm[2].cached_tokens, 192);
   EXPECT_EQ(stats_.prompt_tokens, 300);
+}
+
+TEST_P(PrefixCacheEngineTest, FastModeGivesTheSameTokensHere) {
+  config_.deterministic = false;
+  Request first = MakeRequest(24, 0, 12);
+  first.prompt = DistinctTokens(5, 220, /*vocab_size=*/250);
+  Request second = first;
+  std::reverse(second.prompt.begin() + 150, second.prompt.end());
+  Request third = second;
+  third.sampling.attended = true;
+  const std::vector<Completion> cold = InTurn(false, {first, second, third});
+  const std::vector<Completion> warm = InTurn(true, {first, second, third});
+  for (size_t i = 0; i < warm.size(); ++i) EXPECT_EQ(warm[i].tokens, cold[i].tokens);
+  EXPECT_EQ(warm[1].cached_tokens, 144);
+  EXPECT_EQ(warm[2].cached_tokens, 208);
+}
+
+TEST_P(PrefixCacheEngineTest, RestartsAnswerAgainOnAnyNumberOfRanks) {
+  const Request first = WithLogprobs(MakeRequest(25, 300, 5));
+  const std::vector<Request> requests = {first, Diverging(first, 150, 230), MakeRequest(26, 90, 3),
+                                         Diverging(first, 300, 420)};
+  const std::vector<Completion> cold = InTurn(false, requests);
+  const TempDir directory;
+  config_.kv_cache_prefix_dir = directory.path();
+  InTurn(true, {requests[0], requests[1], requests[2]});
+  const CacheCase& param = std::get<0>(GetParam());
+  // Each run takes over what the one before has saved.
+  for (const auto& [ranks, stripe] : std::vector<std::pair<int, int64_t>>{
+           {ranks_, param.stripe}, {3, 32}, {1, 64}, {2, 0}, {4, 48}, {ranks_, param.stripe}}) {
+    SCOPED_TRACE(::testing::Message() << ranks << " ranks, stripes of " << stripe);
+    ranks_ = ranks;
+    config_.parallel.stripe_tokens = stripe;
+    ASSERT_TRUE(ResolveConfig(ranks, &config_).ok());
+    const std::vector<Completion> warm = InTurn(true, requests);
+    for (size_t i = 0; i < requests.size(); ++i) ExpectSame(warm[i], cold[i]);
+    EXPECT_EQ(warm[0].cached_tokens, 288);
+    EXPECT_EQ(warm[1].cached_tokens, 224);
+    EXPECT_EQ(warm[2].cached_tokens, 80);
+    EXPECT_GE(warm[3].cached_tokens, 288);
+  }
+}
+
+// Prefixes of a job of two ranks in a directory, and what may have become of them.
+class SavedPrefixesTest : public EngineTest {
+ protected:
+  SavedPrefixesTest() {
+    config_.kv_cache_prefix_caching = "true";
+    config_.kv_cache_prefix_dir = saved_.path() + "/prefixes";
+    config_.parallel.stripe_tokens = 32;
+    EXPECT_TRUE(ResolveConfig(2, &config_).ok());
+  }
+
+  // Answers them one after the other; gives how much of each was cached, or the job's error.
+  absl::StatusOr<std::vector<int64_t>> Serve(const std::vector<Request>& requests) {
+    std::vector<int64_t> cached;
+    const absl::Status ran = RunThreadRanks(2, [&](Communicator& communicator) -> absl::Status {
+      LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config_, &communicator));
+      if (communicator.rank() != 0) return engine->RunWorker();
+      restored_pages_ = engine->load().cached_pages;
+      for (const Request& request : requests) {
+        LONGSPAN_RETURN_IF_ERROR(engine->Submit(request).status());
+        while (engine->HasWork()) {
+          LONGSPAN_ASSIGN_OR_RETURN(const auto updates, engine->Step());
+          for (const RequestUpdate& update : updates) {
+            if (update.finished) cached.push_back(update.completion.cached_tokens);
+          }
+        }
+      }
+      return engine->Shutdown().status();
+    });
+    if (!ran.ok()) return ran;
+    return cached;
+  }
+
+  std::vector<int64_t> Cached(const std::vector<Request>& requests) {
+    const absl::StatusOr<std::vector<int64_t>> cached = Serve(requests);
+    EXPECT_THAT(cached, IsOk());
+    return cached.value_or(std::vector<int64_t>());
+  }
+
+  std::string Manifest() const { return config_.kv_cache_prefix_dir + "/manifest.json"; }
+  std::string Pages(int64_t generation, int rank) const {
+    return absl::StrCat(config_.kv_cache_prefix_dir, "/pages-", generation, "/rank-", rank);
+  }
+  static void FlipByte(const std::string& path, int64_t at) {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(at);
+    const auto byte = static_cast<char>(file.get() ^ 1);
+    file.seekp(at);
+    file.put(byte);
+    ASSERT_TRUE(file.good()) << path;
+  }
+
+  const Request request_ = MakeRequest(31, 200, 4);  // six stripes and a quarter
+  TempDir saved_;
+  int64_t restored_pages_ = 0;
+};
+
+TEST_F(SavedPrefixesTest, ReplaceThoseOfTheRunBefore) {
+  EXPECT_THAT(Cached({request_}), ElementsAre(0));
+  EXPECT_THAT(Cached({request_}), ElementsAre(192));
+  EXPECT_EQ(restored_pages_, 3);
+  EXPECT_FALSE(std::filesystem::exists(Pages(1, 0)));
+  EXPECT_TRUE(std::filesystem::exists(Pages(2, 1)));
+  const auto permissions = std::filesystem::status(config_.kv_cache_prefix_dir).permissions();
+  EXPECT_EQ(permissions, std::filesystem::perms::owner_all);
+}
+
+TEST_F(SavedPrefixesTest, AreThoseOfRequestsUnderWayToo) {
+  const absl::Status ran = RunThreadRanks(2, [&](Communicator& communicator) -> absl::Status {
+    LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config_, &communicator));
+    if (communicator.rank() != 0) return engine->RunWorker();
+    LONGSPAN_RETURN_IF_ERROR(engine->Submit(request_).status());
+    for (int step = 0; step < 2; ++step) LONGSPAN_RETURN_IF_ERROR(engine->Step().status());
+    return engine->Shutdown().status();
+  });
+  EXPECT_TRUE(ran.ok()) << ran;
+  EXPECT_THAT(Cached({request_}), ElementsAre(128));
+}
+
+TEST_F(SavedPrefixesTest, DamagedPagesAreLeftOutWithWhatStandsOnThem) {
+  ASSERT_THAT(Serve({request_, MakeRequest(32, 100, 1)}), IsOk());
+  const auto size = static_cast<int64_t>(std::filesystem::file_size(Pages(1, 1)));
+  const int64_t page = size / 5;  // rank 1 has stripes 1, 3, 5 and 1, 3
+  FlipByte(Pages(1, 1), page + page / 2);
+  EXPECT_THAT(Cached({request_, MakeRequest(32, 100, 1)}), ElementsAre(96, 96));
+  // A file that is too short, and none.
+  std::filesystem::resize_file(Pages(2, 0), 3 * page);
+  EXPECT_THAT(Cached({MakeRequest(32, 100, 1)}), ElementsAre(0));
+  ASSERT_THAT(Serve({request_}), IsOk());
+  std::filesystem::remove(Pages(4, 0));
+  EXPECT_THAT(Cached({request_}), ElementsAre(0));
+}
+
+TEST_F(SavedPrefixesTest, OfAnotherModelOrConfigAreRefusedAndKept) {
+  ASSERT_THAT(Serve({request_}), IsOk());
+  const Config config = config_;
+  config_.esa.top_k = 13;
+  EXPECT_THAT(Serve({request_}), Fails(absl::StatusCode::kFailedPrecondition,
+                                       "esa.top_k is 12 there and 13 here. Name another"));
+  config_ = config;
+  config_.load_format = "dummy";
+  EXPECT_THAT(Serve({request_}), Fails(absl::StatusCode::kFailedPrecondition, "the model is "));
+  config_ = config;
+  EXPECT_THAT(Cached({request_}), ElementsAre(192));
+}
+
+TEST_F(SavedPrefixesTest, ADamagedManifestIsRefused) {
+  ASSERT_THAT(Serve({request_}), IsOk());
+  FlipByte(Manifest(), static_cast<int64_t>(std::filesystem::file_size(Manifest())) / 2);
+  EXPECT_THAT(Serve({request_}), Fails(absl::StatusCode::kDataLoss, "manifest.json is damaged"));
+  std::filesystem::remove(Manifest());
+  EXPECT_THAT(Cached({request_}), ElementsAre(0));
+}
+
+TEST_F(SavedPrefixesTest, AreOfOneJobAtATime) {
+  const absl::Status ran = RunThreadRanks(1, [&](Communicator& communicator) -> absl::Status {
+    LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config_, &communicator));
+    EXPECT_THAT(Serve({request_}),
+                Fails(absl::StatusCode::kFailedPrecondition, "another job keeps its prefixes in"));
+    return engine->Shutdown().status();
+  });
+  EXPECT_TRUE(ran.ok()) << ran;
+  EXPECT_THAT(Serve({request_}), IsOk());
+}
+
+TEST_F(SavedPrefixesTest, ASaveThatFailsLeavesTheOneBefore) {
+  ASSERT_THAT(Serve({request_}), IsOk());
+  // What nobody can remove, as a directory would be.
+  std::filesystem::create_directory(Manifest() + ".tmp." + std::to_string(getpid()));
+  EXPECT_THAT(Serve({MakeRequest(32, 100, 1)}).status().message(), HasSubstr("cannot create"));
+  std::filesystem::remove(Manifest() + ".tmp." + std::to_string(getpid()));
+  EXPECT_FALSE(std::filesystem::exists(Pages(2, 0)));
+  EXPECT_THAT(Cached({request_, MakeRequest(32, 100, 1)}), ElementsAre(192, 0));
+}
+
+TEST_F(SavedPrefixesTest, NeedThatPrefixesAreCached) {
+  config_.kv_cache_prefix_caching = "false";
+  EXPECT_THAT(ResolveConfig(2, &config_),
+              Fails(absl::StatusCode::kInvalidArgument, "kv_cache.prefix_dir"));
 }
 
 constexpr CacheCase kCacheCases[] = {

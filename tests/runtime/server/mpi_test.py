@@ -6,9 +6,11 @@ mpi_test.py BINARY SOURCE_DIR MPIRUN...
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -21,8 +23,8 @@ LONG = {"prompt": "needle in hay. ", "max_tokens": 150000, "temperature": 0, "ig
 
 
 class MpiTest(unittest.TestCase):
-    def start(self, *settings):
-        server = Server(BINARY, SOURCE, settings, command=[*MPIRUN, "-n", "3"], ranks=3,
+    def start(self, *settings, ranks=3):
+        server = Server(BINARY, SOURCE, settings, command=[*MPIRUN, "-n", str(ranks)], ranks=ranks,
                         max_model_len=200000)
         self.addCleanup(server.stop)
         return server
@@ -60,6 +62,37 @@ class MpiTest(unittest.TestCase):
         self.assertEqual(server.stop(signal.SIGUSR1), 0)
         self.assertTrue(self.rest(sock, text).rstrip().endswith("0"))  # the last chunk
         self.assertIn("[rank 0] [info] stopped\n", server.log)
+
+    def test_a_restart_answers_again_with_the_saved_prefixes(self):
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory, True)
+        document = {"prompt": "A document of some length. " * 100, "max_tokens": 20,
+                    "temperature": 0, "ignore_eos": True}
+        answers = []
+        for ranks in (3, 3, 2):
+            server = self.start(f"kv_cache.prefix_dir={directory}", ranks=ranks)
+            status, answer = server.post(COMPLETIONS, document)
+            self.assertEqual(status, 200)
+            cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+            answers.append((answer["choices"][0]["text"], cached))
+            self.assertEqual(server.stop(signal.SIGUSR1), 0, server.log)
+            self.assertIn("saved to", "".join(server.log))
+        prompt = answer["usage"]["prompt_tokens"]
+        self.assertEqual(answers[0][1], 0)
+        self.assertEqual({text for text, _ in answers}, {answers[0][0]})
+        for _, cached in answers[1:]:
+            self.assertGreater(cached, prompt - 9)  # but for a part of a block
+        # A rank that dies takes nothing of them along.
+        server = self.start(f"kv_cache.prefix_dir={directory}")
+        sock, text = self.stream(server, LONG)
+        os.kill(self.ranks(server)[1], signal.SIGKILL)
+        self.rest(sock, text)
+        self.assertNotEqual(server.stop(), 0)
+        server = self.start(f"kv_cache.prefix_dir={directory}")
+        _, answer = server.post(COMPLETIONS, document)
+        self.assertEqual((answer["choices"][0]["text"],
+                          answer["usage"]["prompt_tokens_details"]["cached_tokens"]), answers[1])
+        self.assertEqual(server.stop(signal.SIGUSR1), 0, server.log)
 
     def lose(self, sign, said):
         server = self.start()
