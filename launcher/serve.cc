@@ -96,8 +96,8 @@ class ServeJob {
     const absl::Status served = loop.Run(engine, StopRequested);
     http_->Drain(kGoodbye);
     LONGSPAN_RETURN_IF_ERROR(served);
-    spdlog::info("stopped");
     LONGSPAN_RETURN_IF_ERROR(engine.Shutdown().status());
+    spdlog::info("stopped");
     return kExitOk;
   }
 
