@@ -90,8 +90,10 @@ void Linear(const LinearArgs& args, int64_t panel_rows) {
 }
 
 std::string KernelSet() {
-  return std::string("OpenBLAS ") + openblas_get_corename() + ", vectors of " +
-         std::to_string(simd::kWidth) + " floats" + (simd::kFused ? "" : ", not fused");
+  const std::string config = openblas_get_config();  // "OpenBLAS 0.3.21 NO_LAPACKE ..."
+  return config.substr(0, config.find(' ', config.find(' ') + 1)) + " for " +
+         openblas_get_corename() + ", vectors of " + std::to_string(simd::kWidth) + " floats" +
+         (simd::kFused ? "" : ", not fused");
 }
 
 void LinearFewRows(const LinearArgs& args) {

@@ -446,11 +446,16 @@ class EngineImpl final : public Engine {
   }
 
   absl::Status Close() {
-    if (store_ != nullptr) {
-      const PrefixCache* cache = communicator_->rank() == 0 ? &scheduler_.cache() : nullptr;
-      LONGSPAN_RETURN_IF_ERROR(store_->Save(cache, runner_.cached()));
-    }
-    return GatherMemory();
+    LONGSPAN_RETURN_IF_ERROR(GatherMemory());
+    if (store_ == nullptr) return absl::OkStatus();
+    const bool is_first = communicator_->rank() == 0;
+    const absl::Status saved =
+        store_->Save(is_first ? &scheduler_.cache() : nullptr, runner_.cached());
+    // All is answered: a full disk does not change that.
+    if (!IsAgreed(saved)) return saved;
+    if (is_first)
+      spdlog::error("the cached prefixes are not saved: {}", std::string(saved.message()));
+    return absl::OkStatus();
   }
 
   absl::Status GatherMemory() {
@@ -479,6 +484,13 @@ class EngineImpl final : public Engine {
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Config& config,
                                                        Communicator* communicator) {
   Config resolved = config;
+  // First, for loading takes long.
+  std::unique_ptr<PrefixStore> store;
+  if (!config.kv_cache_prefix_dir.empty() && config.kv_cache_prefix_caching == "true") {
+    LONGSPAN_ASSIGN_OR_RETURN(store, PrefixStore::Open(config.kv_cache_prefix_dir, communicator));
+  } else if (!config.kv_cache_prefix_dir.empty() && communicator->rank() == 0) {
+    spdlog::warn("kv_cache.prefix_dir is not used, as kv_cache.prefix_caching is off");
+  }
   // Rank 0 alone reads and writes text.
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = nullptr;
   if (communicator->rank() == 0) tokenizer = LoadTokenizer(config);
@@ -486,11 +498,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Config& config,
   LONGSPAN_ASSIGN_OR_RETURN(auto model, LoadModel(communicator, &resolved));
   const PrefixCache::Shape shape = {model->attention.layout, model->attention.kv.halo,
                                     resolved.esa.selection_block};
-  std::unique_ptr<PrefixStore> store;
   CachedPrefixes cached{PrefixCache(shape), {}};
-  if (resolved.kv_cache_prefix_caching == "true" && !resolved.kv_cache_prefix_dir.empty()) {
-    LONGSPAN_ASSIGN_OR_RETURN(store, PrefixStore::Open(resolved, *model, shape, communicator));
-    LONGSPAN_ASSIGN_OR_RETURN(cached, store->Restore());
+  if (store != nullptr) {
+    LONGSPAN_ASSIGN_OR_RETURN(cached, store->Restore(resolved, *model, shape));
   }
   return std::make_unique<EngineImpl>(communicator, std::move(resolved), std::move(model),
                                       *std::move(tokenizer), shape, std::move(store),

@@ -13,12 +13,12 @@
 
 namespace longspan {
 
-absl::StatusOr<NewFile> NewFile::Create(const std::string& path) {
+absl::StatusOr<NewFile> NewFile::Create(const std::string& path, mode_t mode) {
   NewFile file;
   file.path_ = path;
   file.temporary_ = absl::StrCat(path, ".tmp.", getpid());
   file.descriptor_ =
-      open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
+      open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
   if (file.descriptor_ < 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", file.temporary_));
   }

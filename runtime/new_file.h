@@ -1,6 +1,8 @@
 #ifndef LONGSPAN_RUNTIME_NEW_FILE_H_
 #define LONGSPAN_RUNTIME_NEW_FILE_H_
 
+#include <sys/types.h>
+
 #include <string>
 
 #include "absl/status/status.h"
@@ -14,7 +16,7 @@ namespace longspan {
 class NewFile {
  public:
   // Written beside `path` until Commit; removed if that is never reached.
-  static absl::StatusOr<NewFile> Create(const std::string& path);
+  static absl::StatusOr<NewFile> Create(const std::string& path, mode_t mode = 0666);
 
   NewFile(NewFile&& other) noexcept;
   NewFile& operator=(NewFile&&) = delete;

@@ -1,9 +1,9 @@
 #include "runtime/prefix_manifest.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/checksum.h"
 #include "runtime/json_file.h"
@@ -18,21 +18,28 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PrefixManifest, identity, generation, stripe_
 
 namespace {
 
+// No product or sum of them overflows.
+constexpr int64_t kMost = int64_t{1} << 31;
+
 bool IsPageOfTree(const PrefixManifest& manifest, int64_t index) {
   const PrefixManifest::Page& page = manifest.pages[index];
   const auto tokens = static_cast<int64_t>(page.tokens.size());
-  if (page.parent < -1 || page.parent >= index || page.rank < 0 || page.place < 0 || tokens == 0 ||
-      tokens > manifest.stripe_tokens + manifest.halo) {
+  if (page.parent < -1 || page.parent >= index || page.rank < 0 || page.place < 0 ||
+      page.place > kMost || tokens == 0 || tokens > manifest.stripe_tokens + manifest.halo) {
     return false;
   }
   if (page.parent < 0) return page.stripe == 0;
   const PrefixManifest::Page& parent = manifest.pages[page.parent];
-  return page.stripe == parent.stripe + 1 &&
-         static_cast<int64_t>(parent.tokens.size()) >= manifest.stripe_tokens;
+  // The parent's halo, as far as both go, is the page's beginning.
+  const int64_t halo = static_cast<int64_t>(parent.tokens.size()) - manifest.stripe_tokens;
+  return page.stripe == parent.stripe + 1 && halo >= 0 &&
+         std::equal(page.tokens.begin(), page.tokens.begin() + std::min(halo, tokens),
+                    parent.tokens.begin() + manifest.stripe_tokens);
 }
 
 absl::Status CheckTree(const PrefixManifest& manifest) {
-  bool ok = manifest.stripe_tokens > 0 && manifest.halo >= 0;
+  bool ok = manifest.stripe_tokens > 0 && manifest.stripe_tokens <= kMost && manifest.halo >= 0 &&
+            manifest.halo <= kMost && manifest.generation > 0 && manifest.generation <= kMost;
   for (size_t i = 0; ok && i < manifest.pages.size(); ++i) {
     ok = IsPageOfTree(manifest, static_cast<int64_t>(i));
   }
@@ -42,41 +49,27 @@ absl::Status CheckTree(const PrefixManifest& manifest) {
 }  // namespace
 
 std::string WritePrefixManifest(const PrefixManifest& manifest) {
-  const json prefixes = manifest;
-  return json{{"checksum", Checksum(prefixes.dump())}, {"prefixes", prefixes}}.dump();
+  const std::string text =
+      json(manifest).dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
+  return absl::StrCat(Checksum(text), "\n", text);
 }
 
-absl::StatusOr<PrefixManifest> ParsePrefixManifest(const std::string& text) {
-  const absl::StatusOr<json> file = ParseJsonObject(text);
+absl::StatusOr<PrefixManifest> ParsePrefixManifest(absl::string_view text) {
+  const size_t line = text.find('\n');
+  if (line == absl::string_view::npos || text.substr(0, line) != Checksum(text.substr(line + 1))) {
+    return absl::DataLossError("its checksum does not fit");
+  }
+  text.remove_prefix(line + 1);
+  const absl::StatusOr<json> file = ParseJsonObject({text.data(), text.size()});
   if (!file.ok()) return absl::DataLossError(file.status().message());
   PrefixManifest manifest;
   try {
-    const json& prefixes = file->at("prefixes");
-    if (file->at("checksum") != Checksum(prefixes.dump())) {
-      return absl::DataLossError("its checksum does not fit");
-    }
-    manifest = prefixes.get<PrefixManifest>();
+    manifest = file->get<PrefixManifest>();
   } catch (const json::exception& error) {
     return absl::DataLossError(error.what());
   }
   LONGSPAN_RETURN_IF_ERROR(CheckTree(manifest));
   return manifest;
-}
-
-std::string IdentityDifferences(const PrefixIdentity& there, const PrefixIdentity& here) {
-  PrefixIdentity all = there;
-  all.insert(here.begin(), here.end());
-  const auto value = [](const PrefixIdentity& identity, const std::string& name) {
-    const auto found = identity.find(name);
-    return found == identity.end() ? "unknown" : found->second;
-  };
-  std::vector<std::string> differences;
-  for (const auto& [name, unused] : all) {
-    if (value(there, name) == value(here, name)) continue;
-    differences.push_back(
-        absl::StrCat(name, " is ", value(there, name), " there and ", value(here, name), " here"));
-  }
-  return absl::StrJoin(differences, "; ");
 }
 
 }  // namespace longspan

@@ -2,17 +2,15 @@
 #define LONGSPAN_RUNTIME_PREFIX_MANIFEST_H_
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "runtime/prefix_identity.h"
 
 namespace longspan {
-
-// What numbers in cached pages depend on, by name: only a run that agrees in all may take them.
-using PrefixIdentity = std::map<std::string, std::string>;
 
 // What a directory of saved prefixes holds: a tree of pages, as PrefixCache has them.
 struct PrefixManifest {
@@ -32,13 +30,10 @@ struct PrefixManifest {
   std::vector<Page> pages;
 };
 
-// JSON, with a checksum of all that it says.
+// A line with the checksum of what follows, and that as JSON.
 std::string WritePrefixManifest(const PrefixManifest& manifest);
 // DataLoss: not what was written. The message does not name the file.
-absl::StatusOr<PrefixManifest> ParsePrefixManifest(const std::string& text);
-
-// "esa.top_k is 512 there and 256 here; ..."; empty: they agree.
-std::string IdentityDifferences(const PrefixIdentity& there, const PrefixIdentity& here);
+absl::StatusOr<PrefixManifest> ParsePrefixManifest(absl::string_view text);
 
 }  // namespace longspan
 

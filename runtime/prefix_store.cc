@@ -3,14 +3,13 @@
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
-#include <fstream>
 #include <set>
-#include <sstream>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -22,6 +21,7 @@
 #include "runtime/clock.h"
 #include "runtime/memory_plan.h"
 #include "runtime/new_file.h"
+#include "runtime/read_bytes.h"
 #include "runtime/saved_pages.h"
 
 namespace longspan {
@@ -29,57 +29,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr char kLock[] = "/lock";
 constexpr char kManifest[] = "/manifest.json";
-constexpr size_t kChecksumBytes = 32;
-
-std::string ChecksumOf(const std::vector<ScoreFactors>& factors) {
-  const auto bytes = [](const std::vector<float>& matrix) {
-    return absl::string_view(reinterpret_cast<const char*>(matrix.data()),
-                             matrix.size() * sizeof(float));
-  };
-  std::string all;
-  for (const ScoreFactors& layer : factors) {
-    absl::StrAppend(&all, Checksum(bytes(layer.query)), Checksum(bytes(layer.key)));
-  }
-  return Checksum(all);
-}
-
-PrefixIdentity IdentityOf(const Config& config, const Model& model) {
-  PrefixIdentity identity = {
-      {"longspan", LONGSPAN_VERSION},
-      {"the model", ModelFingerprint(model.config, model.weights)},
-      {"the compressor", ChecksumOf(model.attention.factors)},
-      {"kv_cache.dtype", std::string(DTypeName(model.attention.kv.dtype))},
-      {"kv_cache.score_dtype", std::string(DTypeName(model.attention.kv.score_dtype))},
-  };
-  for (const char* key :
-       {"device", "dtype", "attention", "esa.initial_tokens", "esa.local_tokens", "esa.top_k",
-        "esa.selection_block", "esa.compressed_dim", "esa.compression", "esa.proximity",
-        "esa.positions", "esa.far_position", "prefill.chunk_tokens", "deterministic"}) {
-    identity[key] = ConfigValue(config, key);
-  }
-  if (config.deterministic) identity["kernels"] = model.kernels;
-  return identity;
-}
-
-// Nothing if there is no such file.
-absl::StatusOr<std::string> ReadText(const std::string& path) {
-  std::error_code error;
-  if (!fs::exists(path, error) && !error) return "";
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) return absl::ErrnoToStatus(errno, "cannot read " + path);
-  return text.str();
-}
-
-absl::Status MakeDirectory(const std::string& path) {
-  std::error_code error;
-  fs::remove_all(path, error);  // of a save that was cut short
-  fs::create_directory(path, error);
-  return error ? absl::ErrnoToStatus(error.value(), "cannot make " + path) : absl::OkStatus();
-}
-
+constexpr char kBeginAnew[] = "delete the directory to begin without saved prefixes";
 // Tells every few seconds how far rank 0 is: the others have as much to do.
 class PageProgress {
  public:
@@ -103,16 +55,9 @@ class PageProgress {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PrefixStore>> PrefixStore::Open(const Config& config,
-                                                               const Model& model,
-                                                               const PrefixCache::Shape& shape,
+absl::StatusOr<std::unique_ptr<PrefixStore>> PrefixStore::Open(const std::string& directory,
                                                                Communicator* communicator) {
-  std::unique_ptr<PrefixStore> store(new PrefixStore);
-  store->directory_ = config.kv_cache_prefix_dir;
-  store->identity_ = IdentityOf(config, model);
-  store->shape_ = shape;
-  store->pool_ = model.pool.get();
-  store->communicator_ = communicator;
+  std::unique_ptr<PrefixStore> store(new PrefixStore(directory, communicator));
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, store->IsFirst() ? store->Lock() : absl::OkStatus()));
   return store;
@@ -124,16 +69,23 @@ PrefixStore::~PrefixStore() {
 
 absl::Status PrefixStore::Lock() {
   std::error_code error;
-  if (fs::create_directories(directory_, error)) {
-    fs::permissions(directory_, fs::perms::owner_all, error);  // it will hold what users said
+  fs::create_directories(fs::path(directory_).parent_path(), error);
+  // Nobody else reads what users said.
+  if (mkdir(directory_.c_str(), 0700) != 0 && errno != EEXIST) {
+    return absl::ErrnoToStatus(errno, "kv_cache.prefix_dir: cannot make " + directory_);
   }
-  const std::string path = directory_ + "/lock";
+  const std::string path = directory_ + kLock;
+  if (!fs::exists(path, error) && !fs::is_empty(directory_, error)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("kv_cache.prefix_dir: ", directory_,
+                     " holds something else: name an empty directory, or one that is not there"));
+  }
   lock_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (lock_ < 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("kv_cache.prefix_dir: cannot open ", path));
-  }
+  if (lock_ < 0) return absl::ErrnoToStatus(errno, "kv_cache.prefix_dir: cannot open " + path);
   if (flock(lock_, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
-  if (errno != EWOULDBLOCK) return absl::ErrnoToStatus(errno, "cannot lock " + path);
+  if (errno != EWOULDBLOCK) {
+    return absl::ErrnoToStatus(errno, "kv_cache.prefix_dir: cannot lock " + path);
+  }
   return absl::FailedPreconditionError(absl::StrCat(
       "kv_cache.prefix_dir: another job keeps its prefixes in ", directory_, ": name another"));
 }
@@ -147,23 +99,26 @@ std::string PrefixStore::PagesFile(int64_t generation, int rank) const {
 }
 
 absl::StatusOr<PrefixManifest> PrefixStore::ReadManifest() {
-  const absl::StatusOr<std::string> text = ReadText(directory_ + kManifest);
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, text.status()));
-  LONGSPAN_RETURN_IF_ERROR(CheckAllReadTheSame(*text));
-  if (text->empty()) return PrefixManifest{identity_};
   const std::string path = directory_ + kManifest;
-  absl::StatusOr<PrefixManifest> manifest = ParsePrefixManifest(*text);
-  absl::Status status = manifest.status();
-  if (!status.ok()) {
-    status = absl::DataLossError(absl::StrCat(path, " is damaged (", status.message(),
-                                              "): delete it to begin without saved prefixes"));
+  std::string text;
+  const absl::Status read = ReadBytes(path, 0, -1, &text);
+  const bool is_none = absl::IsNotFound(read);
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, is_none ? absl::OkStatus() : read));
+  LONGSPAN_RETURN_IF_ERROR(CheckAllReadTheSame(is_none ? "none" : text));
+  if (is_none) return PrefixManifest{identity_};
+  absl::StatusOr<PrefixManifest> manifest = ParsePrefixManifest(text);
+  if (!manifest.ok()) {
+    manifest = absl::DataLossError(
+        absl::StrCat(path, " is damaged (", manifest.status().message(), "): ", kBeginAnew));
   } else if (const std::string differences = IdentityDifferences(manifest->identity, identity_);
              !differences.empty()) {
-    status = absl::FailedPreconditionError(absl::StrCat(
-        path, " tells of prefixes of another model or config: ", differences,
-        ". Name another kv_cache.prefix_dir, or delete it to begin without saved prefixes"));
+    manifest = absl::FailedPreconditionError(
+        absl::StrCat(path, " tells of prefixes of another model or config: ", differences, ". ",
+                     "Name another kv_cache.prefix_dir; ", kBeginAnew));
+  } else if (manifest->halo != pool_->shape().halo) {
+    manifest = absl::DataLossError(absl::StrCat(path, " is damaged: ", kBeginAnew));
   }
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, status));
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, manifest.status()));
   return manifest;
 }
 
@@ -182,30 +137,32 @@ absl::Status PrefixStore::CheckAllReadTheSame(const std::string& text) {
   return AgreeOnStatus(communicator_, status);
 }
 
-absl::StatusOr<CachedPrefixes> PrefixStore::Restore() {
+absl::StatusOr<CachedPrefixes> PrefixStore::Restore(const Config& config, const Model& model,
+                                                    const PrefixCache::Shape& shape) {
   const UntimedWaits untimed(communicator_);  // for other ranks' disks
   const double start = MonotonicSeconds();
+  pool_ = model.pool.get();
+  shape_ = shape;
+  LONGSPAN_ASSIGN_OR_RETURN(identity_, MakePrefixIdentity(config, model, communicator_));
   LONGSPAN_ASSIGN_OR_RETURN(const PrefixManifest manifest, ReadManifest());
-  generation_ = manifest.generation;
   std::set<int64_t> damaged;
   while (true) {
     RestorePlan plan = PlanRestore(manifest, damaged, shape_, pool_->max_pages());
     std::map<int64_t, PageRef> pages;
     std::vector<int64_t> found;
     LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, Load(manifest, plan, &pages, &found)));
-    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<int64_t> all, GatherAll(found));
-    if (all.empty()) {
-      if (IsFirst() && !manifest.pages.empty()) {
-        spdlog::info(
-            "{} saved pages of prefixes, {} of them damaged: {} pages ({}) restored in "
-            "{:.1f} s",
-            manifest.pages.size(), damaged.size(), plan.pages.size(),
-            FormatBytes(static_cast<int64_t>(plan.pages.size()) * pool_->shape().page_bytes()),
-            MonotonicSeconds() - start);
-      }
-      return CachedPrefixes{std::move(plan.cache), std::move(pages)};
+    LONGSPAN_ASSIGN_OR_RETURN(found, GatherAll(found));
+    damaged.insert(found.begin(), found.end());
+    if (!found.empty()) continue;
+    if (!IsFirst()) return CachedPrefixes{PrefixCache(shape), std::move(pages)};
+    if (damaged.empty()) saved_nodes_ = NodesOf(plan.cache);
+    if (!manifest.pages.empty()) {
+      const auto count = static_cast<int64_t>(plan.pages.size());
+      spdlog::info("{} cached pages ({}) restored from {} in {:.1f} s", count,
+                   FormatBytes(count * pool_->shape().page_bytes()), directory_,
+                   MonotonicSeconds() - start);
     }
-    damaged.insert(all.begin(), all.end());
+    return CachedPrefixes{std::move(plan.cache), std::move(pages)};
   }
 }
 
@@ -213,18 +170,21 @@ absl::Status PrefixStore::Load(const PrefixManifest& manifest, const RestorePlan
                                std::map<int64_t, PageRef>* pages, std::vector<int64_t>* damaged) {
   const KvShape& shape = pool_->shape();
   SavedPages saved(manifest, shape, [&](int rank) { return PagesFile(manifest.generation, rank); });
-  std::vector<std::byte> bytes;
+  std::string bytes;
   PageProgress progress("restoring", plan.cache.num_pages(communicator_->rank()), IsFirst());
   for (const auto& [node, stripe, path] : plan.pages) {
     if (stripe % shape_.layout.num_ranks != communicator_->rank()) continue;
-    bytes.assign(shape.page_bytes(), std::byte{0});
-    const HostPage page{&shape, stripe * shape.stripe_tokens, bytes.data()};
-    if (const int64_t bad = saved.CopyTo(page, plan.paths[path]); bad >= 0) {
+    bytes.assign(shape.page_bytes(), '\0');
+    auto* data = reinterpret_cast<std::byte*>(bytes.data());
+    LONGSPAN_ASSIGN_OR_RETURN(
+        const int64_t bad,
+        saved.CopyTo({&shape, stripe * shape.stripe_tokens, data}, plan.paths[path]));
+    if (bad >= 0) {
       damaged->push_back(bad);
       continue;
     }
     LONGSPAN_ASSIGN_OR_RETURN(PageRef restored, pool_->Allocate());
-    LONGSPAN_RETURN_IF_ERROR(pool_->Write(bytes.data(), *restored));
+    LONGSPAN_RETURN_IF_ERROR(pool_->Write(data, *restored));
     (*pages)[node] = std::move(restored);
     progress.OneMore();
   }
@@ -233,58 +193,76 @@ absl::Status PrefixStore::Load(const PrefixManifest& manifest, const RestorePlan
 
 absl::Status PrefixStore::Save(const PrefixCache* cache, const std::map<int64_t, PageRef>& pages) {
   const UntimedWaits untimed(communicator_);
-  const int64_t generation = generation_ + 1;
-  const absl::Status saved = SaveAs(generation, cache, pages);
-  if (saved.ok()) generation_ = generation;
-  if (IsFirst()) RemovePagesBut(generation_);
-  return saved;
-}
-
-absl::Status PrefixStore::SaveAs(int64_t generation, const PrefixCache* cache,
-                                 const std::map<int64_t, PageRef>& pages) {
   const double start = MonotonicSeconds();
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
-      communicator_, IsFirst() ? MakeDirectory(PagesDirectory(generation)) : absl::OkStatus()));
-  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<std::vector<CachedPage>> of_rank, ListPages(cache));
-  const std::vector<CachedPage>& mine = of_rank[communicator_->rank()];
-  PageProgress progress("saving", mine.size(), IsFirst());
-  const absl::StatusOr<std::string> checksums =
-      WritePages(PagesFile(generation, communicator_->rank()), *pool_, mine, pages,
-                 [&progress] { progress.OneMore(); });
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, checksums.status()));
-  std::vector<int64_t> bytes;
-  int64_t count = 0;
-  for (const std::vector<CachedPage>& list : of_rank) {
-    bytes.push_back(static_cast<int64_t>(list.size() * kChecksumBytes));
-    count += static_cast<int64_t>(list.size());
+  LONGSPAN_ASSIGN_OR_RETURN(const SavePlan plan, PlanSave(cache));
+  if (plan.generation == 0) return absl::OkStatus();
+  const absl::StatusOr<std::string> checksums = WriteAllPages(plan, pages);
+  if (!checksums.ok()) {
+    if (IsFirst()) RemovePages(plan.generation);
+    return checksums.status();
   }
-  std::string all(count * kChecksumBytes, ' ');
+  // If this fails, the new manifest may be there all the same: both it and the old one stay whole.
   LONGSPAN_RETURN_IF_ERROR(
-      communicator_->AllGatherV("prefixes.checksums", checksums->data(), all.data(), bytes));
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
-      communicator_, IsFirst() ? WriteManifest(generation, *cache, all) : absl::OkStatus()));
+      AgreeOnStatus(communicator_, IsFirst() ? WriteManifest(plan.generation, *cache, *checksums)
+                                             : absl::OkStatus()));
   if (IsFirst()) {
+    for (const int64_t generation : Generations()) {
+      if (generation != plan.generation) RemovePages(generation);
+    }
+    saved_nodes_ = NodesOf(*cache);
+    const auto count = static_cast<int64_t>(saved_nodes_->size());
     spdlog::info("{} cached pages ({}) saved to {} in {:.1f} s", count,
                  FormatBytes(count * pool_->shape().page_bytes()), directory_,
                  MonotonicSeconds() - start);
   }
-  return absl::OkStatus();
+  return communicator_->Barrier("prefixes.saved");
 }
 
-absl::StatusOr<std::vector<std::vector<CachedPage>>> PrefixStore::ListPages(
-    const PrefixCache* cache) {
-  std::vector<int64_t> words;  // of rank 0 alone
+absl::StatusOr<PrefixStore::SavePlan> PrefixStore::PlanSave(const PrefixCache* cache) {
+  std::vector<int64_t> words;  // of rank 0 alone: the generation, then three of each page
   if (IsFirst()) {
+    const std::vector<int64_t> generations = Generations();
+    const bool is_saved = saved_nodes_ == NodesOf(*cache);
+    words.push_back(is_saved ? 0 : generations.empty() ? 1 : generations.back() + 1);
     for (const PrefixCache::Page& page : cache->pages()) {
       words.insert(words.end(), {page.node, page.stripe, static_cast<int64_t>(page.tokens.size())});
     }
   }
   LONGSPAN_ASSIGN_OR_RETURN(words, GatherAll(words));
-  std::vector<std::vector<CachedPage>> of_rank(communicator_->size());
-  for (size_t w = 0; w < words.size(); w += 3) {
-    of_rank[words[w + 1] % communicator_->size()].push_back({words[w], words[w + 1], words[w + 2]});
+  SavePlan plan;
+  plan.generation = words[0];
+  plan.of_rank.resize(communicator_->size());
+  for (size_t w = 1; w < words.size(); w += 3) {
+    plan.of_rank[words[w + 1] % communicator_->size()].push_back(
+        {words[w], words[w + 1], words[w + 2]});
   }
-  return of_rank;
+  return plan;
+}
+
+absl::StatusOr<std::string> PrefixStore::WriteAllPages(const SavePlan& plan,
+                                                       const std::map<int64_t, PageRef>& pages) {
+  absl::Status made;
+  const std::string directory = PagesDirectory(plan.generation);
+  if (IsFirst() && mkdir(directory.c_str(), 0700) != 0) {
+    made = absl::ErrnoToStatus(errno, "cannot make " + directory);
+  }
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, made));
+  const int rank = communicator_->rank();
+  PageProgress progress("saving", plan.of_rank[rank].size(), IsFirst());
+  const absl::StatusOr<std::string> mine =
+      WritePages(PagesFile(plan.generation, rank), *pool_, plan.of_rank[rank], pages,
+                 [&progress] { progress.OneMore(); });
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, mine.status()));
+  std::vector<int64_t> bytes;
+  int64_t total = 0;
+  for (const std::vector<CachedPage>& list : plan.of_rank) {
+    bytes.push_back(static_cast<int64_t>(list.size()) * kChecksumBytes);
+    total += bytes.back();
+  }
+  std::string all(total, ' ');
+  LONGSPAN_RETURN_IF_ERROR(
+      communicator_->AllGatherV("prefixes.checksums", mine->data(), all.data(), bytes));
+  return all;
 }
 
 absl::Status PrefixStore::WriteManifest(int64_t generation, const PrefixCache& cache,
@@ -318,22 +296,44 @@ absl::Status PrefixStore::WriteManifest(int64_t generation, const PrefixCache& c
                        ": kv_cache.prefix_dir must be a directory that all hosts share"));
     }
   }
-  LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(directory_ + kManifest));
+  LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(directory_ + kManifest, 0600));
   LONGSPAN_RETURN_IF_ERROR(file.Write(WritePrefixManifest(manifest)));
   return file.Commit();
 }
 
-void PrefixStore::RemovePagesBut(int64_t generation) {
+std::vector<int64_t> PrefixStore::NodesOf(const PrefixCache& cache) {
+  std::vector<int64_t> nodes;
+  for (const PrefixCache::Page& page : cache.pages()) nodes.push_back(page.node);
+  return nodes;
+}
+
+std::vector<int64_t> PrefixStore::Generations() const {
+  std::vector<int64_t> generations;
   std::error_code error;
-  std::vector<fs::path> old;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory_, error)) {
-    const std::string name = entry.path().filename();
-    int64_t number = 0;
-    const bool is_pages =
-        absl::StartsWith(name, "pages-") && absl::SimpleAtoi(name.substr(6), &number);
-    if (is_pages && number != generation) old.push_back(entry.path());
+  for (fs::directory_iterator entry(directory_, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string path = entry->path();
+    int64_t generation = 0;
+    if (absl::SimpleAtoi(path.substr(path.rfind('-') + 1), &generation) && generation > 0 &&
+        path == PagesDirectory(generation)) {
+      generations.push_back(generation);
+    }
   }
-  for (const fs::path& path : old) fs::remove_all(path, error);
+  std::sort(generations.begin(), generations.end());
+  return generations;
+}
+
+void PrefixStore::RemovePages(int64_t generation) {
+  const std::string directory = PagesDirectory(generation);
+  std::error_code error;
+  std::vector<std::string> files;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (absl::StartsWith(entry->path().filename().string(), "rank-"))
+      files.push_back(entry->path());
+  }
+  for (const std::string& file : files) unlink(file.c_str());
+  rmdir(directory.c_str());  // unless it has what is not ours
 }
 
 absl::StatusOr<std::vector<int64_t>> PrefixStore::GatherAll(const std::vector<int64_t>& mine) {

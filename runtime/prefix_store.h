@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,7 +22,7 @@
 
 namespace longspan {
 
-// The prefix cache of a job, and this rank's pages of it by their nodes.
+// The prefix cache of a job, rank 0's, and this rank's pages of it by their nodes.
 struct CachedPrefixes {
   PrefixCache cache;
   std::map<int64_t, PageRef> pages;
@@ -31,22 +33,26 @@ struct CachedPrefixes {
 // and every rank returns the same error.
 class PrefixStore {
  public:
-  // Makes the directory if there is none. FailedPrecondition: another job has it.
-  static absl::StatusOr<std::unique_ptr<PrefixStore>> Open(const Config& config, const Model& model,
-                                                           const PrefixCache::Shape& shape,
+  // Takes the directory for this job, and makes it if there is none. FailedPrecondition: another
+  // job has it, or it holds something else.
+  static absl::StatusOr<std::unique_ptr<PrefixStore>> Open(const std::string& directory,
                                                            Communicator* communicator);
   PrefixStore(const PrefixStore&) = delete;
   PrefixStore& operator=(const PrefixStore&) = delete;
   ~PrefixStore();
 
-  // What the last Save left, as much as fits. Pages that are damaged are left out, with a warning.
-  // FailedPrecondition: of another model or config. DataLoss: a damaged manifest.
-  absl::StatusOr<CachedPrefixes> Restore();
-  // Replaces what was saved, once all of it is on disk. `cache` is rank 0's.
+  // First. What the last Save left, as much as fits. Pages that are damaged are left out, with a
+  // warning. FailedPrecondition: of another model or config. DataLoss: a damaged manifest. `model`
+  // must outlive this.
+  absl::StatusOr<CachedPrefixes> Restore(const Config& config, const Model& model,
+                                         const PrefixCache::Shape& shape);
+  // Replaces what was saved, once all of it is on disk, unless nothing has changed since. `cache`
+  // is rank 0's, others' is null.
   absl::Status Save(const PrefixCache* cache, const std::map<int64_t, PageRef>& pages);
 
  private:
-  PrefixStore() = default;
+  explicit PrefixStore(std::string directory, Communicator* communicator)
+      : directory_(std::move(directory)), communicator_(communicator) {}
   bool IsFirst() const { return communicator_->rank() == 0; }
   std::string PagesDirectory(int64_t generation) const;
   std::string PagesFile(int64_t generation, int rank) const;
@@ -57,22 +63,29 @@ class PrefixStore {
   // The manifest's pages that are found damaged are added to `damaged`.
   absl::Status Load(const PrefixManifest& manifest, const RestorePlan& plan,
                     std::map<int64_t, PageRef>* pages, std::vector<int64_t>* damaged);
-  absl::Status SaveAs(int64_t generation, const PrefixCache* cache,
-                      const std::map<int64_t, PageRef>& pages);
-  // [ranks] rank 0's cache: its pages in the order in which files have them.
-  absl::StatusOr<std::vector<std::vector<CachedPage>>> ListPages(const PrefixCache* cache);
-  // `checksums`: of the pages of rank 0, then of rank 1, ...
+  // Nodes of a cache, in ascending order.
+  static std::vector<int64_t> NodesOf(const PrefixCache& cache);
+  struct SavePlan {
+    int64_t generation = 0;                        // 0: there is nothing to do
+    std::vector<std::vector<CachedPage>> of_rank;  // in the order in which files have them
+  };
+  absl::StatusOr<SavePlan> PlanSave(const PrefixCache* cache);
+  // Once they are on disk their checksums: of the pages of rank 0, then of rank 1, ...
+  absl::StatusOr<std::string> WriteAllPages(const SavePlan& plan,
+                                            const std::map<int64_t, PageRef>& pages);
   absl::Status WriteManifest(int64_t generation, const PrefixCache& cache,
                              const std::string& checksums);
-  void RemovePagesBut(int64_t generation);
+  // The numbers of directories of pages, ascending.
+  std::vector<int64_t> Generations() const;
+  void RemovePages(int64_t generation);
   absl::StatusOr<std::vector<int64_t>> GatherAll(const std::vector<int64_t>& mine);
 
   std::string directory_;
+  Communicator* communicator_;
   PrefixIdentity identity_;
   PrefixCache::Shape shape_;
   PagePool* pool_ = nullptr;
-  Communicator* communicator_ = nullptr;
-  int64_t generation_ = 0;  // of what is saved; 0: nothing is
+  std::optional<std::vector<int64_t>> saved_nodes_;  // rank 0: of the cache when it was last saved
   int lock_ = -1;
 };
 

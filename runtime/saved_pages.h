@@ -1,7 +1,6 @@
 #ifndef LONGSPAN_RUNTIME_SAVED_PAGES_H_
 #define LONGSPAN_RUNTIME_SAVED_PAGES_H_
 
-#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -9,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "runtime/kv_shard.h"
 #include "runtime/page_rows.h"
 #include "runtime/prefix_manifest.h"
@@ -25,16 +24,18 @@ class SavedPages {
 
   // Fills a page of this run from the saved ones that make up its prompt, each read whole and
   // compared with its checksum first. Gives the first of those that is damaged (its index in the
-  // manifest), or -1. Warns of every file that has any.
-  int64_t CopyTo(const HostPage& page, const std::vector<int64_t>& path);
+  // manifest), or -1; warns of every file that has any. A file that is there but cannot be read is
+  // an error: it may be again.
+  absl::StatusOr<int64_t> CopyTo(const HostPage& page, const std::vector<int64_t>& path);
 
  private:
-  bool Read(int64_t page);
+  // False: it is damaged.
+  absl::StatusOr<bool> Read(int64_t page);
 
   const PrefixManifest& manifest_;
   KvShape shape_;
   FileOfRank file_of_rank_;
-  std::vector<std::byte> bytes_;
+  std::string bytes_;
   int64_t held_ = -1;  // whose bytes they are: this run's next page often begins in the same
   std::set<int64_t> bad_;
   std::set<std::string> bad_files_;

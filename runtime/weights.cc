@@ -317,18 +317,25 @@ absl::StatusOr<ModelWeights> LoadWeights(const std::string& model_dir, const Mod
   return weights;
 }
 
-WeightCounts CountWeights(const ModelWeights& weights) {
-  WeightCounts counts;
-  const auto add = [&counts](const Tensor& tensor) {
-    if (tensor.data == nullptr) return;
-    counts.parameters += tensor.num_elements();
-    counts.bytes += tensor.num_bytes();
+std::vector<Tensor> AllTensors(const ModelWeights& weights) {
+  std::vector<Tensor> tensors;
+  const auto add = [&tensors](const Tensor& tensor) {
+    if (!tensor.empty()) tensors.push_back(tensor);
   };
   add(weights.embedding);
   add(weights.final_norm);
   if (weights.lm_head.data != weights.embedding.data) add(weights.lm_head);
   for (const LayerWeights& layer : weights.layers) {
     for (const LayerTensor& kind : kLayerTensors) add(layer.*kind.tensor);
+  }
+  return tensors;
+}
+
+WeightCounts CountWeights(const ModelWeights& weights) {
+  WeightCounts counts;
+  for (const Tensor& tensor : AllTensors(weights)) {
+    counts.parameters += tensor.num_elements();
+    counts.bytes += tensor.num_bytes();
   }
   return counts;
 }

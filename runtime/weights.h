@@ -57,6 +57,10 @@ struct WeightCounts {
 };
 WeightCounts CountWeights(const ModelWeights& weights);
 
+// All tensors that there are, those that are tied once, in an order that depends on `weights`
+// alone.
+std::vector<Tensor> AllTensors(const ModelWeights& weights);
+
 // Gives the memory of mapped weights back; they are read from the file again when needed.
 void DropFromMemory(const LayerWeights& layer);
 

@@ -769,6 +769,8 @@ LinearPlans::LinearPlans(LinearPlans&&) noexcept = default;
 LinearPlans& LinearPlans::operator=(LinearPlans&&) noexcept = default;
 LinearPlans::~LinearPlans() = default;
 
+std::string LinearLibrary() { return absl::StrCat("cuBLASLt ", cublasLtGetVersion()); }
+
 int64_t LinearPlans::Bytes() { return kWorkspaceBytes; }
 
 absl::StatusOr<LinearPlans> LinearPlans::Create() {

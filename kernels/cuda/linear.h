@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -28,6 +29,9 @@ struct LinearArgs {
 
 // Up to so many rows are a matter of reading the weight once.
 inline constexpr int64_t kMaxFewRows = 8;
+
+// "cuBLASLt 130000": whose choice of kernels bits depend on.
+std::string LinearLibrary();
 
 // What products of many rows need: a handle of cuBLASLt, its workspace, and the algorithms chosen
 // so far. Of one device, and of one stream at a time, for the workspace is shared.

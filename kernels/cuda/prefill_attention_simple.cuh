@@ -167,6 +167,7 @@ __device__ __forceinline__ void SimpleSoftmax(SimpleShared<P>* shared) {
   for (int width = 1; width < P::kRowLanes; width *= 2) {
     sum += __shfl_xor_sync(kAllLanes, sum, width);
   }
+  __syncwarp();  // all lanes have read the old maximum
   if (lane != 0) return;
   const float scale = exp2f(old_max - shift);
   shared->max[row] = max;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/linear.h"
 #include "runtime/cuda/arena.h"
 #include "runtime/cuda/cuda_limits.h"
 #include "runtime/cuda/cuda_transformer.h"
@@ -17,10 +18,10 @@
 namespace longspan {
 namespace {
 
-// Bits are equal across ranks only if all compute on the same kind of GPU.
-absl::Status CheckSameGpus(Communicator* communicator, const Gpu& gpu) {
+// Bits are equal across ranks only if all compute on the same kind of GPU, with the same library.
+absl::Status CheckSameKernels(Communicator* communicator, const std::string& kernels) {
   char mine[256] = {};
-  gpu.info.name.copy(mine, sizeof(mine) - 1);
+  kernels.copy(mine, sizeof(mine) - 1);
   std::vector<char> all(communicator->size() * sizeof(mine));
   LONGSPAN_RETURN_IF_ERROR(communicator->AllGather("gpu.names", mine, all.data(), sizeof(mine)));
   for (int r = 1; r < communicator->size(); ++r) {
@@ -28,7 +29,7 @@ absl::Status CheckSameGpus(Communicator* communicator, const Gpu& gpu) {
     if (std::strcmp(all.data(), other) == 0) continue;
     return absl::FailedPreconditionError(absl::StrCat("deterministic: rank 0 computes on ",
                                                       all.data(), " but rank ", r, " on ", other,
-                                                      "; use GPUs of one kind"));
+                                                      "; use GPUs and libraries of one kind"));
   }
   return absl::OkStatus();
 }
@@ -38,9 +39,9 @@ absl::Status CheckSameGpus(Communicator* communicator, const Gpu& gpu) {
 absl::Status OpenModelGpu(const Config& config, Communicator* communicator, Model* model) {
   LONGSPAN_ASSIGN_OR_RETURN(std::unique_ptr<Gpu> gpu,
                             OpenGpu(config, communicator, model->attention.communicator));
-  model->kernels = gpu->info.name;
+  model->kernels = absl::StrCat(gpu->info.name, ", ", cuda::LinearLibrary());
   model->gpu = std::move(gpu);
-  return config.deterministic ? CheckSameGpus(communicator, *model->gpu) : absl::OkStatus();
+  return config.deterministic ? CheckSameKernels(communicator, model->kernels) : absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<std::string>> DescribeGpus() {

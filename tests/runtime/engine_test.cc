@@ -494,7 +494,7 @@ class SavedPrefixesTest : public EngineTest {
     const absl::Status ran = RunThreadRanks(2, [&](Communicator& communicator) -> absl::Status {
       LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config_, &communicator));
       if (communicator.rank() != 0) return engine->RunWorker();
-      restored_pages_ = engine->load().cached_pages;
+      restored_ = engine->load();
       for (const Request& request : requests) {
         LONGSPAN_RETURN_IF_ERROR(engine->Submit(request).status());
         while (engine->HasWork()) {
@@ -529,19 +529,31 @@ class SavedPrefixesTest : public EngineTest {
     ASSERT_TRUE(file.good()) << path;
   }
 
+  // One that ModelFingerprint does not look at; and back again.
+  void ChangeAWeight() {
+    const std::string path = directory_ / "model.safetensors";
+    FlipByte(path, static_cast<int64_t>(std::filesystem::file_size(path)) - 1000);
+  }
+
   const Request request_ = MakeRequest(31, 200, 4);  // six stripes and a quarter
   TempDir saved_;
-  int64_t restored_pages_ = 0;
+  EngineLoad restored_;
 };
 
 TEST_F(SavedPrefixesTest, ReplaceThoseOfTheRunBefore) {
   EXPECT_THAT(Cached({request_}), ElementsAre(0));
   EXPECT_THAT(Cached({request_}), ElementsAre(192));
-  EXPECT_EQ(restored_pages_, 3);
+  EXPECT_EQ(restored_.cached_pages, 3);
+  EXPECT_EQ(restored_.used_pages, 3);
+  EXPECT_TRUE(std::filesystem::exists(Pages(1, 0))) << "nothing has changed";
+  EXPECT_THAT(Cached({MakeRequest(32, 100, 1), request_}), ElementsAre(0, 192));
   EXPECT_FALSE(std::filesystem::exists(Pages(1, 0)));
-  EXPECT_TRUE(std::filesystem::exists(Pages(2, 1)));
-  const auto permissions = std::filesystem::status(config_.kv_cache_prefix_dir).permissions();
-  EXPECT_EQ(permissions, std::filesystem::perms::owner_all);
+  EXPECT_THAT(Cached({MakeRequest(32, 100, 1), request_}), ElementsAre(96, 192));
+  using std::filesystem::perms;
+  EXPECT_EQ(std::filesystem::status(config_.kv_cache_prefix_dir).permissions(), perms::owner_all);
+  for (const std::string& file : {Manifest(), Pages(2, 1)}) {
+    EXPECT_EQ(std::filesystem::status(file).permissions(), perms::owner_read | perms::owner_write);
+  }
 }
 
 TEST_F(SavedPrefixesTest, AreThoseOfRequestsUnderWayToo) {
@@ -577,8 +589,16 @@ TEST_F(SavedPrefixesTest, OfAnotherModelOrConfigAreRefusedAndKept) {
   EXPECT_THAT(Serve({request_}), Fails(absl::StatusCode::kFailedPrecondition,
                                        "esa.top_k is 12 there and 13 here. Name another"));
   config_ = config;
+  config_.prefill_chunk_tokens = 128;  // changes no bit
+  EXPECT_THAT(Cached({request_}), ElementsAre(192));
+  config_ = config;
   config_.load_format = "dummy";
   EXPECT_THAT(Serve({request_}), Fails(absl::StatusCode::kFailedPrecondition, "the model is "));
+  config_ = config;
+  ChangeAWeight();
+  EXPECT_THAT(Serve({request_}),
+              Fails(absl::StatusCode::kFailedPrecondition, "json tells of prefixes of another "));
+  ChangeAWeight();
   config_ = config;
   EXPECT_THAT(Cached({request_}), ElementsAre(192));
 }
@@ -586,6 +606,10 @@ TEST_F(SavedPrefixesTest, OfAnotherModelOrConfigAreRefusedAndKept) {
 TEST_F(SavedPrefixesTest, ADamagedManifestIsRefused) {
   ASSERT_THAT(Serve({request_}), IsOk());
   FlipByte(Manifest(), static_cast<int64_t>(std::filesystem::file_size(Manifest())) / 2);
+  EXPECT_THAT(Serve({request_}), Fails(absl::StatusCode::kDataLoss, "manifest.json is damaged"));
+  FlipByte(Manifest(), static_cast<int64_t>(std::filesystem::file_size(Manifest())) / 2);
+  EXPECT_THAT(Cached({request_}), ElementsAre(192)) << "nothing was touched";
+  std::filesystem::resize_file(Manifest(), 0);
   EXPECT_THAT(Serve({request_}), Fails(absl::StatusCode::kDataLoss, "manifest.json is damaged"));
   std::filesystem::remove(Manifest());
   EXPECT_THAT(Cached({request_}), ElementsAre(0));
@@ -604,12 +628,33 @@ TEST_F(SavedPrefixesTest, AreOfOneJobAtATime) {
 
 TEST_F(SavedPrefixesTest, ASaveThatFailsLeavesTheOneBefore) {
   ASSERT_THAT(Serve({request_}), IsOk());
-  // What nobody can remove, as a directory would be.
-  std::filesystem::create_directory(Manifest() + ".tmp." + std::to_string(getpid()));
-  EXPECT_THAT(Serve({MakeRequest(32, 100, 1)}).status().message(), HasSubstr("cannot create"));
-  std::filesystem::remove(Manifest() + ".tmp." + std::to_string(getpid()));
-  EXPECT_FALSE(std::filesystem::exists(Pages(2, 0)));
+  const auto temporary = [](const std::string& path) {
+    return absl::StrCat(path, ".tmp.", getpid());
+  };
+  // Where a file is to be written there is a directory.
+  std::filesystem::create_directory(temporary(Manifest()));
+  EXPECT_THAT(Cached({MakeRequest(32, 100, 1)}), ElementsAre(0));
+  std::filesystem::remove(temporary(Manifest()));
   EXPECT_THAT(Cached({request_, MakeRequest(32, 100, 1)}), ElementsAre(192, 0));
+  EXPECT_THAT(Cached({request_, MakeRequest(32, 100, 1)}), ElementsAre(192, 96));
+}
+
+TEST_F(SavedPrefixesTest, ADirectoryOfSomethingElseIsRefusedAndKept) {
+  std::filesystem::create_directories(config_.kv_cache_prefix_dir + "/pages-1");
+  EXPECT_THAT(Serve({request_}),
+              Fails(absl::StatusCode::kFailedPrecondition, "holds something else"));
+  EXPECT_TRUE(std::filesystem::exists(config_.kv_cache_prefix_dir + "/pages-1"));
+}
+
+TEST_F(SavedPrefixesTest, KeepWhatIsNotTheirs) {
+  ASSERT_THAT(Serve({request_}), IsOk());
+  const std::string mine = config_.kv_cache_prefix_dir + "/pages-1/notes";
+  longspan::testing::WriteFile(mine, "x");
+  std::filesystem::create_directory(config_.kv_cache_prefix_dir + "/pages-007");
+  ASSERT_THAT(Serve({MakeRequest(32, 100, 1)}), IsOk());
+  EXPECT_FALSE(std::filesystem::exists(Pages(1, 0)));
+  EXPECT_TRUE(std::filesystem::exists(mine));
+  EXPECT_TRUE(std::filesystem::exists(config_.kv_cache_prefix_dir + "/pages-007"));
 }
 
 TEST_F(SavedPrefixesTest, NeedThatPrefixesAreCached) {

@@ -34,6 +34,7 @@ PrefixManifest Manifest(const std::vector<Tokens>& prompts) {
   PrefixManifest manifest;
   manifest.stripe_tokens = 8;
   manifest.halo = 2;
+  manifest.generation = 1;
   for (const PrefixCache::Page& page : cache.pages()) {
     // Nodes are 1, 2, ...: none has been evicted.
     manifest.pages.push_back({page.parent - 1,
@@ -155,6 +156,7 @@ TEST(PrefixManifestTest, RefusesWhatIsNoTreeOfPrefixes) {
       [](std::vector<Page>& pages) { pages[0].tokens.resize(7); },
       [](std::vector<Page>& pages) { pages[1].tokens.clear(); },
       [](std::vector<Page>& pages) { pages[1].tokens.resize(11); },
+      [](std::vector<Page>& pages) { pages[0].tokens[9] = 77; },  // not what the next begins with
       [](std::vector<Page>& pages) { pages[1].rank = -1; },
       [](std::vector<Page>& pages) { pages[1].place = -1; },
   };

@@ -369,6 +369,35 @@ TEST(SchedulerTest, ShortPromptBehindLongOnesWaitsForAChunkOfEach) {
   }
 }
 
+TEST(SchedulerTest, BeginsWithACacheThatIsThere) {
+  Scheduler::Limits limits;
+  limits.max_num_seqs = 2;
+  limits.chunk_tokens = 16;
+  limits.pages = 4;
+  limits.shape = {{8, 1}, /*halo=*/0, /*block=*/4};
+  limits.caches_prefixes = true;
+  PrefixCache cache(limits.shape);
+  const std::vector<int32_t> known(24, 5), other(24, 6);
+  for (const auto& [stripe, node] : cache.Publish(known, {})) cache.Release({node});
+  Scheduler scheduler(limits, std::move(cache));
+  EXPECT_EQ(scheduler.used_pages(0), 3);
+  scheduler.Add(1, known, 25);
+  Scheduler::Work work = scheduler.Next();
+  ASSERT_EQ(work.opens.size(), 1);
+  EXPECT_EQ(work.opens[0].cached_tokens, 20);
+  EXPECT_EQ(scheduler.used_pages(0), 4);
+  scheduler.Remove(1);
+  // Three pages for it: two of what was there must go.
+  scheduler.Add(2, other, 24);
+  work = scheduler.Next();
+  ASSERT_EQ(work.opens.size(), 1);
+  EXPECT_EQ(work.evicts.size(), 2);
+  EXPECT_EQ(scheduler.used_pages(0), 4);
+  EXPECT_EQ(scheduler.cached_pages(0), 1);
+  scheduler.Remove(2);
+  EXPECT_EQ(scheduler.used_pages(0), scheduler.cached_pages(0));
+}
+
 TEST(SchedulerTest, IdleHasNoWork) {
   Scheduler scheduler({4, 10, 1000, {{8, 1}}});
   const Scheduler::Work work = scheduler.Next();
