@@ -9,7 +9,7 @@ packages=(
   libutf8proc-dev libxxhash-dev prometheus-cpp-dev
   libopenblas-dev liblapacke-dev
   libopenmpi-dev openmpi-bin openssh-client  # mpirun wants an ssh even on one host
-  libgtest-dev libgmock-dev libbenchmark-dev python3-venv
+  libgtest-dev libgmock-dev libbenchmark-dev python3-venv iproute2
 )
 system=$(. /etc/os-release 2>/dev/null && echo "${ID:-unknown} ${VERSION_ID:-}" || echo unknown)
 case $system in  # libboost-dev of Debian 12 is 1.74
