@@ -175,6 +175,7 @@ class HeartbeatImpl final : public Heartbeat {
     Socket socket;
     absl::Time heard;
     bool has_left = false;  // in order
+    bool is_silent = false;
   };
 
   HeartbeatImpl(const HeartbeatOptions& options, std::vector<Peer> peers,
@@ -216,13 +217,30 @@ class HeartbeatImpl final : public Heartbeat {
         const std::string lost = Check(&peers_[p], ready > 0 && wanted[p].revents != 0);
         if (!lost.empty()) return on_lost_(lost);
       }
+      if (options_.on_silent) TellSilent();
     }
+  }
+
+  void TellSilent() {
+    std::string silent;  // since the last time
+    for (Peer& peer : peers_) {
+      const bool was_silent = peer.is_silent;
+      peer.is_silent = !peer.has_left && Now() - peer.heard > options_.silence;
+      if (peer.is_silent && !was_silent) {
+        absl::StrAppend(&silent, silent.empty() ? "" : ", ", Who(peer));
+      }
+    }
+    if (!silent.empty()) options_.on_silent(silent);
+  }
+
+  static std::string Who(const Peer& peer) {
+    return absl::StrCat("rank ", peer.rank, " on ", peer.host);
   }
 
   // How the peer was lost; empty: it is there, or has left in order.
   std::string Check(Peer* peer, bool is_readable) {
     if (peer->has_left) return "";
-    const std::string who = absl::StrCat("rank ", peer->rank, " on ", peer->host);
+    const std::string who = Who(*peer);
     if (is_readable) {
       char bytes[64];
       const ssize_t got = recv(peer->socket.fd(), bytes, sizeof(bytes), MSG_DONTWAIT);

@@ -13,7 +13,10 @@ namespace longspan {
 
 struct HeartbeatOptions {
   absl::Duration interval = absl::Seconds(1);
-  absl::Duration limit = absl::Seconds(5);  // without a beat
+  absl::Duration limit = absl::Seconds(6);  // without a beat
+  // Called, if there is one, by that thread when ranks were silent for `silence`, with which.
+  std::function<void(const std::string& silent)> on_silent;
+  absl::Duration silence = absl::Seconds(2);
 };
 
 // Notices that a rank's process has died, is stopped, or cannot be reached any more, while ranks

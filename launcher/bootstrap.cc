@@ -8,18 +8,23 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
 #include <memory>
 #include <new>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "collectives/agree.h"
 #include "collectives/heartbeat.h"
+#include "collectives/hosts.h"
 #include "collectives/mpi_communicator.h"
 #include "collectives/thread_communicator.h"
 #include "kernels/base/status_macros.h"
@@ -154,10 +159,35 @@ int RunMpi(const RankJob& job) {
   return exit_code.value_or(kExitFailed);
 }
 
+// Open MPI's processes give up a host from which no acknowledgement came for minutes, by default.
+// Warns of it where the job has several hosts.
+absl::Status CheckKeepalive(Communicator& communicator) {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, HostNames(communicator));
+  const bool is_one_host = std::count(hosts.begin(), hosts.end(), hosts[0]) == communicator.size();
+  if (communicator.rank() == 0 && !is_one_host && getenv("OMPI_COMM_WORLD_SIZE") != nullptr &&
+      getenv("OMPI_MCA_oob_tcp_keepalive_time") == nullptr) {
+    spdlog::warn(
+        "mpirun would wait for a host that it can no longer reach, unless it is given --mca "
+        "oob_tcp_keepalive_time 1 --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes "
+        "3");
+  }
+  return absl::OkStatus();
+}
+
 // Null, and warned of, if ranks cannot connect to each other.
 absl::StatusOr<std::unique_ptr<Heartbeat>> StartHeartbeat(Communicator& communicator) {
   const int rank = communicator.rank();
-  auto heartbeat = Heartbeat::Start(communicator, {}, [rank](const std::string& lost) {
+  LONGSPAN_RETURN_IF_ERROR(CheckKeepalive(communicator));
+  HeartbeatOptions options;
+  if (rank == 0) {
+    // Says who it is while there is time: mpirun may end this rank before the limit. The other
+    // ranks say nothing before it, as what they say goes to mpirun, and keepalive rests on a
+    // connection as long as something on it waits for an acknowledgement.
+    options.on_silent = [silence = options.silence](const std::string& silent) {
+      spdlog::warn("not heard of for {}: {}", absl::FormatDuration(silence), silent);
+    };
+  }
+  auto heartbeat = Heartbeat::Start(communicator, options, [rank](const std::string& lost) {
     fprintf(stderr, "longspan: rank %d ends: %s\n", rank, lost.c_str());
     _exit(kExitFailed);  // the rank's own thread may wait for what was lost
   });

@@ -42,5 +42,9 @@ roles = job["spec"]["mpiReplicaSpecs"]
 command = roles["Launcher"]["template"]["spec"]["containers"][0]["command"]
 slots = roles["Worker"]["replicas"] * job["spec"]["slotsPerWorker"]
 assert int(command[command.index("-n") + 1]) == slots, "ranks and slots differ"
+given = {command[i + 1]: command[i + 2] for i, word in enumerate(command) if word == "-mca"}
+assert given == {  # as tests/runtime/server/hosts_test.py needs them
+    "oob_tcp_keepalive_time": "1", "oob_tcp_keepalive_intvl": "1",
+    "oob_tcp_keepalive_probes": "3"}, "mpirun would wait for a pod that is cut off"
 assert service["kind"] == "Service" and service["spec"]["ports"][0]["port"] == 8000
 P

@@ -111,7 +111,7 @@ class MpiTest(unittest.TestCase):
         self.lose(signal.SIGKILL, "has ended")
 
     def test_a_rank_that_hangs(self):
-        self.lose(signal.SIGSTOP, "was not heard of for 5s")
+        self.lose(signal.SIGSTOP, "was not heard of for 6s")
 
 
 if __name__ == "__main__":

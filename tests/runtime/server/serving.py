@@ -1,4 +1,4 @@
-"""Starts `longspan serve` for a test: on a small random model whose tokens are bytes."""
+"""Starts `longspan serve` for a test: on a small random model whose tokens are bytes, or another."""
 
 import http.client
 import json
@@ -14,12 +14,14 @@ import time
 CONFIG = """
 model: model
 max_model_len: {max_model_len}
-esa: {{initial_tokens: 4, local_tokens: 16, top_k: 8, selection_block: 8, compression: exact}}
-prefill: {{chunk_tokens: 32}}
 max_num_seqs: 4
 deterministic: true
 parallel: {{ranks: {ranks}}}
 server: {{port: 0, max_waiting: 8, default_max_tokens: 70, max_body_bytes: 200000, body_timeout_s: 1}}
+"""
+SMALL = """
+esa: {initial_tokens: 4, local_tokens: 16, top_k: 8, selection_block: 8, compression: exact}
+prefill: {chunk_tokens: 32}
 """
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -29,22 +31,20 @@ URL = re.compile(r"http://127\.0\.0\.1:(\d+) answers for")
 
 
 class Server:
-    """A running server. `command` comes before the program's name, as mpirun does."""
+    """A running server. `command` comes before the program's name, as mpirun does. `model`: the
+    directory of another model than the small one, with settings of its own."""
 
     def __init__(self, binary, source, settings=(), command=(), ranks=2, max_model_len=4096,
-                 environment=None):
+                 environment=None, model=None):
         self.directory = tempfile.mkdtemp()
-        model = os.path.join(self.directory, "model")
-        os.mkdir(model)
-        data = os.path.join(source, "tests")
-        for name in ("config.json", "model.safetensors"):
-            shutil.copy(os.path.join(data, "runtime/testdata/models/llama_f16", name), model)
-        shutil.copy(os.path.join(data, "launcher/testdata/byte_tokenizer.json"),
-                    os.path.join(model, "tokenizer.json"))
-        with open(os.path.join(model, "chat_template.jinja"), "w") as file:
-            file.write(CHAT_TEMPLATE)
+        config = CONFIG.format(ranks=ranks, max_model_len=max_model_len)
+        if model is None:
+            self._make_small_model(source)
+            config += SMALL
+        else:
+            os.symlink(model, os.path.join(self.directory, "model"))
         with open(os.path.join(self.directory, "run.yaml"), "w") as file:
-            file.write(CONFIG.format(ranks=ranks, max_model_len=max_model_len))
+            file.write(config)
         arguments = [*command, binary, "serve", "--config", "run.yaml"]
         for setting in settings:
             arguments += ["--set", setting]
@@ -58,6 +58,17 @@ class Server:
         if not self.listening.wait(60) or self.port is None:
             self.stop()
             raise RuntimeError("the server did not start:\n" + "".join(self.log))
+
+    def _make_small_model(self, source):
+        model = os.path.join(self.directory, "model")
+        os.mkdir(model)
+        data = os.path.join(source, "tests")
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(os.path.join(data, "runtime/testdata/models/llama_f16", name), model)
+        shutil.copy(os.path.join(data, "launcher/testdata/byte_tokenizer.json"),
+                    os.path.join(model, "tokenizer.json"))
+        with open(os.path.join(model, "chat_template.jinja"), "w") as file:
+            file.write(CHAT_TEMPLATE)
 
     def _read(self):
         for line in self.process.stderr:
