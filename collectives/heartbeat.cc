@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <thread>
 #include <utility>
@@ -179,7 +180,7 @@ class HeartbeatImpl final : public Heartbeat {
   };
 
   HeartbeatImpl(const HeartbeatOptions& options, std::vector<Peer> peers,
-                std::function<void(const std::string&)> on_lost)
+                std::function<void(const LostRank&)> on_lost)
       : options_(options), peers_(std::move(peers)), on_lost_(std::move(on_lost)) {
     thread_ = std::thread([this] { Watch(); });
   }
@@ -214,8 +215,8 @@ class HeartbeatImpl final : public Heartbeat {
       }
       const int ready = poll(wanted.data(), wanted.size(), 100);
       for (size_t p = 0; p < peers_.size(); ++p) {
-        const std::string lost = Check(&peers_[p], ready > 0 && wanted[p].revents != 0);
-        if (!lost.empty()) return on_lost_(lost);
+        const auto lost = Check(&peers_[p], ready > 0 && wanted[p].revents != 0);
+        if (lost) return on_lost_(*lost);
       }
       if (options_.on_silent) TellSilent();
     }
@@ -237,26 +238,29 @@ class HeartbeatImpl final : public Heartbeat {
     return absl::StrCat("rank ", peer.rank, " on ", peer.host);
   }
 
-  // How the peer was lost; empty: it is there, or has left in order.
-  std::string Check(Peer* peer, bool is_readable) {
-    if (peer->has_left) return "";
-    const std::string who = Who(*peer);
+  // Null: the peer is there, or has left in order.
+  std::optional<LostRank> Check(Peer* peer, bool is_readable) {
+    if (peer->has_left) return std::nullopt;
     if (is_readable) {
       char bytes[64];
       const ssize_t got = recv(peer->socket.fd(), bytes, sizeof(bytes), MSG_DONTWAIT);
-      if (got == 0) return absl::StrCat(who, " has ended");
-      if (got < 0 && errno != EAGAIN) return absl::StrCat(who, ": ", strerror(errno));
+      if (got == 0) return LostRank{absl::StrCat(Who(*peer), " has ended"), true};
+      if (got < 0 && errno != EAGAIN) {
+        return LostRank{absl::StrCat(Who(*peer), ": ", strerror(errno)), errno == ECONNRESET};
+      }
       if (got > 0) peer->heard = Now();
       peer->has_left = got > 0 && bytes[got - 1] == kGoodbye;
     } else if (Now() - peer->heard > options_.limit) {
-      return absl::StrCat(who, " was not heard of for ", absl::FormatDuration(options_.limit));
+      return LostRank{
+          absl::StrCat(Who(*peer), " was not heard of for ", absl::FormatDuration(options_.limit)),
+          false};
     }
-    return "";
+    return std::nullopt;
   }
 
   const HeartbeatOptions options_;
   std::vector<Peer> peers_;
-  const std::function<void(const std::string&)> on_lost_;
+  const std::function<void(const LostRank&)> on_lost_;
   std::atomic<bool> stopping_ = false;
   std::thread thread_;
 };
@@ -265,7 +269,7 @@ class HeartbeatImpl final : public Heartbeat {
 
 absl::StatusOr<std::unique_ptr<Heartbeat>> Heartbeat::Start(
     Communicator& communicator, const HeartbeatOptions& options,
-    std::function<void(const std::string&)> on_lost) {
+    std::function<void(const LostRank&)> on_lost) {
   const int rank = communicator.rank();
   LONGSPAN_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, HostNames(communicator));
   Announcement announcement;

@@ -19,18 +19,22 @@ struct HeartbeatOptions {
   absl::Duration silence = absl::Seconds(2);
 };
 
+struct LostRank {
+  std::string text;   // who it was, and how it was lost
+  bool is_reachable;  // its host said so; otherwise nothing came
+};
+
 // Notices that a rank's process has died, is stopped, or cannot be reached any more, while ranks
 // compute or wait for each other: a wait in MPI alone says so only after the communicator's
 // timeout, which a long step must not reach. A TCP connection from every rank to rank 0, over which
 // a thread of each process sends a byte from time to time.
 class Heartbeat {
  public:
-  // Collective. `on_lost` is called once, by that thread, with who was lost and how; rank 0 sees
-  // any rank, the others see rank 0. Unavailable, on all ranks, if one cannot connect to rank 0
-  // (over IPv4, at any port).
+  // Collective. `on_lost` is called once, by that thread: on rank 0 for any rank, on the others for
+  // rank 0. Unavailable, on all ranks, if one cannot connect to rank 0 (over IPv4, at any port).
   static absl::StatusOr<std::unique_ptr<Heartbeat>> Start(
       Communicator& communicator, const HeartbeatOptions& options,
-      std::function<void(const std::string& lost)> on_lost);
+      std::function<void(const LostRank&)> on_lost);
   // Says goodbye: the others do not take this for a loss.
   virtual ~Heartbeat() = default;
 };

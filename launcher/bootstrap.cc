@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <memory>
 #include <new>
@@ -174,6 +175,14 @@ absl::Status CheckKeepalive(Communicator& communicator) {
   return absl::OkStatus();
 }
 
+// Ends the daemon of Open MPI that started this rank, if one did. It cannot reach mpirun, and would
+// stay for as long as its kernel tries to deliver what it had to say.
+void EndDaemon() {
+  std::string name;
+  std::ifstream(absl::StrCat("/proc/", getppid(), "/comm")) >> name;
+  if (name == "orted") kill(getppid(), SIGTERM);
+}
+
 // Null, and warned of, if ranks cannot connect to each other.
 absl::StatusOr<std::unique_ptr<Heartbeat>> StartHeartbeat(Communicator& communicator) {
   const int rank = communicator.rank();
@@ -187,8 +196,9 @@ absl::StatusOr<std::unique_ptr<Heartbeat>> StartHeartbeat(Communicator& communic
       spdlog::warn("not heard of for {}: {}", absl::FormatDuration(silence), silent);
     };
   }
-  auto heartbeat = Heartbeat::Start(communicator, options, [rank](const std::string& lost) {
-    fprintf(stderr, "longspan: rank %d ends: %s\n", rank, lost.c_str());
+  auto heartbeat = Heartbeat::Start(communicator, options, [rank](const LostRank& lost) {
+    fprintf(stderr, "longspan: rank %d ends: %s\n", rank, lost.text.c_str());
+    if (!lost.is_reachable) EndDaemon();
     _exit(kExitFailed);  // the rank's own thread may wait for what was lost
   });
   if (heartbeat.ok() || !IsAgreed(heartbeat.status())) return heartbeat;
