@@ -92,6 +92,7 @@ class HostsTest(unittest.TestCase):
             net.cut(victim)
             for sock in streams:
                 self.assertFalse(self.end_of(sock).endswith(b"\r\n0\r\n\r\n"))  # it is not whole
+            # Ten seconds are what README.md promises.
             self.assertTrue(server.wait_for(lambda: server.process.poll() is not None,
                                             cut + 10 - time.monotonic()), server.log)
             print(f"cut to end: {time.monotonic() - cut:.2f} s", file=sys.stderr)
