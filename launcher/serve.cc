@@ -16,13 +16,16 @@
 #include "launcher/flags.h"
 #include "launcher/subcommand.h"
 #include "runtime/answer_json.h"
+#include "runtime/server/answer_threads.h"
 #include "runtime/server/api.h"
 
 namespace longspan {
 namespace {
 
-// Threads that encode prompts and make answers of bad requests. Ranks use the cores.
+// Threads that encode prompts and refuse bad requests, and those that make answers. Ranks use the
+// cores.
 constexpr int kWorkers = 2;
+constexpr int kAnswerThreads = 2;
 // For clients to take the last answers.
 constexpr absl::Duration kGoodbye = absl::Seconds(2);
 
@@ -43,6 +46,7 @@ class ServeJob {
     }
     metrics_ = std::make_unique<Metrics>(context_.model_name);
     context_.metrics = metrics_.get();
+    context_.answers = &answers_;
     context_.log = std::make_shared<spdlog::logger>(
         "requests", std::make_shared<spdlog::sinks::stderr_sink_mt>());
     context_.log->set_pattern("%v");
@@ -94,6 +98,7 @@ class ServeJob {
     spdlog::info("{} answers for {}, of up to {} tokens", url_, context_.model_name,
                  config.max_model_len);
     const absl::Status served = loop.Run(engine, StopRequested);
+    answers_.Wait();
     http_->Drain(kGoodbye);
     LONGSPAN_RETURN_IF_ERROR(served);
     LONGSPAN_RETURN_IF_ERROR(engine.Shutdown().status());
@@ -108,6 +113,7 @@ class ServeJob {
   void Stop() {
     if (http_ != nullptr) http_->Stop();
     workers_.join();
+    answers_.Wait();
     http_.reset();  // with the requests that nobody will answer
   }
 
@@ -124,6 +130,7 @@ class ServeJob {
   std::unique_ptr<Metrics> metrics_;
   std::string url_;
   std::unique_ptr<HttpServer> http_;
+  AnswerThreads answers_{kAnswerThreads};
   boost::asio::thread_pool workers_{kWorkers};
 };
 

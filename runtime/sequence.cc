@@ -77,7 +77,7 @@ RequestUpdate Sequence::Append(int32_t token, std::optional<TokenLogprobs> logpr
   update.text = TakePrintable(finished);
   update.finished = finished;
   if (finished) {
-    completion_.text = text_;
+    completion_.text = std::move(text_);
     update.completion = std::move(completion_);
   }
   return update;

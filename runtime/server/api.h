@@ -14,6 +14,7 @@
 #include "runtime/chat_prompt.h"
 #include "runtime/chat_template.h"
 #include "runtime/engine.h"
+#include "runtime/server/answer_threads.h"
 #include "runtime/server/api_keys.h"
 #include "runtime/server/http_server.h"
 #include "runtime/server/metrics.h"
@@ -28,6 +29,7 @@ struct ServerContext {
   std::optional<ChatTemplate> chat_template;
   ApiKeys keys{{}};
   Metrics* metrics = nullptr;
+  AnswerThreads* answers = nullptr;
   ServingLoop* loop = nullptr;
   const Engine* engine = nullptr;  // for Check, config and tokenizer
   const PromptMaker* prompts = nullptr;

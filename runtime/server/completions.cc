@@ -21,11 +21,16 @@ uint64_t RandomSeed() {
   return generator();
 }
 
-// One answer under way. Made on a worker's thread; from Submit on the engine's thread has it.
+// One answer under way. Made on a worker's thread; from Submit on one of `context.answers` has it.
 class Completions : public std::enable_shared_from_this<Completions> {
  public:
-  Completions(std::shared_ptr<Call> call, bool is_chat)
-      : call_(std::move(call)), context_(call_->context()), is_chat_(is_chat) {}
+  // Whoever drops it last, it is ended, and its call logged, by a thread of answers.
+  static std::shared_ptr<Completions> Make(std::shared_ptr<Call> call, bool is_chat) {
+    return {new Completions(std::move(call), is_chat), [](Completions* answer) {
+              AnswerThreads* const threads = answer->context_.answers;
+              threads->Post(AnswerThreads::Order(answer->order_), [answer] { delete answer; });
+            }};
+  }
 
   void Start(const std::string& body) {
     BatchRequest request = ParseRequestBody(body, is_chat_);
@@ -53,6 +58,12 @@ class Completions : public std::enable_shared_from_this<Completions> {
   }
 
  private:
+  Completions(std::shared_ptr<Call> call, bool is_chat)
+      : call_(std::move(call)),
+        context_(call_->context()),
+        order_(context_.answers->NewOrder()),
+        is_chat_(is_chat) {}
+
   struct Choice {
     CompletionContext context;
     std::optional<LogprobsBuilder> logprobs;  // of a stream of text
@@ -118,19 +129,33 @@ class Completions : public std::enable_shared_from_this<Completions> {
     const auto self = shared_from_this();
     for (size_t c = 0; c < generations.size(); ++c) {
       generations[c].on_update = [self, c](RequestUpdate update) {
-        self->Take(c, std::move(update));
+        if (!self->stream_ && !update.finished) return;
+        self->Post(
+            [self, c, update = std::move(update)]() mutable { self->Take(c, std::move(update)); });
       };
-      generations[c].on_error = [self](const absl::Status& status) { self->End(status); };
+      generations[c].on_error = [self](const absl::Status& status) {
+        self->Post([self, status] { self->End(status); });
+      };
     }
-    // Nothing is told of a generation before it is submitted, and what is told then waits for the
-    // head of the answer.
+    Post([self, generations = std::move(generations)]() mutable {
+      self->Queue(std::move(generations));
+    });
+  }
+
+  template <typename Task>
+  void Post(Task task) {
+    context_.answers->Post(order_, std::move(task));
+  }
+
+  // ---- Threads of answers, one at a time ----
+
+  // What is told of the generations comes after this.
+  void Queue(std::vector<Generation> generations) {
     absl::StatusOr<std::vector<int64_t>> ids = context_.loop->Submit(std::move(generations));
     if (!ids.ok()) return call_->Fail(ids.status());
     call_->OnDisconnect([loop = context_.loop, ids = *std::move(ids)] { loop->Cancel(ids); });
     if (stream_) call_->StartEvents();
   }
-
-  // ---- The engine's thread ----
 
   void Take(size_t c, RequestUpdate update) {
     if (ended_) return;
@@ -245,6 +270,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
 
   const std::shared_ptr<Call> call_;
   const ServerContext& context_;
+  const AnswerThreads::Order order_;
   const bool is_chat_;
   const int64_t created_ = UnixSeconds();
   bool stream_ = false;
@@ -259,7 +285,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
 }  // namespace
 
 void AnswerCompletions(std::shared_ptr<Call> call, const std::string& body, bool is_chat) {
-  std::make_shared<Completions>(std::move(call), is_chat)->Start(body);
+  Completions::Make(std::move(call), is_chat)->Start(body);
 }
 
 }  // namespace longspan

@@ -61,10 +61,7 @@ absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop)
       End(engine, absl::CancelledError("the server stopped before the answer's end"),
           [](const Running&) { return true; });
     }
-    End(engine,
-        absl::DeadlineExceededError(
-            absl::StrCat("the request took longer than ", absl::FormatDuration(limits_.timeout))),
-        [&](const Running& running) { return now - running.submitted > limits_.timeout; });
+    EndLate(engine, now);
     if (engine.HasWork()) {
       absl::StatusOr<std::vector<RequestUpdate>> updates = engine.Step();
       if (!updates.ok()) {
@@ -154,6 +151,19 @@ void ServingLoop::Take(RequestUpdate update) {
   const double seconds = update.completion.timings.prefill_s + update.completion.timings.decode_s;
   request_seconds_ = 0.9 * request_seconds_ + 0.1 * seconds;
   ended.generation.on_update(std::move(update));
+}
+
+void ServingLoop::EndLate(Engine& engine, absl::Time now) {
+  const auto is_late = [&](const Running& running) {
+    return now - running.submitted > limits_.timeout;
+  };
+  const bool any = std::any_of(running_.begin(), running_.end(),
+                               [&](const auto& entry) { return is_late(entry.second); });
+  if (!any) return;  // no text for nothing
+  End(engine,
+      absl::DeadlineExceededError(
+          absl::StrCat("the request took longer than ", absl::FormatDuration(limits_.timeout))),
+      is_late);
 }
 
 void ServingLoop::End(Engine& engine, const absl::Status& status,

@@ -19,7 +19,7 @@
 
 namespace longspan {
 
-// One sequence to generate, and who is told of it, by the engine's thread.
+// One sequence to generate, and who is told of it, by the engine's thread: which must not be kept.
 struct Generation {
   Request request;
   std::function<void(RequestUpdate)> on_update;
@@ -72,6 +72,7 @@ class ServingLoop {
   void TakeQueued(Engine& engine, bool may_wait);
   void Start(Engine& engine, Queued queued);
   void Take(RequestUpdate update);
+  void EndLate(Engine& engine, absl::Time now);
   // Ends those for which `which` holds, with `status`.
   void End(Engine& engine, const absl::Status& status,
            const std::function<bool(const Running&)>& which);

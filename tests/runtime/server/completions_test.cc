@@ -1,0 +1,169 @@
+// Requests through the serving loop, over an engine that needs no model.
+#include "runtime/server/completions.h"
+
+#include <spdlog/sinks/base_sink.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/runtime/server/fake_engine.h"
+
+namespace longspan {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+using Json = nlohmann::ordered_json;
+
+// What a client gets, and whether the engine's thread brought it.
+class FakeExchange final : public HttpExchange {
+ public:
+  explicit FakeExchange(const FakeEngine& engine) : engine_(engine) {}
+  void Respond(HttpResponse given) override {
+    Note();
+    response = std::move(given);
+    finished = true;
+  }
+  void StartStream(HttpResponse head) override {
+    Note();
+    response = std::move(head);
+  }
+  void Write(std::string piece) override {
+    Note();
+    written += piece;
+  }
+  void Finish() override {
+    Note();
+    finished = true;
+  }
+  void OnDisconnect(std::function<void()>) override {}
+
+  HttpResponse response;
+  std::string written;
+  std::atomic<bool> finished = false;
+  std::atomic<bool> by_engine_thread = false;
+
+ private:
+  void Note() {
+    if (std::this_thread::get_id() == engine_.engine_thread) by_engine_thread = true;
+  }
+  const FakeEngine& engine_;
+};
+
+// A log that knows who writes it.
+class FakeLog final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  std::vector<std::string> lines;
+  std::vector<std::thread::id> threads;
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    lines.emplace_back(message.payload.begin(), message.payload.end());
+    threads.push_back(std::this_thread::get_id());
+  }
+  void flush_() override {}
+};
+
+class CompletionsTest : public ::testing::Test {
+ protected:
+  CompletionsTest()
+      : prompts_(engine_.tokenizer(), nullptr, 1000),
+        metrics_("fake"),
+        loop_(Limits(), &metrics_),
+        log_(std::make_shared<FakeLog>()) {
+    context_.model_name = "fake";
+    context_.metrics = &metrics_;
+    context_.answers = &answers_;
+    context_.loop = &loop_;
+    context_.engine = &engine_;
+    context_.prompts = &prompts_;
+    context_.log = std::make_shared<spdlog::logger>("requests", log_);
+  }
+
+  static ServingLoop::Limits Limits() {
+    ServingLoop::Limits limits;
+    limits.max_num_seqs = 16;
+    return limits;
+  }
+
+  // Answers all, and stops.
+  std::vector<std::shared_ptr<FakeExchange>> Answer(const std::vector<Json>& bodies) {
+    std::atomic<bool> stop = false;
+    std::thread engine([&] {
+      engine_.engine_thread = std::this_thread::get_id();
+      const absl::Status ran = loop_.Run(engine_, [&] { return stop.load(); });
+      EXPECT_TRUE(ran.ok()) << ran;
+    });
+    std::vector<std::shared_ptr<FakeExchange>> exchanges;
+    for (const Json& body : bodies) {
+      const HttpRequest request = {"POST", "/v1/completions"};
+      exchanges.push_back(std::make_shared<FakeExchange>(engine_));
+      AnswerCompletions(std::make_shared<Call>(context_, request, exchanges.back()), body.dump(),
+                        /*is_chat=*/false);
+    }
+    for (const auto& exchange : exchanges) {
+      while (!exchange->finished) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    stop = true;
+    engine.join();
+    answers_.Wait();
+    return exchanges;
+  }
+
+  FakeEngine engine_;
+  PromptMaker prompts_;
+  Metrics metrics_;
+  ServingLoop loop_;
+  std::shared_ptr<FakeLog> log_;
+  ServerContext context_;
+  AnswerThreads answers_{2};
+};
+
+TEST_F(CompletionsTest, TheEnginesThreadOnlyMovesData) {
+  std::vector<Json> bodies;
+  for (const bool stream : {false, true}) {
+    for (int i = 0; i < 20; ++i) {
+      bodies.push_back({{"prompt", "ab"}, {"max_tokens", 50}, {"logprobs", 2}, {"stream", stream}});
+    }
+  }
+  const auto exchanges = Answer(bodies);
+  for (const auto& exchange : exchanges) {
+    EXPECT_EQ(exchange->response.status, 200);
+    EXPECT_FALSE(exchange->by_engine_thread);
+  }
+  EXPECT_EQ(engine_.texts_asked_for, 0);
+  EXPECT_THAT(log_->threads, SizeIs(bodies.size()));
+  for (const std::thread::id thread : log_->threads) EXPECT_NE(thread, engine_.engine_thread);
+  const Json whole = Json::parse(exchanges[0]->response.body);
+  EXPECT_EQ(whole["choices"][0]["text"].get<std::string>().substr(0, 4), "abab");
+  EXPECT_EQ(whole["choices"][0]["logprobs"]["tokens"].size(), 50u);
+  EXPECT_THAT(exchanges.back()->written, HasSubstr("data: [DONE]"));
+}
+
+TEST_F(CompletionsTest, PiecesOfAStreamKeepTheirOrder) {
+  const Json body = {{"prompt", "a"}, {"max_tokens", 500}, {"stream", true}};
+  for (const auto& exchange : Answer({body, body, body})) {
+    std::string text;
+    size_t at = 0;
+    while ((at = exchange->written.find("\"text\":\"", at)) != std::string::npos) {
+      text += exchange->written[at += 8];
+    }
+    std::string expected;
+    for (int i = 0; i < 500; ++i) expected += i % 2 == 0 ? 'a' : 'b';
+    EXPECT_EQ(text, expected);
+  }
+}
+
+}  // namespace
+}  // namespace longspan
