@@ -153,7 +153,8 @@ class Completions : public std::enable_shared_from_this<Completions> {
   void Queue(std::vector<Generation> generations) {
     absl::StatusOr<std::vector<int64_t>> ids = context_.loop->Submit(std::move(generations));
     if (!ids.ok()) return call_->Fail(ids.status());
-    call_->OnDisconnect([loop = context_.loop, ids = *std::move(ids)] { loop->Cancel(ids); });
+    ids_ = *std::move(ids);
+    call_->OnDisconnect([loop = context_.loop, ids = ids_] { loop->Cancel(ids); });
     if (stream_) call_->StartEvents();
   }
 
@@ -179,8 +180,10 @@ class Completions : public std::enable_shared_from_this<Completions> {
     call_->FinishEvents();
   }
 
+  // One failed: nobody will read the others.
   void End(const absl::Status& status) {
     if (std::exchange(ended_, true)) return;
+    context_.loop->Cancel(ids_);
     if (stream_) {
       call_->FailEvents(status);
     } else {
@@ -280,6 +283,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
   int64_t prompt_tokens_ = 0;
   int64_t unfinished_ = 0;
   std::vector<Choice> choices_;
+  std::vector<int64_t> ids_;  // the loop's, of the choices
 };
 
 }  // namespace

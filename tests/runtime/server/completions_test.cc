@@ -165,5 +165,14 @@ TEST_F(CompletionsTest, PiecesOfAStreamKeepTheirOrder) {
   }
 }
 
+TEST_F(CompletionsTest, AChoiceThatFailsEndsTheOthers) {
+  engine_.refused = 1;
+  const Json body = {{"prompt", "ab"}, {"n", 3}, {"max_tokens", int64_t{1} << 31}};
+  const auto exchange = Answer({body})[0];
+  EXPECT_EQ(exchange->response.status, 500);
+  EXPECT_THAT(exchange->response.body, HasSubstr("refused on purpose"));
+  EXPECT_THAT(engine_.cancelled, ElementsAre(0, 1));
+}
+
 }  // namespace
 }  // namespace longspan

@@ -35,7 +35,7 @@ class FakeEngine final : public Engine {
   int64_t vocab_size() const override { return 2; }
   absl::Status Check(const Request&) const override { return absl::OkStatus(); }
   absl::StatusOr<int64_t> Submit(Request request) override {
-    if (next_ == refused) return absl::InternalError("refused on purpose");
+    if (submitted_++ == refused) return absl::InternalError("refused on purpose");
     running_.emplace(next_, Running{std::move(request)});
     return next_++;
   }
@@ -60,7 +60,7 @@ class FakeEngine final : public Engine {
 
   std::atomic<std::thread::id> engine_thread{};
   mutable std::atomic<int64_t> texts_asked_for = 0;  // by the engine's thread
-  int64_t refused = -1;                              // the id that Submit does not give
+  int64_t refused = -1;                              // that many calls of Submit before it fails
   std::set<int64_t> cancelled;
 
  private:
@@ -91,7 +91,7 @@ class FakeEngine final : public Engine {
   Config config_;
   EngineStats stats_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  int64_t next_ = 0;
+  int64_t submitted_ = 0, next_ = 0;
   std::map<int64_t, Running> running_;
 };
 
