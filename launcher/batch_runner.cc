@@ -75,7 +75,8 @@ class BatchRunner {
     context.logprobs = request.sampling.logprobs.has_value();
     context.is_chat = request.chat.has_value();
     if (request.sampling.echo) {
-      context.echo = EchoedPrompt{request.prompt_tokens, std::move(request.prompt_text)};
+      context.echo = std::make_shared<const EchoedPrompt>(
+          EchoedPrompt{request.prompt_tokens, std::move(request.prompt_text)});
     }
     return context;
   }

@@ -140,7 +140,7 @@ struct EchoedPrompt {
 struct CompletionContext {
   std::string model;
   int64_t prompt_tokens = 0;
-  std::optional<EchoedPrompt> echo;
+  std::shared_ptr<const EchoedPrompt> echo;  // which choices share; null: not asked for
   bool logprobs = false;
   bool is_chat = false;
 };

@@ -262,14 +262,16 @@ class EngineImpl final : public Engine {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<int64_t> Submit(Request request) override {
-    LONGSPAN_RETURN_IF_ERROR(Check(request));
+  absl::StatusOr<int64_t> SubmitChoice(std::shared_ptr<const Request> request,
+                                       int64_t choice) override {
+    LONGSPAN_RETURN_IF_ERROR(Check(*request));
     const int64_t id = next_id_++;
-    const auto prompt = static_cast<int64_t>(request.prompt.size());
-    const int64_t capacity = prompt + request.sampling.max_tokens;
+    const auto prompt = static_cast<int64_t>(request->prompt.size());
+    const int64_t capacity = prompt + request->sampling.max_tokens;
     WarnIfBeyondTraining(capacity);
     const Sequence& sequence =
-        sequences_.emplace(id, Sequence(id, std::move(request), *tokenizer_, MonotonicSeconds()))
+        sequences_
+            .emplace(id, Sequence(id, std::move(request), choice, *tokenizer_, MonotonicSeconds()))
             .first->second;
     scheduler_.Add(id, sequence.request().prompt, capacity,
                    /*computes_all=*/sequence.wanted_prompt_logprobs() >= 0);
@@ -427,7 +429,7 @@ class EngineImpl final : public Engine {
   RequestUpdate Extend(Sequence* sequence, absl::Span<const float> logits) {
     const int64_t position = sequence->next_position();
     const SamplingParams& params = sequence->request().sampling;
-    const int32_t token = SampleToken(logits, params, params.seed.value_or(0), position);
+    const int32_t token = SampleToken(logits, params, sequence->seed(), position);
     std::optional<TokenLogprobs> logprobs;
     if (params.logprobs) logprobs = ComputeLogprobs(logits, token, *params.logprobs);
     return Append(sequence, token, std::move(logprobs));

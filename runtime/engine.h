@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -74,7 +75,13 @@ class Engine {
   virtual absl::Status Check(const Request& request) const = 0;
   // Rank 0. Queues a request that passes Check. At most config().max_num_seqs run at once; others
   // wait in order.
-  virtual absl::StatusOr<int64_t> Submit(Request request) = 0;
+  absl::StatusOr<int64_t> Submit(Request request) {
+    return SubmitChoice(std::make_shared<const Request>(std::move(request)), 0);
+  }
+  // The same for one of several answers to a request, which share it. Each choice, numbered from 0,
+  // is drawn with the request's seed plus its number.
+  virtual absl::StatusOr<int64_t> SubmitChoice(std::shared_ptr<const Request> request,
+                                               int64_t choice) = 0;
   // Rank 0. Gives up a request wherever it stands: no further update tells of it, and its place and
   // cache are free with the next step. Ids that are unknown or finished are ignored.
   virtual void Cancel(int64_t request) = 0;

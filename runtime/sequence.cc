@@ -5,14 +5,16 @@
 
 namespace longspan {
 
-Sequence::Sequence(int64_t id, Request request, const Tokenizer& tokenizer, double now)
+Sequence::Sequence(int64_t id, std::shared_ptr<const Request> request, int64_t choice,
+                   const Tokenizer& tokenizer, double now)
     : id_(id),
       request_(std::move(request)),
+      choice_(choice),
       decoder_(tokenizer, /*skip_special_tokens=*/true),
       submitted_(now) {}
 
 int64_t Sequence::wanted_prompt_logprobs() const {
-  return request_.sampling.echo ? request_.sampling.logprobs.value_or(-1) : -1;
+  return request_->sampling.echo ? request_->sampling.logprobs.value_or(-1) : -1;
 }
 
 void Sequence::PrefillStarts(double now) {
@@ -29,7 +31,7 @@ void Sequence::Prefilled(int64_t tokens, std::vector<TokenLogprobs> prompt_logpr
 
 void Sequence::Selected(absl::Span<const int64_t> positions) {
   Attended& attended = completion_.attended;
-  const auto prompt = static_cast<int64_t>(request_.prompt.size());
+  const auto prompt = static_cast<int64_t>(request_->prompt.size());
   if (attended.counts.empty()) attended = Attended::ForPrompt(prompt);
   for (const int64_t position : positions) {
     if (position < prompt) ++attended.counts[position / attended.part_tokens];
@@ -54,15 +56,16 @@ RequestUpdate Sequence::Append(int32_t token, std::optional<TokenLogprobs> logpr
   const auto in = [token](absl::Span<const int32_t> ids) {
     return std::find(ids.begin(), ids.end(), token) != ids.end();
   };
-  const bool eos =
-      !request_.sampling.ignore_eos && (in(eos_token_ids) || in(request_.sampling.stop_token_ids));
+  const bool eos = !request_->sampling.ignore_eos &&
+                   (in(eos_token_ids) || in(request_->sampling.stop_token_ids));
   if (!eos) {
     completion_.tokens.push_back(token);
     if (logprobs) completion_.logprobs.push_back(*logprobs);
     text_ += decoder_.Push(token);
   }
   bool stopped = CutAtStop();
-  const bool full = static_cast<int64_t>(completion_.tokens.size()) == request_.sampling.max_tokens;
+  const bool full =
+      static_cast<int64_t>(completion_.tokens.size()) == request_->sampling.max_tokens;
   if (!stopped && (eos || full)) {
     text_ += decoder_.Flush();
     stopped = CutAtStop();
@@ -87,14 +90,14 @@ RequestUpdate Sequence::Update() const {
   RequestUpdate update;
   update.request = id_;
   update.prefilled = prefilled_;
-  update.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
+  update.prompt_tokens = static_cast<int64_t>(request_->prompt.size());
   update.cached_tokens = completion_.cached_tokens;
   return update;
 }
 
 bool Sequence::CutAtStop() {
   size_t cut = std::string::npos;
-  for (const std::string& stop : request_.sampling.stop) {
+  for (const std::string& stop : request_->sampling.stop) {
     if (stop.empty()) continue;
     // A stop string cannot begin in what was handed out.
     cut = std::min(cut, text_.find(stop, printed_));
@@ -107,7 +110,7 @@ bool Sequence::CutAtStop() {
 std::string Sequence::TakePrintable(bool finished) {
   size_t end = text_.size();
   if (!finished) {
-    for (const std::string& stop : request_.sampling.stop) {
+    for (const std::string& stop : request_->sampling.stop) {
       // The longest end of the text that the stop string begins with must wait.
       for (size_t n = std::min(stop.size(), text_.size() - printed_); n > 0; --n) {
         if (text_.compare(text_.size() - n, n, stop, 0, n) == 0) {

@@ -17,14 +17,19 @@ namespace longspan {
 // One request on rank 0, from submission to completion: its tokens, its text, and when it ends.
 class Sequence {
  public:
-  Sequence(int64_t id, Request request, const Tokenizer& tokenizer, double now);
+  // `choice`: of several answers to the request.
+  Sequence(int64_t id, std::shared_ptr<const Request> request, int64_t choice,
+           const Tokenizer& tokenizer, double now);
 
-  const Request& request() const { return request_; }
+  const Request& request() const { return *request_; }
+  uint64_t seed() const {
+    return request().sampling.seed.value_or(0) + static_cast<uint64_t>(choice_);
+  }
   // Alternatives per prompt token if their log-probabilities were asked for, else -1.
   int64_t wanted_prompt_logprobs() const;
 
   int64_t next_position() const {
-    return static_cast<int64_t>(request_.prompt.size() + completion_.tokens.size());
+    return static_cast<int64_t>(request().prompt.size() + completion_.tokens.size());
   }
   // The newest token, not yet in the cache.
   int64_t last_position() const { return next_position() - 1; }
@@ -51,7 +56,8 @@ class Sequence {
   std::string TakePrintable(bool finished);
 
   int64_t id_;
-  Request request_;
+  std::shared_ptr<const Request> request_;
+  int64_t choice_;
   StreamDecoder decoder_;
   std::string text_;
   size_t printed_ = 0;  // bytes of text_ handed out

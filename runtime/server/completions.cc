@@ -1,5 +1,6 @@
 #include "runtime/server/completions.h"
 
+#include <memory>
 #include <optional>
 #include <random>
 #include <utility>
@@ -68,34 +69,45 @@ class Completions : public std::enable_shared_from_this<Completions> {
     CompletionContext context;
     std::optional<LogprobsBuilder> logprobs;  // of a stream of text
     Completion completion;                    // when finished
-    std::vector<int64_t> part_begins;         // in characters, if `attended` was asked for
-    bool begun = false;                       // a part of the answer was streamed
+    // In characters, if `attended` was asked for; of all choices of the prompt.
+    std::shared_ptr<const std::vector<int64_t>> part_begins;
+    bool begun = false;  // a part of the answer was streamed
   };
 
-  // Choices and generations of all prompts, `n` each.
+  // Choices and generations of all prompts.
   absl::Status Prepare(BatchRequest request, std::vector<Generation>* generations) {
     std::vector<std::string> more = std::exchange(request.more_prompts, {});
-    const uint64_t seed = request.sampling.seed.value_or(RandomSeed());
-    for (size_t p = 0; p <= more.size(); ++p) {
-      BatchRequest prompt = request;
-      if (p > 0) prompt.prompt_text = std::move(more[p - 1]);
-      LONGSPAN_RETURN_IF_ERROR(context_.prompts->Make(call_->id(), &prompt));
-      prompt_tokens_ += static_cast<int64_t>(prompt.prompt_tokens.size());
-      for (int64_t i = 0; i < request.n; ++i) {
-        Choice& choice = choices_.emplace_back();
-        choice.context.is_chat = is_chat_;
-        choice.context.logprobs = request.sampling.logprobs.has_value();
-        if (request.sampling.echo) {
-          choice.context.echo = EchoedPrompt{prompt.prompt_tokens, prompt.prompt_text};
-        }
-        if (choice.context.logprobs && stream_ && !is_chat_) {
-          choice.logprobs.emplace(context_.engine->tokenizer());
-        }
-        if (request.sampling.attended) choice.part_begins = PartBegins(prompt.prompt_tokens);
-        Generation& generation = generations->emplace_back();
-        generation.request = {prompt.prompt_tokens, prompt.sampling};
-        generation.request.sampling.seed = seed + static_cast<uint64_t>(i);
-        LONGSPAN_RETURN_IF_ERROR(context_.engine->Check(generation.request));
+    if (!request.sampling.seed) request.sampling.seed = RandomSeed();
+    LONGSPAN_RETURN_IF_ERROR(PreparePrompt(&request, generations));
+    for (std::string& text : more) {
+      request.prompt_text = std::move(text);
+      LONGSPAN_RETURN_IF_ERROR(PreparePrompt(&request, generations));
+    }
+    return absl::OkStatus();
+  }
+
+  // `n` choices, which share their prompt and what goes with it. Takes the prompt out of `request`.
+  absl::Status PreparePrompt(BatchRequest* request, std::vector<Generation>* generations) {
+    LONGSPAN_RETURN_IF_ERROR(context_.prompts->Make(call_->id(), request));
+    const auto shared = std::make_shared<const Request>(
+        Request{std::exchange(request->prompt_tokens, {}), request->sampling});
+    LONGSPAN_RETURN_IF_ERROR(context_.engine->Check(*shared));
+    prompt_tokens_ += static_cast<int64_t>(shared->prompt.size());
+    Choice choice;
+    choice.context.is_chat = is_chat_;
+    choice.context.logprobs = shared->sampling.logprobs.has_value();
+    if (shared->sampling.echo) {
+      choice.context.echo = std::make_shared<const EchoedPrompt>(
+          EchoedPrompt{shared->prompt, std::move(request->prompt_text)});
+    }
+    if (shared->sampling.attended) {
+      choice.part_begins = std::make_shared<const std::vector<int64_t>>(PartBegins(shared->prompt));
+    }
+    for (int64_t i = 0; i < request->n; ++i) {
+      generations->push_back({shared, i});
+      choices_.push_back(choice);
+      if (choice.context.logprobs && stream_ && !is_chat_) {
+        choices_.back().logprobs.emplace(context_.engine->tokenizer());
       }
     }
     return absl::OkStatus();
@@ -117,9 +129,10 @@ class Completions : public std::enable_shared_from_this<Completions> {
 
   static Json AttendedJson(const Choice& choice, const Attended& attended) {
     Json parts = Json::array();
-    for (size_t p = 0; p + 1 < choice.part_begins.size(); ++p) {
-      parts.push_back({{"begin", choice.part_begins[p]},
-                       {"end", choice.part_begins[p + 1]},
+    const std::vector<int64_t>& begins = *choice.part_begins;
+    for (size_t p = 0; p + 1 < begins.size(); ++p) {
+      parts.push_back({{"begin", begins[p]},
+                       {"end", begins[p + 1]},
                        {"count", attended.counts.empty() ? 0 : attended.counts[p]}});
     }
     return {{"bins", std::move(parts)}};
@@ -217,7 +230,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
       const Choice& choice = choices_[c];
       choices.push_back(ChoiceJson(choice.context, choice.completion, context_.engine->tokenizer(),
                                    static_cast<int64_t>(c)));
-      if (!choice.part_begins.empty()) {
+      if (choice.part_begins) {
         choices.back()["attended"] = AttendedJson(choice, choice.completion.attended);
       }
     }
@@ -262,7 +275,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
     element["logprobs"] = std::move(logprobs);
     element["finish_reason"] =
         update.finished ? Json(FinishReasonName(update.completion.finish_reason)) : Json(nullptr);
-    if (update.finished && !choice.part_begins.empty()) {
+    if (update.finished && choice.part_begins) {
       element["attended"] = AttendedJson(choice, update.completion.attended);
     }
     Json chunk = Envelope();

@@ -117,7 +117,8 @@ void ServingLoop::TakeQueued(Engine& engine, bool may_wait) {
 }
 
 void ServingLoop::Start(Engine& engine, Queued queued) {
-  const absl::StatusOr<int64_t> engine_id = engine.Submit(std::move(queued.generation.request));
+  const absl::StatusOr<int64_t> engine_id =
+      engine.SubmitChoice(std::move(queued.generation.request), queued.generation.choice);
   if (!engine_id.ok()) {
     --outstanding_;
     return queued.generation.on_error(engine_id.status());

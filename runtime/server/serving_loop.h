@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -21,7 +22,8 @@ namespace longspan {
 
 // One sequence to generate, and who is told of it, by the engine's thread: which must not be kept.
 struct Generation {
-  Request request;
+  std::shared_ptr<const Request> request;
+  int64_t choice = 0;  // of the answers to the request
   std::function<void(RequestUpdate)> on_update;
   // Instead of an update that finishes: Cancelled (the server stops), DeadlineExceeded, or an error
   // of the engine. Not called after Cancel.

@@ -50,9 +50,9 @@ class FakeEngine final : public Engine {
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   int64_t vocab_size() const override { return 2; }
   absl::Status Check(const Request&) const override { return absl::OkStatus(); }
-  absl::StatusOr<int64_t> Submit(Request request) override {
-    if (request.prompt.empty()) return absl::InvalidArgumentError("no prompt");
-    queue_.push_back({next_++, static_cast<int64_t>(request.prompt.size()), 0});
+  absl::StatusOr<int64_t> SubmitChoice(std::shared_ptr<const Request> request, int64_t) override {
+    if (request->prompt.empty()) return absl::InvalidArgumentError("no prompt");
+    queue_.push_back({next_++, static_cast<int64_t>(request->prompt.size()), 0});
     most_queued = std::max(most_queued, queue_.size());
     return queue_.back().id;
   }

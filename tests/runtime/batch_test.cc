@@ -636,7 +636,7 @@ TEST(CompletionBody, EchoAndLogprobs) {
   const auto tokenizer = SmallTokenizer();
   CompletionContext context;
   context.prompt_tokens = 2;
-  context.echo = EchoedPrompt{{0, 1}, ""};
+  context.echo = std::make_shared<const EchoedPrompt>(EchoedPrompt{{0, 1}, ""});
   context.logprobs = true;
   Completion completion = SmallCompletion();
   completion.finish_reason = FinishReason::kLength;

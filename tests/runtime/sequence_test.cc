@@ -43,7 +43,8 @@ class SequenceTest : public testing::Test {
     Request request;
     request.prompt.assign(prompt_tokens, 5);
     request.sampling = std::move(sampling);
-    Sequence sequence(7, std::move(request), *tokenizer_, 10.0);
+    Sequence sequence(7, std::make_shared<const Request>(std::move(request)), /*choice=*/0,
+                      *tokenizer_, 10.0);
     sequence.PrefillStarts(11.0);
     return sequence;
   }

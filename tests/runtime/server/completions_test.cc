@@ -165,8 +165,22 @@ TEST_F(CompletionsTest, PiecesOfAStreamKeepTheirOrder) {
   }
 }
 
+TEST_F(CompletionsTest, ChoicesShareTheirPrompt) {
+  const Json body = {{"prompt", {"ab", "ba"}}, {"n", 3}, {"seed", 7}};
+  EXPECT_EQ(Answer({body})[0]->response.status, 200);
+  ASSERT_THAT(engine_.submitted, SizeIs(6));
+  for (size_t i = 0; i < 6; ++i) {
+    const auto& [request, choice] = engine_.submitted[i];
+    EXPECT_EQ(request, engine_.submitted[i / 3 * 3].first);
+    EXPECT_EQ(choice, static_cast<int64_t>(i % 3));
+    EXPECT_EQ(request->sampling.seed, 7u);
+  }
+  EXPECT_THAT(engine_.submitted[0].first->prompt, ElementsAre(0, 1));
+  EXPECT_THAT(engine_.submitted[3].first->prompt, ElementsAre(1, 0));
+}
+
 TEST_F(CompletionsTest, AChoiceThatFailsEndsTheOthers) {
-  engine_.refused = 1;
+  engine_.refused = 2;
   const Json body = {{"prompt", "ab"}, {"n", 3}, {"max_tokens", int64_t{1} << 31}};
   const auto exchange = Answer({body})[0];
   EXPECT_EQ(exchange->response.status, 500);

@@ -34,8 +34,10 @@ class FakeEngine final : public Engine {
   }
   int64_t vocab_size() const override { return 2; }
   absl::Status Check(const Request&) const override { return absl::OkStatus(); }
-  absl::StatusOr<int64_t> Submit(Request request) override {
-    if (submitted_++ == refused) return absl::InternalError("refused on purpose");
+  absl::StatusOr<int64_t> SubmitChoice(std::shared_ptr<const Request> request,
+                                       int64_t choice) override {
+    submitted.emplace_back(request, choice);
+    if (submitted.size() == refused) return absl::InternalError("refused on purpose");
     running_.emplace(next_, Running{std::move(request)});
     return next_++;
   }
@@ -60,12 +62,13 @@ class FakeEngine final : public Engine {
 
   std::atomic<std::thread::id> engine_thread{};
   mutable std::atomic<int64_t> texts_asked_for = 0;  // by the engine's thread
-  int64_t refused = -1;                              // that many calls of Submit before it fails
+  size_t refused = 0;                                // the number of the choice that is, from 1
+  std::vector<std::pair<std::shared_ptr<const Request>, int64_t>> submitted;
   std::set<int64_t> cancelled;
 
  private:
   struct Running {
-    Request request;
+    std::shared_ptr<const Request> request;
     Completion completion;
   };
 
@@ -78,12 +81,12 @@ class FakeEngine final : public Engine {
     completion.text += token == 0 ? "a" : "b";
     RequestUpdate update;
     update.request = id;
-    update.prefilled = update.prompt_tokens = static_cast<int64_t>(running->request.prompt.size());
+    update.prefilled = update.prompt_tokens = static_cast<int64_t>(running->request->prompt.size());
     update.text = completion.text.back();
     update.token = token;
     update.logprobs = logprobs;
     update.finished =
-        static_cast<int64_t>(completion.tokens.size()) == running->request.sampling.max_tokens;
+        static_cast<int64_t>(completion.tokens.size()) == running->request->sampling.max_tokens;
     if (update.finished) update.completion = completion;
     return update;
   }
@@ -91,7 +94,7 @@ class FakeEngine final : public Engine {
   Config config_;
   EngineStats stats_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  int64_t submitted_ = 0, next_ = 0;
+  int64_t next_ = 0;
   std::map<int64_t, Running> running_;
 };
 
