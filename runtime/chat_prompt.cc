@@ -46,10 +46,10 @@ std::vector<int32_t> EndOfTurnIds(const Tokenizer& tokenizer) {
 
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
                                                   const std::string& text, const std::string& name,
-                                                  bool add_special_tokens) {
+                                                  bool add_special_tokens, int64_t max_tokens) {
   EncodeNotes notes;
   LONGSPAN_ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
-                            tokenizer.Encode(text, add_special_tokens, &notes));
+                            tokenizer.Encode(text, add_special_tokens, &notes, max_tokens));
   if (notes.replaced > 0) {
     spdlog::warn("{}: {} ill-formed UTF-8 sequences were replaced by U+FFFD", name, notes.replaced);
   }
@@ -74,8 +74,15 @@ absl::Status PromptMaker::Make(const std::string& name, BatchRequest* request) c
     request->sampling.stop_token_ids = end_of_turn_ids_;
   }
   // A template writes the special tokens itself.
-  LONGSPAN_ASSIGN_OR_RETURN(request->prompt_tokens, EncodePrompt(tokenizer_, request->prompt_text,
-                                                                 name, !request->chat.has_value()));
+  absl::StatusOr<std::vector<int32_t>> tokens = EncodePrompt(
+      tokenizer_, request->prompt_text, name, !request->chat.has_value(), max_model_len_);
+  if (absl::IsOutOfRange(tokens.status())) {
+    return absl::InvalidArgumentError(absl::StrCat("the prompt has more than ", max_model_len_,
+                                                   " tokens, and exceeds max_model_len ",
+                                                   max_model_len_));
+  }
+  LONGSPAN_RETURN_IF_ERROR(tokens.status());
+  request->prompt_tokens = *std::move(tokens);
   if (request->chat && !request->states_max_tokens) {
     const int64_t left = max_model_len_ - static_cast<int64_t>(request->prompt_tokens.size());
     request->sampling.max_tokens = std::max<int64_t>(1, std::min(left, default_max_tokens_));

@@ -25,10 +25,11 @@ absl::StatusOr<std::string> RenderHello(const ChatTemplate& chat_template);
 // of its chats.
 std::vector<int32_t> EndOfTurnIds(const Tokenizer& tokenizer);
 
-// Token ids of a text prompt; warns, with `name`, of what the tokenizer had to change.
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
-                                                  const std::string& text, const std::string& name,
-                                                  bool add_special_tokens = true);
+// Token ids of a text prompt; warns, with `name`, of what the tokenizer had to change. OutOfRange
+// if there are more than `max_tokens`, before all of a far longer text was encoded.
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(
+    const Tokenizer& tokenizer, const std::string& text, const std::string& name,
+    bool add_special_tokens = true, int64_t max_tokens = std::numeric_limits<int64_t>::max());
 
 // Makes token ids of what requests hold. Safe to share between threads.
 class PromptMaker {
@@ -43,8 +44,8 @@ class PromptMaker {
         default_max_tokens_(default_max_tokens),
         end_of_turn_ids_(EndOfTurnIds(tokenizer)) {}
 
-  // Fills in prompt_tokens, and for a chat prompt_text and what depends on both. `name`: of the
-  // request, in warnings.
+  // Fills in prompt_tokens, and for a chat prompt_text and what depends on both. InvalidArgument if
+  // a text has more than max_model_len tokens. `name`: of the request, in warnings.
   absl::Status Make(const std::string& name, BatchRequest* request) const;
 
  private:

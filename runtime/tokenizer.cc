@@ -62,8 +62,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view tok
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
-                                                       bool add_special_tokens,
-                                                       EncodeNotes* notes) const {
+                                                       bool add_special_tokens, EncodeNotes* notes,
+                                                       int64_t max_tokens) const {
   EncodeNotes counts;
   std::string replaced;
   if (WellFormedPrefix(text) < static_cast<int64_t>(text.size())) {
@@ -74,13 +74,19 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   if (add_special_tokens) ids = parts_->prefix;
   NormalizerRun normalizer(parts_->normalizer);
   PreTokenizerRun pre_tokenizer(parts_->pre_tokenizer);
-  BpeEncoder bpe(parts_->bpe);
-  const auto encode_word = [&](std::string_view word) { bpe.Encode(word, ids); };
+  const auto suffix = add_special_tokens ? static_cast<int64_t>(parts_->suffix.size()) : 0;
+  BpeEncoder bpe(parts_->bpe, max_tokens - suffix);
+  const auto status = [&](bool fits) {
+    return fits ? absl::OkStatus()
+                : absl::OutOfRangeError(absl::StrCat("more than ", max_tokens, " tokens"));
+  };
+  const auto encode_word = [&](std::string_view word) { return status(bpe.Encode(word, ids)); };
   const auto encode_span = [&](AddedSpan span) -> absl::Status {
     if (span.id < 0) return pre_tokenizer.Split(span.text, span.begins_text, encode_word);
     ids.push_back(span.id);
-    return absl::OkStatus();
+    return status(static_cast<int64_t>(ids.size()) + suffix <= max_tokens);
   };
+  LONGSPAN_RETURN_IF_ERROR(status(static_cast<int64_t>(ids.size()) + suffix <= max_tokens));
   LONGSPAN_RETURN_IF_ERROR(parts_->added->Split(text, normalizer, encode_span));
   if (add_special_tokens) {
     ids.insert(ids.end(), parts_->suffix.begin(), parts_->suffix.end());

@@ -2,6 +2,7 @@
 #define LONGSPAN_RUNTIME_TOKENIZER_H_
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,8 +46,10 @@ class Tokenizer {
   // library. Ill-formed UTF-8 is replaced by U+FFFD, one for each maximal subpart (Unicode 3.9),
   // like Python's errors="replace". O(bytes) but for the logarithm of the longest word.
   // ResourceExhausted: a pre-tokenizer's pattern exceeds the matching limit on this text.
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special_tokens,
-                                              EncodeNotes* notes = nullptr) const;
+  // OutOfRange, as soon as that is certain: there are more than `max_tokens`.
+  absl::StatusOr<std::vector<int32_t>> Encode(
+      std::string_view text, bool add_special_tokens, EncodeNotes* notes = nullptr,
+      int64_t max_tokens = std::numeric_limits<int64_t>::max()) const;
 
   // Always well-formed UTF-8: U+FFFD stands for bytes that are not. Unknown ids decode to nothing.
   std::string Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const;

@@ -14,12 +14,12 @@ constexpr size_t kMaxCachedParts = 1 << 16;
 
 }  // namespace
 
-void BpeEncoder::Encode(std::string_view word, std::vector<int32_t>& ids) {
+bool BpeEncoder::Encode(std::string_view word, std::vector<int32_t>& ids) {
   if (!model_.whole_words.empty()) {
     const auto it = model_.whole_words.find(absl::string_view(word.data(), word.size()));
     if (it != model_.whole_words.end()) {
       ids.push_back(it->second);
-      return;
+      return Fits(ids, 0);
     }
   }
   const std::string_view cut = model_.cut_before;
@@ -28,30 +28,31 @@ void BpeEncoder::Encode(std::string_view word, std::vector<int32_t>& ids) {
     size_t end = 0;
     while (word.substr(end).starts_with(cut)) end += cut.size();
     end = std::min(word.find(cut, end), word.size());
-    EncodePart(word.substr(0, end), ids);
+    if (!EncodePart(word.substr(0, end), ids)) return false;
     word.remove_prefix(end);
   }
-  if (!word.empty()) EncodePart(word, ids);
+  return word.empty() || EncodePart(word, ids);
 }
 
-void BpeEncoder::EncodePart(std::string_view part, std::vector<int32_t>& ids) {
+bool BpeEncoder::EncodePart(std::string_view part, std::vector<int32_t>& ids) {
   const absl::string_view key(part.data(), part.size());
   if (const auto it = cache_.find(key); it != cache_.end()) {
     const auto begin = cached_ids_.begin() + it->second.begin;
     ids.insert(ids.end(), begin, begin + it->second.count);
-    return;
+    return Fits(ids, 0);
   }
   const size_t old_size = ids.size();
   const int64_t old_unknown = unknown_bytes_;
-  Merge(part, ids);
+  if (!Merge(part, ids)) return false;
   // A part that loses bytes is not kept, so that each occurrence is counted.
   if (part.size() > kMaxCachedBytes || cache_.size() >= kMaxCachedParts ||
       unknown_bytes_ != old_unknown) {
-    return;
+    return true;
   }
   cache_.emplace(part, CachedPart{static_cast<int64_t>(cached_ids_.size()),
                                   static_cast<int64_t>(ids.size() - old_size)});
   cached_ids_.insert(cached_ids_.end(), ids.begin() + old_size, ids.end());
+  return true;
 }
 
 int32_t BpeEncoder::FindCharacter(std::string_view character) const {
@@ -97,10 +98,13 @@ void BpeEncoder::AddSymbols(std::string_view part) {
   add_pending();
 }
 
-void BpeEncoder::Merge(std::string_view part, std::vector<int32_t>& ids) {
+bool BpeEncoder::Merge(std::string_view part, std::vector<int32_t>& ids) {
   symbols_.clear();
   AddSymbols(part);
-  if (symbols_.empty()) return;
+  if (symbols_.empty()) return true;
+  // A token takes in only so many symbols, since its name is theirs.
+  const auto symbols = static_cast<int64_t>(symbols_.size());
+  if (!Fits(ids, (symbols - 1) / model_.longest_token + 1)) return false;
   symbols_.back().next = -1;
 
   heap_.clear();
@@ -117,6 +121,7 @@ void BpeEncoder::Merge(std::string_view part, std::vector<int32_t>& ids) {
     MergeOnce(best);
   }
   for (int64_t i = 0; i >= 0; i = symbols_[i].next) ids.push_back(symbols_[i].id);
+  return Fits(ids, 0);
 }
 
 void BpeEncoder::MergeOnce(const Candidate& best) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -40,16 +41,19 @@ struct BpeModel {
   // Where this follows something else, no merge crosses the place before it, so that what is on
   // either side can be encoded alone. Empty: there is no such character.
   std::string cut_before;
+  int64_t longest_token = 1;  // bytes: no token stands for more characters
 };
 
 // Encodes words with one model, which it must not outlive, and remembers short parts; one thread.
 class BpeEncoder {
  public:
-  explicit BpeEncoder(const BpeModel& model) : model_(model) {}
+  explicit BpeEncoder(const BpeModel& model, int64_t max_ids = std::numeric_limits<int64_t>::max())
+      : model_(model), max_ids_(max_ids) {}
 
   // Appends the ids of `word` (bytes if the model is of bytes, otherwise well-formed UTF-8);
-  // O(n log n).
-  void Encode(std::string_view word, std::vector<int32_t>& ids);
+  // O(n log n). False, as soon as that is certain, if `ids` would have more than `max_ids`; it is
+  // of no use then.
+  bool Encode(std::string_view word, std::vector<int32_t>& ids);
   int64_t unknown_bytes() const { return unknown_bytes_; }
 
  private:
@@ -73,8 +77,8 @@ class BpeEncoder {
     int64_t count;
   };
 
-  void EncodePart(std::string_view part, std::vector<int32_t>& ids);
-  void Merge(std::string_view part, std::vector<int32_t>& ids);
+  bool EncodePart(std::string_view part, std::vector<int32_t>& ids);
+  bool Merge(std::string_view part, std::vector<int32_t>& ids);
   void AddSymbols(std::string_view part);
   void AddSymbol(int32_t id);
   int32_t FindCharacter(std::string_view character) const;
@@ -83,7 +87,12 @@ class BpeEncoder {
   const BpeModel::Merge* FindMerge(int64_t left) const;
   void PushCandidate(int64_t left);
 
+  bool Fits(const std::vector<int32_t>& ids, int64_t more) const {
+    return static_cast<int64_t>(ids.size()) <= max_ids_ - more;
+  }
+
   const BpeModel& model_;
+  const int64_t max_ids_;
   std::vector<Symbol> symbols_;
   std::vector<Candidate> heap_;
   absl::flat_hash_map<std::string, CachedPart> cache_;

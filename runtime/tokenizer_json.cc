@@ -781,6 +781,9 @@ absl::Status ParseBpe(const json& model, const std::string&, TokenizerParts& par
   LONGSPAN_RETURN_IF_ERROR(ReadUnknown(model, parts, bpe));
   LONGSPAN_RETURN_IF_ERROR(ReadMerges(model, parts));
   FindCut(parts);
+  for (const auto& [text, id] : vocab.items()) {
+    bpe.longest_token = std::max(bpe.longest_token, static_cast<int64_t>(text.size()));
+  }
   LONGSPAN_ASSIGN_OR_RETURN(const bool whole, GetBool(model, "model", "ignore_merges", false));
   if (!whole) return absl::OkStatus();
   for (const auto& [text, id] : vocab.items()) {

@@ -46,10 +46,7 @@ absl::Status PreTokenizerRun::Split(std::string_view text, bool begins_text, Emi
 
 absl::Status PreTokenizerRun::RunFrom(size_t stage, Piece piece, Emit emit) {
   if (piece.text.empty()) return absl::OkStatus();
-  if (stage == stages_.size()) {
-    emit(piece.text);
-    return absl::OkStatus();
-  }
+  if (stage == stages_.size()) return emit(piece.text);
   if (std::holds_alternative<SplitRun>(stages_[stage])) return RunSplit(stage, piece, emit);
   if (std::holds_alternative<MetaspaceRun>(stages_[stage])) return RunMetaspace(stage, piece, emit);
   if (piece.text.starts_with(' ')) return RunFrom(stage + 1, piece, emit);

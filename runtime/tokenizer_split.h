@@ -48,9 +48,9 @@ class PreTokenizerRun {
  public:
   explicit PreTokenizerRun(const std::vector<PreTokenizerStage>& stages);
 
-  // Passes the words of `text` to `emit`, in order. A word lives only until `emit` returns.
-  // `begins_text`: nothing is before `text` in what is being encoded.
-  using Emit = absl::FunctionRef<void(std::string_view word)>;
+  // Passes the words of `text` to `emit`, in order, until it returns an error. A word lives only
+  // until `emit` returns. `begins_text`: nothing is before `text` in what is being encoded.
+  using Emit = absl::FunctionRef<absl::Status(std::string_view word)>;
   absl::Status Split(std::string_view text, bool begins_text, Emit emit);
 
  private:

@@ -38,6 +38,7 @@ class FakeEngine final : public Engine {
  public:
   explicit FakeEngine(int steps) : steps_(steps) {
     config_.model = "/models/fake/";
+    config_.max_model_len = 100;
     auto tokenizer = Tokenizer::Parse(R"({"version": "1.0", "added_tokens": [], "normalizer": null,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
         "post_processor": null, "decoder": {"type": "ByteLevel"},

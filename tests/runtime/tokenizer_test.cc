@@ -321,6 +321,35 @@ TEST(Tokenizer, LongRunsAreNotQuadratic) {
   }
 }
 
+TEST(Tokenizer, StopsBeyondTheLimitAndNeverWithinIt) {
+  for (const std::string& base : Bases()) {
+    const auto tokenizer = MustParse(TokenizerJson(base));
+    for (const Text& text : Corpus()) {
+      for (const bool special : {false, true}) {
+        const std::vector<int32_t> ids = MustEncode(*tokenizer, text.bytes, special);
+        const auto count = static_cast<int64_t>(ids.size());
+        EXPECT_EQ(*tokenizer->Encode(text.bytes, special, nullptr, count), ids);
+        for (const int64_t fewer : {count - 1, count / 2, int64_t{0}}) {
+          if (fewer < 0 || fewer >= count) continue;
+          const auto cut = tokenizer->Encode(text.bytes, special, nullptr, fewer);
+          EXPECT_TRUE(absl::IsOutOfRange(cut.status())) << base << " " << text.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(Tokenizer, KnowsBeforeItMergesThatALongRunIsTooMuch) {
+  const json merges = {"a a", "aa aa", "aaaa aaaa"};
+  const BpeModel model =
+      (*ParseTokenizerJson(ByteTokenizer({"aa", "aaaa", "aaaaaaaa"}, merges).dump()))->bpe;
+  std::vector<int32_t> ids;
+  EXPECT_FALSE(BpeEncoder(model, 1023).Encode(std::string(1 << 13, 'a'), ids));
+  EXPECT_TRUE(ids.empty());
+  EXPECT_TRUE(BpeEncoder(model, 1024).Encode(std::string(1 << 13, 'a'), ids));
+  EXPECT_EQ(ids.size(), 1024u);
+}
+
 TEST(Tokenizer, PiecesAreTextOrBytes) {
   const auto tokenizer = MustParse(ByteTokenizer());
   EXPECT_EQ(tokenizer->IdToPiece(' '), " ");

@@ -152,6 +152,11 @@ function explain({status, message, retryAfter}) {
         `${number(answer)} for the answer that is more than the ${number(most)} this server ` +
         "takes. Shorten the document, or ask for fewer tokens.";
   }
+  const farTooLong = /prompt has more than (\d+) tokens/.exec(message);
+  if (farTooLong) {
+    return `The document and the question have more than the ${number(Number(farTooLong[1]))} ` +
+        "tokens this server takes. Shorten the document.";
+  }
   switch (status) {
     case 401: return "The server asks for an API key.";
     case 408: return "The document took too long to reach the server." + later;

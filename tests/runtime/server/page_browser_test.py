@@ -218,6 +218,7 @@ class StandInTest(BrowserCase):
         for question, *words in [
             ("busy", "busy", "7 seconds"),
             ("too long", "70,000 tokens", "256", "65,536"),
+            ("far too long", "more than the 65,536 tokens", "Shorten"),
             ("loading", "loading", "2 seconds"),
             ("late", "longer than the server allows"),
             ("error", "ended early", "the server stopped"),

@@ -105,6 +105,9 @@ class PageServer:
         if "busy" in question:
             return self.fail(call, 429, "12 sequences run or wait, of at most 12: try again later",
                              Retry_After="7")
+        if "far too long" in question:
+            return self.fail(call, 400, "the prompt has more than 65536 tokens, and exceeds "
+                             "max_model_len 65536")
         if "too long" in question:
             return self.fail(call, 400, "the prompt has 70000 tokens, and with max_tokens 256 "
                              "exceeds max_model_len 65536")
