@@ -299,8 +299,8 @@ class EngineImpl final : public Engine {
   }
 
   EngineLoad load() const override {
-    return {scheduler_.num_running(), scheduler_.num_waiting(), scheduler_.used_pages(0),
-            scheduler_.cached_pages(0), model_->pool->max_pages()};
+    return {scheduler_.num_running(),   scheduler_.num_waiting(),      scheduler_.used_pages(0),
+            scheduler_.cached_pages(0), scheduler_.evictable_pages(0), model_->pool->max_pages()};
   }
   const EngineStats& stats() const override { return stats_; }
 

@@ -49,9 +49,10 @@ struct EngineStats {
 struct EngineLoad {
   int64_t running = 0;  // requests
   int64_t waiting = 0;
-  // Of rank 0's cache.
-  int64_t used_pages = 0;    // of running requests and of the prefix cache
-  int64_t cached_pages = 0;  // of the prefix cache, whether running requests share them or not
+  // Of rank 0's cache. A new request can have total_pages - used_pages + evictable_pages.
+  int64_t used_pages = 0;       // of running requests, to their whole lengths, and the prefix cache
+  int64_t cached_pages = 0;     // of them: in the prefix cache, whether requests share them or not
+  int64_t evictable_pages = 0;  // of these: those that no running request keeps
   int64_t total_pages = 0;
 };
 

@@ -10,7 +10,8 @@
 
 namespace longspan {
 
-PrefixCache::PrefixCache(const Shape& shape) : shape_(shape), pages_(shape.layout.num_ranks, 0) {
+PrefixCache::PrefixCache(const Shape& shape)
+    : shape_(shape), pages_(shape.layout.num_ranks, 0), held_pages_(shape.layout.num_ranks, 0) {
   nodes_[0].stripe = -1;
 }
 
@@ -72,8 +73,9 @@ std::vector<PrefixCache::Published> PrefixCache::Publish(absl::Span<const int32_
     }
     const int64_t id = next_node_++;
     nodes_.at(parent).children.push_back(id);
-    nodes_[id] = {parent, s, {piece.begin(), piece.end()}, {}, /*in_use=*/1, now_};
+    nodes_[id] = {parent, s, {piece.begin(), piece.end()}, {}, /*in_use=*/0, now_};
     ++pages_[rank(id)];
+    Hold(id);
     published.push_back({s, id});
     parent = id;
   }
@@ -83,19 +85,34 @@ std::vector<PrefixCache::Published> PrefixCache::Publish(absl::Span<const int32_
 void PrefixCache::Use(absl::Span<const int64_t> nodes) {
   ++now_;
   for (const int64_t id : nodes) {
-    Node& node = nodes_.at(id);
-    ++node.in_use;
-    node.last_used = now_;
+    Hold(id);
+    nodes_.at(id).last_used = now_;
   }
 }
 
 void PrefixCache::Release(absl::Span<const int64_t> nodes) {
   ++now_;
   for (const int64_t id : nodes) {
+    LetGo(id);
+    nodes_.at(id).last_used = now_;
+  }
+}
+
+// A node that comes into use keeps its parent.
+void PrefixCache::Hold(int64_t id) {
+  while (id != 0 && nodes_.at(id).in_use++ == 0) {
+    ++held_pages_[rank(id)];
+    id = nodes_.at(id).parent;
+  }
+}
+
+void PrefixCache::LetGo(int64_t id) {
+  while (id != 0) {
     Node& node = nodes_.at(id);
     LONGSPAN_CHECK(node.in_use > 0);
-    --node.in_use;
-    node.last_used = now_;
+    if (--node.in_use > 0) return;
+    --held_pages_[rank(id)];
+    id = node.parent;
   }
 }
 

@@ -69,6 +69,9 @@ class PrefixCache {
     return static_cast<int>(nodes_.at(node).stripe % shape_.layout.num_ranks);
   }
   int64_t num_pages(int rank) const { return pages_[rank]; }
+  // Of them: those that Evict could not remove, since they, or pages that stand on them, are in
+  // use.
+  int64_t num_held_pages(int rank) const { return held_pages_[rank]; }
 
  private:
   struct Node {
@@ -76,7 +79,7 @@ class PrefixCache {
     int64_t stripe = 0;
     std::vector<int32_t> tokens;  // of the stripe, then of the halo behind it, as far as they go
     std::vector<int64_t> children;
-    int64_t in_use = 0;     // by that many sequences
+    int64_t in_use = 0;     // by that many sequences, and children that are in use
     int64_t last_used = 0;  // a time that goes on with each use
   };
 
@@ -88,11 +91,14 @@ class PrefixCache {
     int64_t tokens = 0;
   };
   Match LongestMatch(int64_t parent, absl::Span<const int32_t> piece) const;
+  void Hold(int64_t node);
+  void LetGo(int64_t node);
   void Remove(int64_t node);
 
   Shape shape_;
-  std::map<int64_t, Node> nodes_;  // 0: the root, which is no page
-  std::vector<int64_t> pages_;     // [ranks] nodes
+  std::map<int64_t, Node> nodes_;    // 0: the root, which is no page
+  std::vector<int64_t> pages_;       // [ranks] nodes
+  std::vector<int64_t> held_pages_;  // [ranks] of them: in use
   int64_t next_node_ = 1;
   int64_t now_ = 0;
 };

@@ -102,6 +102,10 @@ class Scheduler {
   int64_t used_pages(int rank) const { return used_pages_[rank]; }
   int64_t cached_pages(int rank) const { return cache_.num_pages(rank); }
   const PrefixCache& cache() const { return cache_; }
+  // Of the cached ones: those that can be evicted, since no running sequence needs them.
+  int64_t evictable_pages(int rank) const {
+    return cache_.num_pages(rank) - cache_.num_held_pages(rank);
+  }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   bool idle() const { return waiting_.empty() && running_.empty(); }
 

@@ -43,9 +43,11 @@ Metrics::Metrics(const std::string& model_name) : labels_{{"model_name", model_n
   waiting_ = MakeGauge("longspan:num_requests_waiting", "Sequences that wait for a place.");
   cache_usage_ =
       MakeGauge("longspan:kv_cache_usage_perc",
-                "Share of rank 0's cache pages that only running sequences use; 1 is all.");
+                "Share of rank 0's cache pages that running sequences keep, so that no new one can "
+                "have them; 1 is all.");
   prefix_usage_ = MakeGauge("longspan:prefix_cache_usage_perc",
-                            "Share of rank 0's cache pages that the prefix cache keeps.");
+                            "Share of rank 0's cache pages in the prefix cache, whether running "
+                            "sequences share them or not.");
   prefix_queries_ = MakeCounter("longspan:prefix_cache_queries_total",
                                 "Prompt tokens looked up in the prefix cache.");
   prefix_hits_ =
@@ -92,7 +94,7 @@ void Metrics::SetEngine(const EngineLoad& load, const EngineStats& stats) {
   running_->Set(static_cast<double>(load.running));
   waiting_->Set(static_cast<double>(load.waiting));
   const auto pages = static_cast<double>(load.total_pages);
-  cache_usage_->Set(static_cast<double>(load.used_pages - load.cached_pages) / pages);
+  cache_usage_->Set(static_cast<double>(load.used_pages - load.evictable_pages) / pages);
   prefix_usage_->Set(static_cast<double>(load.cached_pages) / pages);
   const auto advance = [](prometheus::Counter* counter, int64_t to) {
     counter->Increment(static_cast<double>(to) - counter->Value());

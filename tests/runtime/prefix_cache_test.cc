@@ -1,5 +1,8 @@
 #include "runtime/prefix_cache.h"
 
+#include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -132,6 +135,59 @@ TEST(PrefixCacheTest, EvictsWhatIsToBeCopiedLast) {
   EXPECT_THAT(NodesOf(evicted), ElementsAre(other[0]));
   ASSERT_TRUE(cache.Evict({1, 0}, copied, &evicted));
   EXPECT_THAT(NodesOf(evicted), ElementsAre(copied[0]));
+}
+
+// Whether so many pages of each rank could be freed.
+bool CanEvict(PrefixCache cache, std::vector<int64_t> pages) {
+  std::vector<PrefixCache::Evicted> evicted;
+  return cache.Evict(std::move(pages), {}, &evicted);
+}
+
+TEST(PrefixCacheTest, HoldsWhatCannotBeEvicted) {
+  std::mt19937_64 random(3);
+  const auto integer = [&](int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random);
+  };
+  PrefixCache cache(ShapeWith(2));
+  std::vector<std::vector<int64_t>> in_use;  // by sequences
+  int64_t unused_but_held = 0;
+  for (int step = 0; step < 2000; ++step) {
+    if (integer(0, 1) == 0) {
+      const Tokens prompt = Prompt(integer(0, 60), integer(1, 60), static_cast<int32_t>(step));
+      // Not all of what it shares, so that a page in use may stand on one that is not.
+      std::vector<int64_t> nodes = cache.Find(prompt).shared;
+      cache.Use(nodes);
+      for (const int64_t node : NodesOf(cache.Publish(prompt, nodes))) nodes.push_back(node);
+      std::vector<int64_t> kept;
+      for (const int64_t node : nodes) {
+        if (integer(0, 2) > 0)
+          kept.push_back(node);
+        else
+          cache.Release({node});
+      }
+      in_use.push_back(kept);
+    } else if (!in_use.empty()) {
+      std::swap(in_use[integer(0, static_cast<int64_t>(in_use.size()) - 1)], in_use.back());
+      cache.Release(in_use.back());
+      in_use.pop_back();
+    }
+    std::set<int64_t> used[2];
+    for (const auto& nodes : in_use) {
+      for (const int64_t node : nodes) used[cache.rank(node)].insert(node);
+    }
+    for (const int rank : {0, 1}) {
+      const int64_t free = cache.num_pages(rank) - cache.num_held_pages(rank);
+      std::vector<int64_t> pages(2, 0);
+      pages[rank] = free;
+      ASSERT_TRUE(CanEvict(cache, pages)) << free;
+      pages[rank] = free + 1;
+      ASSERT_FALSE(CanEvict(cache, pages)) << free;
+      unused_but_held += cache.num_held_pages(rank) - static_cast<int64_t>(used[rank].size());
+    }
+    std::vector<PrefixCache::Evicted> evicted;
+    cache.Evict({integer(0, 2), integer(0, 2)}, {}, &evicted);
+  }
+  EXPECT_GT(unused_but_held, 100);
 }
 
 }  // namespace

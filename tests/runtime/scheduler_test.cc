@@ -202,6 +202,7 @@ class Simulation {
     for (int r = 0; r < layout().num_ranks; ++r) {
       ASSERT_LE(scheduler_.used_pages(r), limits_.pages);
       ASSERT_LE(scheduler_.cached_pages(r), scheduler_.used_pages(r));
+      ASSERT_LE(scheduler_.evictable_pages(r), scheduler_.cached_pages(r));
     }
     // The first that waits could not run: nothing idles.
     const std::vector<int64_t> waiting = Waiting();
@@ -396,6 +397,28 @@ TEST(SchedulerTest, BeginsWithACacheThatIsThere) {
   EXPECT_EQ(scheduler.cached_pages(0), 1);
   scheduler.Remove(2);
   EXPECT_EQ(scheduler.used_pages(0), scheduler.cached_pages(0));
+}
+
+TEST(SchedulerTest, CountsPagesThatANewSequenceCouldHave) {
+  Scheduler::Limits limits = {2, 32, 10, {{8, 1}}};
+  limits.shape.block = 8;
+  limits.caches_prefixes = true;
+  Scheduler scheduler(limits);
+  const auto kept = [&] { return scheduler.used_pages(0) - scheduler.evictable_pages(0); };
+  scheduler.Add(1, Tokens(32), 40);  // five pages
+  scheduler.Next();
+  EXPECT_EQ(kept(), 5);
+  scheduler.Next();  // publishes four
+  EXPECT_EQ(scheduler.cached_pages(0), 4);
+  EXPECT_EQ(kept(), 5) << "cached, and the sequence's all the same";
+  scheduler.Add(2, Tokens(33), 48);  // shares these, and has two of its own
+  scheduler.Next();
+  EXPECT_EQ(kept(), 7);
+  scheduler.Remove(1);
+  EXPECT_EQ(kept(), 6) << "the other still shares four";
+  scheduler.Remove(2);
+  EXPECT_EQ(kept(), 0);
+  EXPECT_EQ(scheduler.used_pages(0), 4);
 }
 
 TEST(SchedulerTest, IdleHasNoWork) {

@@ -55,7 +55,7 @@ class FakeEngine final : public Engine {
     }
     return updates;
   }
-  EngineLoad load() const override { return {0, 0, 0, 0, 1}; }
+  EngineLoad load() const override { return {0, 0, 0, 0, 0, 1}; }
   const EngineStats& stats() const override { return stats_; }
   absl::StatusOr<EngineStats> Shutdown() override { return stats_; }
   absl::Status RunWorker() override { return absl::OkStatus(); }
