@@ -25,11 +25,14 @@ Scheduler::Work Scheduler::Next() {
     if (entry.is_prefilled()) Publish(&entry);
   }
   work.publishes = std::exchange(publishes_, {});
-  while (!waiting_.empty() && num_running() < limits_.max_num_seqs &&
-         Start(&waiting_.front(), &work)) {
+  // A look into the cache takes as long as the prompt, so not in every step.
+  while (!waiting_.empty() && num_running() < limits_.max_num_seqs && !head_waits_) {
+    head_waits_ = !Start(&waiting_.front(), &work);
+    if (head_waits_) break;
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }
+  if (!copied_.empty()) head_waits_ = false;
   cache_.Release(std::exchange(copied_, {}));
   Entry* prefills = nullptr;
   for (Entry& entry : running_) {
@@ -102,12 +105,14 @@ void Scheduler::Publish(Entry* entry) {
   if (!limits_.caches_prefixes || std::exchange(entry->published, true)) return;
   for (const auto& [stripe, node] :
        cache_.Publish(entry->prompt.first(entry->prefilled), entry->nodes)) {
+    head_waits_ = false;  // it may share the page
     publishes_.push_back({entry->sequence, stripe, node});
     entry->nodes.push_back(node);
   }
 }
 
 bool Scheduler::Remove(int64_t sequence) {
+  head_waits_ = false;
   const auto is_it = [&](const Entry& entry) { return entry.sequence == sequence; };
   const auto entry = std::find_if(running_.begin(), running_.end(), is_it);
   if (entry == running_.end()) {

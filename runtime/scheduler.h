@@ -131,6 +131,7 @@ class Scheduler {
   Limits limits_;
   PrefixCache cache_;
   std::vector<int64_t> used_pages_;  // [ranks]
+  bool head_waits_ = false;          // for pages: nothing has changed since there were too few
   std::deque<Entry> waiting_;
   std::vector<Entry> running_;
   int64_t next_turn_ = 0;

@@ -216,13 +216,25 @@ class Simulation {
     }
   }
 
+  // The next step's work by a scheduler that looks anew whether what waits can start.
+  Scheduler::Work AsIfAllHadChanged() const {
+    Scheduler scheduler = scheduler_;
+    const int32_t token = 0;
+    scheduler.Add(-1, absl::MakeConstSpan(&token, 1), 1);
+    scheduler.Remove(-1);
+    return scheduler.Next();
+  }
+
   void Step() {
     std::vector<int64_t> must_decode;
     for (const auto& [id, entry] : all_) {
       if (entry.running && entry.prefilled == entry.prompt) must_decode.push_back(id);
     }
     const std::vector<int64_t> waiting = Waiting();
+    const Scheduler::Work expected = AsIfAllHadChanged();
     const Scheduler::Work work = scheduler_.Next();
+    ASSERT_EQ(work.evicts, expected.evicts);
+    ASSERT_EQ(work.opens.size(), expected.opens.size());
     ASSERT_LE(work.opens.size(), waiting.size());
     for (size_t i = 0; i < work.opens.size(); ++i) {
       ASSERT_EQ(work.opens[i].sequence, waiting[i]) << "not first come, first served";
