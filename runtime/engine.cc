@@ -14,6 +14,7 @@
 #include "runtime/clock.h"
 #include "runtime/model.h"
 #include "runtime/prefix_store.h"
+#include "runtime/rank_stats.h"
 #include "runtime/sampling.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
@@ -21,6 +22,8 @@
 
 namespace longspan {
 namespace {
+
+constexpr double kStatsSeconds = 1;  // at least, between two gatherings of RankStats
 
 // Rank 0's view of what a step computed.
 struct StepResult {
@@ -295,6 +298,9 @@ class EngineImpl final : public Engine {
     stats_.decode_s += result.decode_s;
     stats_.attended_keys += model_->counts.attended - before.attended;
     stats_.dense_keys += model_->counts.dense - before.dense;
+    if (plan.gathers_stats) {
+      LONGSPAN_RETURN_IF_ERROR(GatherRankStats(communicator_, &rank_stats_));
+    }
     return Deliver(plan, std::move(result));
   }
 
@@ -303,6 +309,7 @@ class EngineImpl final : public Engine {
             scheduler_.cached_pages(0), scheduler_.evictable_pages(0), model_->pool->max_pages()};
   }
   const EngineStats& stats() const override { return stats_; }
+  const std::vector<RankStats>& rank_stats() const override { return rank_stats_; }
 
   absl::StatusOr<EngineStats> Shutdown() override {
     if (store_ != nullptr) LONGSPAN_RETURN_IF_ERROR(PublishWhatRuns());
@@ -325,6 +332,9 @@ class EngineImpl final : public Engine {
       const StepPlan plan = StepPlan::Deserialize(words);
       if (plan.shutdown) return Close();
       LONGSPAN_RETURN_IF_ERROR(runner_.Run(plan, /*greedy=*/false).status());
+      if (plan.gathers_stats) {
+        LONGSPAN_RETURN_IF_ERROR(GatherRankStats(communicator_, &rank_stats_));
+      }
     }
   }
 
@@ -349,6 +359,9 @@ class EngineImpl final : public Engine {
   StepPlan Plan() {
     Scheduler::Work work = scheduler_.Next();
     StepPlan plan;
+    const double now = MonotonicSeconds();
+    plan.gathers_stats = now - gathered_ >= kStatsSeconds;
+    if (plan.gathers_stats) gathered_ = now;
     plan.publishes = std::move(work.publishes);
     plan.closes = std::exchange(closing_, {});
     plan.evicts = std::move(work.evicts);
@@ -479,6 +492,8 @@ class EngineImpl final : public Engine {
   int64_t next_id_ = 0;
   bool warned_ = false;
   EngineStats stats_;
+  std::vector<RankStats> rank_stats_;
+  double gathered_ = -kStatsSeconds;  // when they were
 };
 
 }  // namespace

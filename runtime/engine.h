@@ -13,6 +13,7 @@
 #include "absl/types/span.h"
 #include "collectives/communicator.h"
 #include "runtime/config.h"
+#include "runtime/rank_stats.h"
 #include "runtime/request.h"
 #include "runtime/tokenizer.h"
 
@@ -97,6 +98,8 @@ class Engine {
   // Rank 0. Both are cheap, and as of the last step.
   virtual EngineLoad load() const = 0;
   virtual const EngineStats& stats() const = 0;  // so far; without peak_memory_bytes
+  // Rank 0. Of each rank, as of a step at most a second before the last; empty before the first.
+  virtual const std::vector<RankStats>& rank_stats() const = 0;
   // Rank 0. Ends RunWorker on the other ranks and gathers statistics.
   virtual absl::StatusOr<EngineStats> Shutdown() = 0;
 

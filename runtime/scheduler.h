@@ -46,6 +46,7 @@ struct StepPlan {
     bool observed;  // rank 0 counts what it selects
   };
   bool shutdown = false;
+  bool gathers_stats = false;  // of the ranks, when all else is done
   // In this order.
   std::vector<Publish> publishes;
   std::vector<int64_t> closes;  // frees their cache

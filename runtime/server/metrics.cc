@@ -23,6 +23,10 @@ prometheus::Counter* Metrics::MakeCounter(const char* name, const char* help,
       labels);
 }
 
+prometheus::Family<prometheus::Counter>* Metrics::MakeCounters(const char* name, const char* help) {
+  return &prometheus::BuildCounter().Name(name).Help(help).Labels(labels_).Register(registry_);
+}
+
 prometheus::Gauge* Metrics::MakeGauge(const char* name, const char* help) {
   return &prometheus::BuildGauge().Name(name).Help(help).Labels(labels_).Register(registry_).Add(
       {});
@@ -55,12 +59,18 @@ Metrics::Metrics(const std::string& model_name) : labels_{{"model_name", model_n
   prompt_tokens_ =
       MakeCounter("longspan:prompt_tokens_total", "Prompt tokens, those in the cache included.");
   generation_tokens_ = MakeCounter("longspan:generation_tokens_total", "Tokens generated.");
-  constexpr char kSuccess[] = "longspan:request_success_total";
-  auto& finished = prometheus::BuildCounter()
-                       .Name(kSuccess)
-                       .Help("Sequences that ended, by the reason.")
-                       .Labels(labels_)
-                       .Register(registry_);
+  attended_keys_ = MakeCounter("longspan:attended_keys_total",
+                               "Keys attended to, over queries and layers: the same for all ranks, "
+                               "which know all selections.");
+  dense_keys_ = MakeCounter("longspan:dense_keys_total",
+                            "Keys that dense attention would have attended to instead.");
+  ring_ = MakeCounters("longspan:ring_wait_seconds_total",
+                       "Time of a rank's thread inside the collectives that move keys, queries and "
+                       "partials; without what GPUs wait for by themselves.");
+  merge_ = MakeCounters("longspan:merge_wait_seconds_total",
+                        "The same of those that gather candidates for the merge.");
+  auto& finished =
+      *MakeCounters("longspan:request_success_total", "Sequences that ended, by the reason.");
   stopped_ = &finished.Add({{"finished_reason", "stop"}});
   cut_ = &finished.Add({{"finished_reason", "length"}});
   aborted_ = &finished.Add({{"finished_reason", "abort"}});
@@ -79,28 +89,35 @@ Metrics::Metrics(const std::string& model_name) : labels_{{"model_name", model_n
   prompt_sizes_ = MakeHistogram("longspan:request_prompt_tokens", "Tokens of a prompt.", kTokens);
   answer_sizes_ =
       MakeHistogram("longspan:request_generation_tokens", "Tokens of an answer.", kTokens);
-  http_ = &prometheus::BuildCounter()
-               .Name("longspan:http_responses_total")
-               .Help("HTTP answers, by status.")
-               .Labels(labels_)
-               .Register(registry_);
+  http_ = MakeCounters("longspan:http_responses_total", "HTTP answers, by status.");
 }
 
 std::string Metrics::Text() const {
   return prometheus::TextSerializer().Serialize(registry_.Collect());
 }
 
-void Metrics::SetEngine(const EngineLoad& load, const EngineStats& stats) {
+void Metrics::SetEngine(const EngineLoad& load, const EngineStats& stats,
+                        const std::vector<RankStats>& ranks) {
   running_->Set(static_cast<double>(load.running));
   waiting_->Set(static_cast<double>(load.waiting));
   const auto pages = static_cast<double>(load.total_pages);
   cache_usage_->Set(static_cast<double>(load.used_pages - load.evictable_pages) / pages);
   prefix_usage_->Set(static_cast<double>(load.cached_pages) / pages);
-  const auto advance = [](prometheus::Counter* counter, int64_t to) {
+  const auto advance = [](prometheus::Counter* counter, auto to) {
     counter->Increment(static_cast<double>(to) - counter->Value());
   };
   advance(prefix_queries_, stats.prefix_query_tokens);
   advance(prefix_hits_, stats.prefix_hit_tokens);
+  advance(attended_keys_, stats.attended_keys);
+  advance(dense_keys_, stats.dense_keys);
+  for (size_t r = ranks_.size(); r < ranks.size(); ++r) {
+    const prometheus::Labels rank = {{"rank", std::to_string(r)}};
+    ranks_.push_back({&ring_->Add(rank), &merge_->Add(rank)});
+  }
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    advance(ranks_[r].ring, ranks[r].ring_s);
+    advance(ranks_[r].merge, ranks[r].merge_s);
+  }
 }
 
 void Metrics::ObserveFirstToken(absl::Duration since_submitted) {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "runtime/engine.h"
@@ -24,7 +25,8 @@ class Metrics {
   std::string Text() const;
 
   // By the engine's thread.
-  void SetEngine(const EngineLoad& load, const EngineStats& stats);
+  void SetEngine(const EngineLoad& load, const EngineStats& stats,
+                 const std::vector<RankStats>& ranks);
   void CountPromptTokens(int64_t tokens) { prompt_tokens_->Increment(static_cast<double>(tokens)); }
   void CountToken() { generation_tokens_->Increment(); }
   void ObserveFirstToken(absl::Duration since_submitted);
@@ -36,6 +38,7 @@ class Metrics {
  private:
   prometheus::Counter* MakeCounter(const char* name, const char* help,
                                    const prometheus::Labels& labels = {});
+  prometheus::Family<prometheus::Counter>* MakeCounters(const char* name, const char* help);
   prometheus::Gauge* MakeGauge(const char* name, const char* help);
   prometheus::Histogram* MakeHistogram(const char* name, const char* help,
                                        const prometheus::Histogram::BucketBoundaries& buckets);
@@ -47,6 +50,12 @@ class Metrics {
   prometheus::Counter *prompt_tokens_, *generation_tokens_, *stopped_, *cut_, *aborted_;
   prometheus::Histogram *first_token_, *next_token_, *whole_, *queue_, *prefill_, *decode_;
   prometheus::Histogram *prompt_sizes_, *answer_sizes_;
+  prometheus::Counter *attended_keys_, *dense_keys_;
+  prometheus::Family<prometheus::Counter>*ring_, *merge_;
+  struct RankCounters {
+    prometheus::Counter *ring, *merge;
+  };
+  std::vector<RankCounters> ranks_;  // the engine's thread alone
   prometheus::Family<prometheus::Counter>* http_;
 };
 

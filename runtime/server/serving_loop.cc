@@ -73,7 +73,7 @@ absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop)
     } else if (!accepting_) {
       return absl::OkStatus();
     }
-    metrics_->SetEngine(engine.load(), engine.stats());
+    metrics_->SetEngine(engine.load(), engine.stats(), engine.rank_stats());
   }
 }
 

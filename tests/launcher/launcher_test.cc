@@ -77,6 +77,7 @@ class FakeEngine final : public Engine {
   }
   EngineLoad load() const override { return {}; }
   const EngineStats& stats() const override { return stats_; }
+  const std::vector<RankStats>& rank_stats() const override { return rank_stats_; }
   absl::StatusOr<EngineStats> Shutdown() override { return stats_; }
   absl::Status RunWorker() override { return absl::OkStatus(); }
 
@@ -91,6 +92,7 @@ class FakeEngine final : public Engine {
   };
   Config config_;
   EngineStats stats_;
+  std::vector<RankStats> rank_stats_;
   std::unique_ptr<Tokenizer> tokenizer_;
   int steps_;
   bool started_ = false;

@@ -231,6 +231,29 @@ TEST_F(EngineTest, CountsWhatARequestAttendedTo) {
   }
 }
 
+TEST_F(EngineTest, TellsWhatRanksWaitFor) {
+  for (const bool deterministic : {false, true}) {
+    config_.deterministic = deterministic;
+    Config config = config_;
+    ASSERT_TRUE(ResolveConfig(3, &config).ok());
+    const absl::Status ran = RunThreadRanks(3, [&](Communicator& communicator) -> absl::Status {
+      LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
+      if (communicator.rank() != 0) return engine->RunWorker();
+      EXPECT_TRUE(engine->rank_stats().empty());
+      LONGSPAN_RETURN_IF_ERROR(engine->Submit(MakeRequest(1, 60, 3)).status());
+      LONGSPAN_RETURN_IF_ERROR(engine->Step().status());
+      EXPECT_EQ(engine->rank_stats().size(), 3u);
+      for (const RankStats& stats : engine->rank_stats()) {
+        EXPECT_GT(stats.ring_s, 0);
+        EXPECT_GT(stats.merge_s, 0);
+      }
+      while (engine->HasWork()) LONGSPAN_RETURN_IF_ERROR(engine->Step().status());
+      return engine->Shutdown().status();
+    });
+    EXPECT_TRUE(ran.ok()) << ran;
+  }
+}
+
 TEST_F(EngineTest, CancelsWhereverARequestStands) {
   config_.max_num_seqs = 2;
   ASSERT_TRUE(ResolveConfig(2, &config_).ok());
