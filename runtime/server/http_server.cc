@@ -382,7 +382,8 @@ asio::awaitable<bool> Connection::WriteAnswer() {
 }
 
 // A client that has sent its request sends nothing more until it is answered, unless it leaves; one
-// that has closed its half of the connection counts as gone.
+// that has closed its half of the connection counts as gone, since TCP shows no difference before
+// something is written to it, and an answer may be written an hour later.
 void Connection::WatchForDisconnect() {
   socket_.async_wait(
       tcp::socket::wait_read, [self = shared_from_this(), number = answer_.number](Error error) {

@@ -358,6 +358,15 @@ class ProtocolTest(unittest.TestCase):
             lambda: self.server.metric("longspan:kv_cache_usage_perc") == 0))
         self.assertEqual(self.server.metric("longspan:request_success_total"), aborted + 1)
 
+    def test_a_client_that_stops_sending_counts_as_gone(self):
+        sock = self.connect()
+        body = json.dumps({"prompt": "half", "max_tokens": 3700, **GREEDY}).encode()
+        sock.sendall(head(COMPLETIONS, len(body), "X-Request-Id: half-closed") + body)
+        sock.shutdown(socket.SHUT_WR)
+        self.assertEqual(read_all(sock), "")
+        self.assertTrue(self.server.wait_for(lambda: (499, "half-closed") in [
+            (entry["status"], entry["request_id"]) for entry in self.server.requests_logged()]))
+
     def test_a_client_that_leaves_at_once(self):
         # While its prompt is made, or waits: it must not hold a place for nobody.
         aborted = self.server.metric("longspan:request_success_total")
