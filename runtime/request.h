@@ -22,7 +22,9 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;  // end a sequence as the model's own do
   bool echo = false;                    // with logprobs: of the prompt's tokens too
   std::optional<int64_t> logprobs;      // number of alternatives per token
-  bool attended = false;                // count what of the prompt is selected while decoding
+  // Count what of the prompt is selected while decoding. On GPUs a step with such a sequence is no
+  // graph, and slower for all.
+  bool attended = false;
 };
 
 struct Request {
