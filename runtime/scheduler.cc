@@ -34,6 +34,10 @@ Scheduler::Work Scheduler::Next() {
   }
   if (!copied_.empty()) head_waits_ = false;
   cache_.Release(std::exchange(copied_, {}));
+  // Behind those that came while its chunk was computed, so that they wait for that one alone.
+  for (Entry& entry : running_) {
+    if (entry.turn == kHasTheTurn) entry.turn = next_turn_++;
+  }
   Entry* prefills = nullptr;
   for (Entry& entry : running_) {
     if (entry.is_prefilled()) {
@@ -51,7 +55,7 @@ Scheduler::Work Scheduler::Next() {
   work.prefill->sequence = prefills->sequence;
   work.prefill->tokens = {prefills->prefilled, end};
   prefills->prefilled = end;
-  prefills->turn = next_turn_++;
+  prefills->turn = kHasTheTurn;
   work.prefill->last = prefills->is_prefilled();
   return work;
 }

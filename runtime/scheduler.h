@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -111,6 +112,8 @@ class Scheduler {
   bool idle() const { return waiting_.empty() && running_.empty(); }
 
  private:
+  static constexpr int64_t kHasTheTurn = std::numeric_limits<int64_t>::max();  // in the last step
+
   struct Entry {
     int64_t sequence;
     absl::Span<const int32_t> prompt;

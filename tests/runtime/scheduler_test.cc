@@ -247,6 +247,11 @@ class Simulation {
       ASSERT_EQ(entry.prefilled % limits_.shape.block, 0);
       ASSERT_TRUE(entry.prefilled == 0 || !computing_all_.contains(waiting[i]));
     }
+    // It is back in the queue when its chunk is done.
+    if (const auto last = all_.find(last_prefill_); last != all_.end()) {
+      last->second.turn = next_turn_++;
+    }
+    last_prefill_ = -1;
     StepPlan plan;
     plan.publishes = work.publishes;
     plan.closes = std::exchange(closes_, {});
@@ -271,7 +276,7 @@ class Simulation {
     ASSERT_EQ(work.prefill.has_value(), first != all_.end());
     if (!work.prefill) return;
     Entry& entry = first->second;
-    entry.turn = next_turn_++;
+    last_prefill_ = first->first;
     ASSERT_EQ(work.prefill->sequence, first->first);
     ASSERT_EQ(work.prefill->tokens.begin, entry.prefilled);
     const int64_t cold = entry.prefilled / limits_.chunk_tokens * limits_.chunk_tokens;
@@ -314,6 +319,7 @@ class Simulation {
   std::map<int64_t, Entry> all_;  // unfinished, in order of submission
   int64_t steps_ = 0;
   int64_t next_turn_ = 0;
+  int64_t last_prefill_ = -1;  // sequence that the last step had a chunk of
   std::vector<int64_t> closes_;
   std::set<int64_t> computing_all_;
   std::vector<std::vector<int32_t>> earlier_;  // prompts
@@ -370,16 +376,29 @@ TEST(SchedulerTest, LongPromptStandsBehindNobodysDecode) {
   }
 }
 
-TEST(SchedulerTest, ShortPromptBehindLongOnesWaitsForAChunkOfEach) {
+TEST(SchedulerTest, ShortPromptBehindLongOnesWaitsForAChunkOfEachBeforeIt) {
   Scheduler scheduler({4, 10, 1000, {{8, 1}}});
   scheduler.Add(1, Tokens(1000), 1001);
   scheduler.Add(2, Tokens(1000), 1001);
   for (int step = 0; step < 7; ++step) EXPECT_EQ(scheduler.Next().prefill->sequence, 1 + step % 2);
   scheduler.Add(3, Tokens(5), 6);
   scheduler.Add(4, Tokens(15), 16);
-  for (const int64_t next : {2, 1, 3, 4, 2, 1, 4, 2, 1, 2}) {
+  for (const int64_t next : {2, 3, 4, 1, 2, 4, 1, 2, 1, 2}) {
     EXPECT_EQ(scheduler.Next().prefill->sequence, next);
   }
+}
+
+TEST(SchedulerTest, LongPromptGoesOnBehindAStreamOfShortOnes) {
+  Scheduler scheduler({8, 10, 1000, {{8, 1}}});
+  scheduler.Add(0, Tokens(1000), 1001);
+  scheduler.Next();
+  int64_t of_long = 0;
+  for (int64_t step = 1; step <= 40; ++step) {
+    scheduler.Add(step, Tokens(5), 6);
+    const int64_t sequence = scheduler.Next().prefill->sequence;
+    sequence == 0 ? void(++of_long) : void(scheduler.Remove(sequence));
+  }
+  EXPECT_GE(of_long, 5);
 }
 
 TEST(SchedulerTest, BeginsWithACacheThatIsThere) {
