@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the packages that the build, the tests and the quick start need, as far as they are
-# missing. Runs on Debian 12; on Ubuntu 24.04 this script was not run.
+# missing; with --browser also Chromium, 290 MB, for the test of the server's page, which is skipped
+# without. Runs on Debian 12; on Ubuntu 24.04 this script was not run.
 set -euo pipefail
 
 packages=(
@@ -13,7 +14,10 @@ packages=(
 )
 system=$(. /etc/os-release 2>/dev/null && echo "${ID:-unknown} ${VERSION_ID:-}" || echo unknown)
 case $system in  # libboost-dev of Debian 12 is 1.74
-  "debian 12") packages+=(libboost1.81-dev) ;;
+  "debian 12")
+    packages+=(libboost1.81-dev)
+    [[ ${1:-} != --browser ]] || packages+=(chromium)
+    ;;
   *) packages+=(libboost-dev) ;;
 esac
 
