@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "collectives/agree.h"
 #include "collectives/hosts.h"
 #include "kernels/base/status_macros.h"
@@ -20,7 +21,8 @@ namespace longspan {
 namespace {
 
 // Bits are equal across ranks only if all compute with the same kernels.
-absl::Status CheckSameKernels(Communicator* communicator, const std::string& kernels) {
+absl::Status CheckSameKernels(Communicator* communicator, const std::string& kernels,
+                              absl::string_view remedy) {
   char mine[256] = {};
   kernels.copy(mine, sizeof(mine) - 1);
   std::vector<char> all(communicator->size() * sizeof(mine));
@@ -28,9 +30,9 @@ absl::Status CheckSameKernels(Communicator* communicator, const std::string& ker
   for (int r = 1; r < communicator->size(); ++r) {
     const char* other = all.data() + r * sizeof(mine);
     if (std::strcmp(all.data(), other) == 0) continue;
-    return absl::FailedPreconditionError(
-        absl::StrCat("deterministic: rank 0 computes with ", all.data(), " but rank ", r, " with ",
-                     other, "; set OPENBLAS_CORETYPE to one that all processors have"));
+    return absl::FailedPreconditionError(absl::StrCat("deterministic: rank 0 computes with ",
+                                                      all.data(), " but rank ", r, " with ", other,
+                                                      "; ", remedy));
   }
   return absl::OkStatus();
 }
@@ -183,10 +185,13 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(Communicator* communicator, Con
         AgreeOnStatus(communicator, OpenModelGpu(*config, communicator, model.get())));
   } else {
     model->kernels = KernelSet();
-    if (config->deterministic) {
-      LONGSPAN_RETURN_IF_ERROR(
-          AgreeOnStatus(communicator, CheckSameKernels(communicator, model->kernels)));
-    }
+  }
+  if (config->deterministic) {
+    LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
+        communicator,
+        CheckSameKernels(communicator, model->kernels,
+                         on_gpu ? "use GPUs and libraries of one kind"
+                                : "set OPENBLAS_CORETYPE to one that all processors have")));
   }
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(
       communicator, on_gpu ? PlanOnGpu(*config, model.get())
