@@ -178,9 +178,11 @@ absl::Status CheckKeepalive(Communicator& communicator) {
 // Ends the daemon of Open MPI that started this rank, if one did. It cannot reach mpirun, and would
 // stay for as long as its kernel tries to deliver what it had to say.
 void EndDaemon() {
+  const pid_t parent = getppid();
   std::string name;
-  std::ifstream(absl::StrCat("/proc/", getppid(), "/comm")) >> name;
-  if (name == "orted") kill(getppid(), SIGTERM);
+  std::ifstream(absl::StrCat("/proc/", parent, "/comm")) >> name;
+  // It may have ended meanwhile: whoever is the parent then is none of ours.
+  if (name == "orted" && getppid() == parent) kill(parent, SIGTERM);
 }
 
 // Null, and warned of, if ranks cannot connect to each other.

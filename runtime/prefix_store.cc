@@ -57,7 +57,9 @@ class PageProgress {
 
 absl::StatusOr<std::unique_ptr<PrefixStore>> PrefixStore::Open(const std::string& directory,
                                                                Communicator* communicator) {
-  std::unique_ptr<PrefixStore> store(new PrefixStore(directory, communicator));
+  const size_t end = directory.find_last_not_of('/');  // "prefixes/" names the same
+  std::unique_ptr<PrefixStore> store(
+      new PrefixStore(directory.substr(0, end == std::string::npos ? 1 : end + 1), communicator));
   LONGSPAN_RETURN_IF_ERROR(
       AgreeOnStatus(communicator, store->IsFirst() ? store->Lock() : absl::OkStatus()));
   return store;
@@ -75,7 +77,11 @@ absl::Status PrefixStore::Lock() {
     return absl::ErrnoToStatus(errno, "kv_cache.prefix_dir: cannot make " + directory_);
   }
   const std::string path = directory_ + kLock;
-  if (!fs::exists(path, error) && !fs::is_empty(directory_, error)) {
+  const bool is_other = !fs::exists(path) && !fs::is_empty(directory_, error);
+  if (error) {
+    return absl::ErrnoToStatus(error.value(), "kv_cache.prefix_dir: cannot read " + directory_);
+  }
+  if (is_other) {
     return absl::FailedPreconditionError(
         absl::StrCat("kv_cache.prefix_dir: ", directory_,
                      " holds something else: name an empty directory, or one that is not there"));
@@ -145,6 +151,7 @@ absl::StatusOr<CachedPrefixes> PrefixStore::Restore(const Config& config, const 
   shape_ = shape;
   LONGSPAN_ASSIGN_OR_RETURN(identity_, MakePrefixIdentity(config, model, communicator_));
   LONGSPAN_ASSIGN_OR_RETURN(const PrefixManifest manifest, ReadManifest());
+  generation_ = manifest.generation;
   std::set<int64_t> damaged;
   while (true) {
     RestorePlan plan = PlanRestore(manifest, damaged, shape_, pool_->max_pages());
@@ -196,6 +203,12 @@ absl::Status PrefixStore::Save(const PrefixCache* cache, const std::map<int64_t,
   const double start = MonotonicSeconds();
   LONGSPAN_ASSIGN_OR_RETURN(const SavePlan plan, PlanSave(cache));
   if (plan.generation == 0) return absl::OkStatus();
+  absl::Status made;
+  const std::string directory = PagesDirectory(plan.generation);
+  if (IsFirst() && mkdir(directory.c_str(), 0700) != 0) {
+    made = absl::ErrnoToStatus(errno, "cannot make " + directory);
+  }
+  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, made));
   const absl::StatusOr<std::string> checksums = WriteAllPages(plan, pages);
   if (!checksums.ok()) {
     if (IsFirst()) RemovePages(plan.generation);
@@ -209,6 +222,7 @@ absl::Status PrefixStore::Save(const PrefixCache* cache, const std::map<int64_t,
     for (const int64_t generation : Generations()) {
       if (generation != plan.generation) RemovePages(generation);
     }
+    generation_ = plan.generation;
     saved_nodes_ = NodesOf(*cache);
     const auto count = static_cast<int64_t>(saved_nodes_->size());
     spdlog::info("{} cached pages ({}) saved to {} in {:.1f} s", count,
@@ -221,9 +235,9 @@ absl::Status PrefixStore::Save(const PrefixCache* cache, const std::map<int64_t,
 absl::StatusOr<PrefixStore::SavePlan> PrefixStore::PlanSave(const PrefixCache* cache) {
   std::vector<int64_t> words;  // of rank 0 alone: the generation, then three of each page
   if (IsFirst()) {
-    const std::vector<int64_t> generations = Generations();
-    const bool is_saved = saved_nodes_ == NodesOf(*cache);
-    words.push_back(is_saved ? 0 : generations.empty() ? 1 : generations.back() + 1);
+    int64_t last = generation_;
+    for (const int64_t generation : Generations()) last = std::max(last, generation);
+    words.push_back(saved_nodes_ == NodesOf(*cache) ? 0 : last + 1);
     for (const PrefixCache::Page& page : cache->pages()) {
       words.insert(words.end(), {page.node, page.stripe, static_cast<int64_t>(page.tokens.size())});
     }
@@ -241,12 +255,6 @@ absl::StatusOr<PrefixStore::SavePlan> PrefixStore::PlanSave(const PrefixCache* c
 
 absl::StatusOr<std::string> PrefixStore::WriteAllPages(const SavePlan& plan,
                                                        const std::map<int64_t, PageRef>& pages) {
-  absl::Status made;
-  const std::string directory = PagesDirectory(plan.generation);
-  if (IsFirst() && mkdir(directory.c_str(), 0700) != 0) {
-    made = absl::ErrnoToStatus(errno, "cannot make " + directory);
-  }
-  LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, made));
   const int rank = communicator_->rank();
   PageProgress progress("saving", plan.of_rank[rank].size(), IsFirst());
   const absl::StatusOr<std::string> mine =
@@ -312,14 +320,13 @@ std::vector<int64_t> PrefixStore::Generations() const {
   std::error_code error;
   for (fs::directory_iterator entry(directory_, error), end; !error && entry != end;
        entry.increment(error)) {
-    const std::string path = entry->path();
+    const std::string name = entry->path().filename();
     int64_t generation = 0;
-    if (absl::SimpleAtoi(path.substr(path.rfind('-') + 1), &generation) && generation > 0 &&
-        path == PagesDirectory(generation)) {
+    if (absl::SimpleAtoi(name.substr(name.rfind('-') + 1), &generation) && generation > 0 &&
+        name == absl::StrCat("pages-", generation)) {
       generations.push_back(generation);
     }
   }
-  std::sort(generations.begin(), generations.end());
   return generations;
 }
 

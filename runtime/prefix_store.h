@@ -75,7 +75,7 @@ class PrefixStore {
                                             const std::map<int64_t, PageRef>& pages);
   absl::Status WriteManifest(int64_t generation, const PrefixCache& cache,
                              const std::string& checksums);
-  // The numbers of directories of pages, ascending.
+  // The numbers of directories of pages, as far as they can be listed.
   std::vector<int64_t> Generations() const;
   void RemovePages(int64_t generation);
   absl::StatusOr<std::vector<int64_t>> GatherAll(const std::vector<int64_t>& mine);
@@ -85,6 +85,7 @@ class PrefixStore {
   PrefixIdentity identity_;
   PrefixCache::Shape shape_;
   PagePool* pool_ = nullptr;
+  int64_t generation_ = 0;                           // of what is saved; 0: nothing is
   std::optional<std::vector<int64_t>> saved_nodes_;  // rank 0: of the cache when it was last saved
   int lock_ = -1;
 };

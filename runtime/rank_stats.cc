@@ -7,7 +7,7 @@ namespace longspan {
 RankStats RankStatsOf(const CommunicatorStats& stats) {
   RankStats sums;
   for (const auto& [name, call] : stats) {
-    if (name == "select.candidates") sums.merge_s += call.seconds_waited;
+    if (absl::StartsWith(name, "select.")) sums.merge_s += call.seconds_waited;
     // The names of ring_attention.cc and partial_attention.cc, then those of a GPU.
     if (absl::StartsWith(name, "ring.") || absl::StartsWith(name, "decode.") ||
         absl::StartsWith(name, "attend.")) {

@@ -12,7 +12,7 @@ namespace longspan {
 // and waiting for other ranks. What GPUs wait for in their streams, as with NCCL, no thread sees.
 struct RankStats {
   double ring_s = 0;   // that move keys and values, or queries and partials
-  double merge_s = 0;  // that gather the candidates which are merged into a selection
+  double merge_s = 0;  // that merge a selection: queries, maxima, thresholds and candidates
 };
 
 RankStats RankStatsOf(const CommunicatorStats& stats);

@@ -14,7 +14,13 @@ namespace longspan {
 
 absl::Status ReadBytes(const std::string& path, int64_t offset, int64_t bytes, std::string* text) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
+  if (descriptor < 0) {
+    const int code = errno;
+    const absl::Status error = absl::ErrnoToStatus(code, absl::StrCat("cannot open ", path));
+    // A device that is gone is no file that never was.
+    const bool is_gone = absl::IsNotFound(error) && code != ENOENT;
+    return is_gone ? absl::UnavailableError(error.message()) : error;
+  }
   const absl::Cleanup close_descriptor = [descriptor] { close(descriptor); };
   struct stat info;
   if (fstat(descriptor, &info) != 0) {

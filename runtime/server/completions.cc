@@ -155,9 +155,16 @@ class Completions : public std::enable_shared_from_this<Completions> {
     });
   }
 
+  // What cannot be made, for want of memory say, is this answer alone.
   template <typename Task>
   void Post(Task task) {
-    context_.answers->Post(order_, std::move(task));
+    context_.answers->Post(order_, [self = shared_from_this(), task = std::move(task)]() mutable {
+      try {
+        task();
+      } catch (const std::exception& error) {
+        self->End(absl::InternalError(absl::StrCat("the answer cannot be made: ", error.what())));
+      }
+    });
   }
 
   // ---- Threads of answers, one at a time ----

@@ -68,7 +68,7 @@ Metrics::Metrics(const std::string& model_name) : labels_{{"model_name", model_n
                        "Time of a rank's thread inside the collectives that move keys, queries and "
                        "partials; without what GPUs wait for by themselves.");
   merge_ = MakeCounters("longspan:merge_wait_seconds_total",
-                        "The same of those that gather candidates for the merge.");
+                        "The same of those that merge a selection.");
   auto& finished =
       *MakeCounters("longspan:request_success_total", "Sequences that ended, by the reason.");
   stopped_ = &finished.Add({{"finished_reason", "stop"}});

@@ -20,7 +20,8 @@
 
 namespace longspan {
 
-// One sequence to generate, and who is told of it, by the engine's thread: which must not be kept.
+// One sequence to generate, and who is told of it, by the engine's thread, which must not be made
+// to wait.
 struct Generation {
   std::shared_ptr<const Request> request;
   int64_t choice = 0;  // of the answers to the request

@@ -4,6 +4,7 @@ delay.py SECONDS INTERFACE INTERFACE. Linux's netem does so too, but many kernel
 """
 
 import collections
+import contextlib
 import ctypes
 import os
 import select
@@ -35,7 +36,8 @@ def main():
     ends = [interface(name) for name in sys.argv[2:]]
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
     # Before programs that compute: their time is not the wire's.
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    with contextlib.suppress(OSError):  # containers may forbid it
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     print("ready", os.getpid(), flush=True)
     frames = collections.deque()  # (when it is due, where it goes, what)
     while True:

@@ -669,6 +669,19 @@ TEST_F(SavedPrefixesTest, ADirectoryOfSomethingElseIsRefusedAndKept) {
   EXPECT_TRUE(std::filesystem::exists(config_.kv_cache_prefix_dir + "/pages-1"));
 }
 
+TEST_F(SavedPrefixesTest, ASaveThatMeetsADirectoryOfItsOwnNameLeavesTheOneBefore) {
+  config_.kv_cache_prefix_dir += "/";  // names the same
+  ASSERT_THAT(Serve({request_}), IsOk());
+  ASSERT_THAT(Serve({MakeRequest(32, 100, 1)}), IsOk());
+  EXPECT_THAT(Cached({request_, MakeRequest(32, 100, 1)}), ElementsAre(192, 96));
+  EXPECT_FALSE(std::filesystem::exists(Pages(1, 0)));
+  // One cut short: the next number is taken.
+  std::filesystem::create_directory(config_.kv_cache_prefix_dir + "pages-3");
+  ASSERT_THAT(Serve({MakeRequest(33, 100, 1)}), IsOk());
+  EXPECT_TRUE(std::filesystem::exists(Pages(4, 0)));
+  EXPECT_THAT(Cached({request_, MakeRequest(33, 100, 1)}), ElementsAre(192, 96));
+}
+
 TEST_F(SavedPrefixesTest, KeepWhatIsNotTheirs) {
   ASSERT_THAT(Serve({request_}), IsOk());
   const std::string mine = config_.kv_cache_prefix_dir + "/pages-1/notes";

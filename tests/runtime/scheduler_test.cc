@@ -396,7 +396,11 @@ TEST(SchedulerTest, LongPromptGoesOnBehindAStreamOfShortOnes) {
   for (int64_t step = 1; step <= 40; ++step) {
     scheduler.Add(step, Tokens(5), 6);
     const int64_t sequence = scheduler.Next().prefill->sequence;
-    sequence == 0 ? void(++of_long) : void(scheduler.Remove(sequence));
+    if (sequence == 0) {
+      ++of_long;
+    } else {
+      scheduler.Remove(sequence);
+    }
   }
   EXPECT_GE(of_long, 5);
 }

@@ -124,4 +124,4 @@ class Server:
             if condition():
                 return True
             time.sleep(0.05)
-        return False
+        return bool(condition())
