@@ -294,9 +294,10 @@ int ReportError(const absl::Status& status, int rank) {
 void CatchStopSignals() {
   struct sigaction action = {};
   action.sa_handler = [](int) { stop_requested = true; };
-  action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGUSR1, &action, nullptr);  // may come twice: from who stops the job, and from mpirun
+  action.sa_flags |= static_cast<int>(SA_RESETHAND);
   sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGUSR1, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
 

@@ -150,9 +150,12 @@ class Completions : public std::enable_shared_from_this<Completions> {
         self->Post([self, status] { self->End(status); });
       };
     }
-    Post([self, generations = std::move(generations)]() mutable {
-      self->Queue(std::move(generations));
-    });
+    // Here, and not behind the answers that are being made.
+    const absl::Status submitted =
+        context_.loop->Submit(std::move(generations), [&self](std::vector<int64_t> ids) {
+          self->Post([self, ids = std::move(ids)]() mutable { self->Accepted(std::move(ids)); });
+        });
+    if (!submitted.ok()) call_->Fail(submitted);
   }
 
   // What cannot be made, for want of memory say, is this answer alone.
@@ -170,10 +173,8 @@ class Completions : public std::enable_shared_from_this<Completions> {
   // ---- Threads of answers, one at a time ----
 
   // What is told of the generations comes after this.
-  void Queue(std::vector<Generation> generations) {
-    absl::StatusOr<std::vector<int64_t>> ids = context_.loop->Submit(std::move(generations));
-    if (!ids.ok()) return call_->Fail(ids.status());
-    ids_ = *std::move(ids);
+  void Accepted(std::vector<int64_t> ids) {
+    ids_ = std::move(ids);
     call_->OnDisconnect([loop = context_.loop, ids = ids_] { loop->Cancel(ids); });
     if (stream_) call_->StartEvents();
   }

@@ -16,7 +16,8 @@ absl::Time Now() { return absl::UnixEpoch() + absl::Seconds(MonotonicSeconds());
 
 }  // namespace
 
-absl::StatusOr<std::vector<int64_t>> ServingLoop::Submit(std::vector<Generation> generations) {
+absl::Status ServingLoop::Submit(std::vector<Generation> generations,
+                                 absl::FunctionRef<void(std::vector<int64_t> ids)> accepted) {
   const auto count = static_cast<int64_t>(generations.size());
   const std::lock_guard lock(mutex_);
   if (!accepting_) return absl::UnavailableError("the server is stopping");
@@ -32,8 +33,9 @@ absl::StatusOr<std::vector<int64_t>> ServingLoop::Submit(std::vector<Generation>
     ids.push_back(next_id_);
     queued_.push_back({next_id_++, std::move(generation), now});
   }
+  accepted(std::move(ids));
   changed_.notify_one();
-  return ids;
+  return absl::OkStatus();
 }
 
 void ServingLoop::Cancel(absl::Span<const int64_t> ids) {

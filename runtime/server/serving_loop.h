@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "runtime/engine.h"
@@ -43,8 +43,10 @@ class ServingLoop {
   ServingLoop(const Limits& limits, Metrics* metrics) : limits_(limits), metrics_(metrics) {}
 
   // Any thread. Queues all of them, or none: ResourceExhausted if too many wait already,
-  // Unavailable if the server stops. Returns what Cancel wants.
-  absl::StatusOr<std::vector<int64_t>> Submit(std::vector<Generation> generations);
+  // Unavailable if the server stops. `accepted` is told what Cancel wants, before anyone is told of
+  // an update; the engine's thread waits for it.
+  absl::Status Submit(std::vector<Generation> generations,
+                      absl::FunctionRef<void(std::vector<int64_t> ids)> accepted);
   // Any thread. Their cache is free with the next step. Unknown ids are ignored.
   void Cancel(absl::Span<const int64_t> ids);
   // Any thread. When a client that was refused may find a place.

@@ -59,6 +59,8 @@ class MpiTest(unittest.TestCase):
     def test_a_signal_that_mpirun_passes_on_stops_in_order(self):
         server = self.start("server.drain_timeout_s=60")
         sock, text = self.stream(server, {**LONG, "max_tokens": 300})
+        for rank in self.ranks(server):  # as systemd tells all of a unit's processes
+            os.kill(rank, signal.SIGUSR1)
         self.assertEqual(server.stop(signal.SIGUSR1), 0)
         self.assertTrue(self.rest(sock, text).rstrip().endswith("0"))  # the last chunk
         self.assertIn("[rank 0] [info] stopped\n", server.log)
