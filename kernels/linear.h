@@ -29,6 +29,10 @@ void Linear(const LinearArgs& args, int64_t panel_rows);
 // if theirs are the same.
 std::string KernelSet();
 
+// The OPENBLAS_CORETYPE that suits this processor, if the library does not know it and has taken
+// kernels of 2004 for it; else empty.
+std::string MissedCoreType();
+
 // Few rows (decode), bound by reading the weight once. A row's bits do not depend on the others.
 void LinearFewRows(const LinearArgs& args);
 

@@ -96,6 +96,15 @@ std::string KernelSet() {
          (simd::kFused ? "" : ", not fused");
 }
 
+std::string MissedCoreType() {
+#ifdef __x86_64__
+  if (std::string(openblas_get_corename()) != "Prescott") return "";
+  if (__builtin_cpu_supports("avx512f")) return "SkylakeX";
+  if (__builtin_cpu_supports("avx2")) return "Haswell";
+#endif
+  return "";
+}
+
 void LinearFewRows(const LinearArgs& args) {
   const int64_t padded = (args.in + kStep - 1) / kStep * kStep;
   std::vector<float> x(args.rows * padded);

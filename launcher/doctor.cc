@@ -80,8 +80,11 @@ void CheckHost(const World& world, Report* report) {
   cpu_set_t set;
   CPU_ZERO(&set);
   const int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
-  const std::string text = absl::StrCat(cores == 0 ? "unknown" : absl::StrCat(cores),
-                                        cores == 1 ? " core" : " cores", ", ", KernelSet());
+  std::string text = absl::StrCat(cores == 0 ? "unknown" : absl::StrCat(cores),
+                                  cores == 1 ? " core" : " cores", ", ", KernelSet());
+  if (const std::string type = MissedCoreType(); !type.empty()) {
+    absl::StrAppend(&text, "; OpenBLAS does not know them: set OPENBLAS_CORETYPE=", type);
+  }
   if (cores > 0 && world.ranks_on_host > cores) {
     report->Good("cores", absl::StrCat(text, "; ", world.ranks_on_host,
                                        " ranks share them: a rank computes on one thread"));
