@@ -32,6 +32,7 @@ namespace fs = std::filesystem;
 constexpr char kLock[] = "/lock";
 constexpr char kManifest[] = "/manifest.json";
 constexpr char kBeginAnew[] = "delete the directory to begin without saved prefixes";
+
 // Tells every few seconds how far rank 0 is: the others have as much to do.
 class PageProgress {
  public:
@@ -120,7 +121,7 @@ absl::StatusOr<PrefixManifest> PrefixStore::ReadManifest() {
              !differences.empty()) {
     manifest = absl::FailedPreconditionError(
         absl::StrCat(path, " tells of prefixes of another model or config: ", differences, ". ",
-                     "Name another kv_cache.prefix_dir; ", kBeginAnew));
+                     "Name another kv_cache.prefix_dir, or ", kBeginAnew));
   } else if (manifest->halo != pool_->shape().halo) {
     manifest = absl::DataLossError(absl::StrCat(path, " is damaged: ", kBeginAnew));
   }

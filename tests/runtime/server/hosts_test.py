@@ -3,10 +3,8 @@
 hosts_test.py BINARY SOURCE_DIR MPIRUN...
 """
 
-import json
 import os
 import signal
-import socket
 import sys
 import time
 import unittest
@@ -59,15 +57,8 @@ class HostsTest(unittest.TestCase):
                 self.assertIn("[rank 0] [info] stopped\n", server.log)
 
     def stream(self, server):
-        """A connection on which an answer has begun."""
-        data = json.dumps(LONG).encode()
-        sock = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        sock, _ = server.stream(LONG)
         self.addCleanup(sock.close)
-        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
-                     + data)
-        while b"data: " not in sock.recv(4096):
-            pass
         return sock
 
     def end_of(self, sock):

@@ -3,12 +3,10 @@
 mpi_test.py BINARY SOURCE_DIR MPIRUN...
 """
 
-import json
 import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import unittest
@@ -30,16 +28,8 @@ class MpiTest(unittest.TestCase):
         return server
 
     def stream(self, server, body):
-        """A connection on which an answer has begun."""
-        data = json.dumps(body).encode()
-        sock = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        sock, text = server.stream(body)
         self.addCleanup(sock.close)
-        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
-                     + data)
-        text = b""
-        while b"data: " not in text:
-            text += sock.recv(4096)
         return sock, text
 
     def rest(self, sock, text):

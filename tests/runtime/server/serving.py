@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -111,6 +112,21 @@ class Server:
     def post(self, path, body, **more):
         status, _, text = self.call("POST", path, body, **more)
         return status, json.loads(text)
+
+    def stream(self, body):
+        """(connection, what was read of it) on which an answer has begun."""
+        data = json.dumps(body).encode()
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
+                     + data)
+        text = b""
+        while b"data: " not in text:
+            piece = sock.recv(4096)
+            if not piece:
+                raise RuntimeError(f"no answer began: {text}")
+            text += piece
+        return sock, text
 
     def metric(self, name):
         """The sum over the labels of a metric."""
