@@ -3,6 +3,7 @@
 
 #include <spdlog/sinks/base_sink.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -29,7 +30,8 @@ using Json = nlohmann::ordered_json;
 // What a client gets, and whether the engine's thread brought it.
 class FakeExchange final : public HttpExchange {
  public:
-  explicit FakeExchange(const FakeEngine& engine) : engine_(engine) {}
+  explicit FakeExchange(const FakeEngine& engine, bool has_left = false)
+      : engine_(engine), has_left_(has_left) {}
   void Respond(HttpResponse given) override {
     Note();
     response = std::move(given);
@@ -47,7 +49,9 @@ class FakeExchange final : public HttpExchange {
     Note();
     finished = true;
   }
-  void OnDisconnect(std::function<void()>) override {}
+  void OnDisconnect(std::function<void()> callback) override {
+    if (has_left_) callback();
+  }
 
   HttpResponse response;
   std::string written;
@@ -59,6 +63,7 @@ class FakeExchange final : public HttpExchange {
     if (std::this_thread::get_id() == engine_.engine_thread) by_engine_thread = true;
   }
   const FakeEngine& engine_;
+  const bool has_left_;
 };
 
 // A log that knows who writes it.
@@ -66,11 +71,13 @@ class FakeLog final : public spdlog::sinks::base_sink<std::mutex> {
  public:
   std::vector<std::string> lines;
   std::vector<std::thread::id> threads;
+  std::atomic<size_t> count = 0;
 
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
     lines.emplace_back(message.payload.begin(), message.payload.end());
     threads.push_back(std::this_thread::get_id());
+    ++count;
   }
   void flush_() override {}
 };
@@ -94,30 +101,40 @@ class CompletionsTest : public ::testing::Test {
   static ServingLoop::Limits Limits() {
     ServingLoop::Limits limits;
     limits.max_num_seqs = 16;
+    limits.drain_limit = absl::ZeroDuration();
     return limits;
   }
 
-  // Answers all, and stops.
-  std::vector<std::shared_ptr<FakeExchange>> Answer(const std::vector<Json>& bodies) {
+  std::shared_ptr<FakeExchange> Send(const Json& body, bool has_left = false) {
+    const HttpRequest request = {"POST", "/v1/completions"};
+    auto exchange = std::make_shared<FakeExchange>(engine_, has_left);
+    AnswerCompletions(std::make_shared<Call>(context_, request, exchange), body.dump(),
+                      /*is_chat=*/false);
+    return exchange;
+  }
+
+  // Runs the engine until `done`, and stops what runs then.
+  void ServeUntil(const std::function<bool()>& done) {
     std::atomic<bool> stop = false;
     std::thread engine([&] {
       engine_.engine_thread = std::this_thread::get_id();
       const absl::Status ran = loop_.Run(engine_, [&] { return stop.load(); });
       EXPECT_TRUE(ran.ok()) << ran;
     });
-    std::vector<std::shared_ptr<FakeExchange>> exchanges;
-    for (const Json& body : bodies) {
-      const HttpRequest request = {"POST", "/v1/completions"};
-      exchanges.push_back(std::make_shared<FakeExchange>(engine_));
-      AnswerCompletions(std::make_shared<Call>(context_, request, exchanges.back()), body.dump(),
-                        /*is_chat=*/false);
-    }
-    for (const auto& exchange : exchanges) {
-      while (!exchange->finished) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+    while (!done()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     stop = true;
     engine.join();
     answers_.Wait();
+  }
+
+  // Answers all, and stops.
+  std::vector<std::shared_ptr<FakeExchange>> Answer(const std::vector<Json>& bodies) {
+    std::vector<std::shared_ptr<FakeExchange>> exchanges;
+    for (const Json& body : bodies) exchanges.push_back(Send(body));
+    ServeUntil([&] {
+      return std::all_of(exchanges.begin(), exchanges.end(),
+                         [](const auto& exchange) { return exchange->finished.load(); });
+    });
     return exchanges;
   }
 
@@ -186,6 +203,32 @@ TEST_F(CompletionsTest, AChoiceThatFailsEndsTheOthers) {
   EXPECT_EQ(exchange->response.status, 500);
   EXPECT_THAT(exchange->response.body, HasSubstr("refused on purpose"));
   EXPECT_THAT(engine_.cancelled, ElementsAre(0, 1));
+}
+
+// Between the arrival of its request and the first step, say. Nothing else ends these.
+TEST_F(CompletionsTest, AClientThatHasLeftIsCancelled) {
+  std::vector<std::shared_ptr<FakeExchange>> exchanges;
+  for (const bool stream : {false, true}) {
+    const Json body = {{"prompt", "ab"}, {"max_tokens", int64_t{1} << 31}, {"stream", stream}};
+    exchanges.push_back(Send(body, /*has_left=*/true));
+  }
+  ServeUntil([&] { return log_->count == 2; });
+  for (const auto& exchange : exchanges) EXPECT_FALSE(exchange->finished);
+}
+
+TEST_F(CompletionsTest, AStopEndsWhatRuns) {
+  std::vector<std::shared_ptr<FakeExchange>> exchanges;
+  for (const bool stream : {false, true}) {
+    exchanges.push_back(
+        Send({{"prompt", "ab"}, {"max_tokens", int64_t{1} << 31}, {"stream", stream}}));
+  }
+  ServeUntil([&] { return engine_.steps > 100; });
+  EXPECT_EQ(exchanges[0]->response.status, 503);
+  EXPECT_THAT(exchanges[0]->response.body, HasSubstr("the server stopped"));
+  EXPECT_THAT(exchanges[1]->written, HasSubstr("the server stopped"));
+  for (const auto& exchange : exchanges) EXPECT_TRUE(exchange->finished);
+  EXPECT_THAT(engine_.cancelled, ElementsAre(0, 1));
+  EXPECT_EQ(log_->count, 2u);
 }
 
 }  // namespace

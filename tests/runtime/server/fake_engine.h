@@ -48,6 +48,7 @@ class FakeEngine final : public Engine {
   int64_t num_waiting() const override { return 0; }
 
   absl::StatusOr<std::vector<RequestUpdate>> Step() override {
+    ++steps;
     std::vector<RequestUpdate> updates;
     for (auto& [id, running] : running_) updates.push_back(Next(id, &running));
     for (const RequestUpdate& update : updates) {
@@ -63,7 +64,8 @@ class FakeEngine final : public Engine {
 
   std::atomic<std::thread::id> engine_thread{};
   mutable std::atomic<int64_t> texts_asked_for = 0;  // by the engine's thread
-  size_t refused = 0;                                // the number of the choice that is, from 1
+  std::atomic<int64_t> steps = 0;
+  size_t refused = 0;  // the number of the choice that is, from 1
   std::vector<std::pair<std::shared_ptr<const Request>, int64_t>> submitted;
   std::set<int64_t> cancelled;
 
