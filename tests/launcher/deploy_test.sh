@@ -42,6 +42,10 @@ roles = job["spec"]["mpiReplicaSpecs"]
 command = roles["Launcher"]["template"]["spec"]["containers"][0]["command"]
 slots = roles["Worker"]["replicas"] * job["spec"]["slotsPerWorker"]
 assert int(command[command.index("-n") + 1]) == slots, "ranks and slots differ"
+for role in ("Launcher", "Worker"):  # all pods are told to stop at once
+    container = roles[role]["template"]["spec"]["containers"][0]
+    assert "-USR1" in container["lifecycle"]["preStop"]["exec"]["command"][-1], role
+    assert roles[role]["template"]["spec"]["terminationGracePeriodSeconds"] > 30, role
 given = {command[i + 1]: command[i + 2] for i, word in enumerate(command) if word == "-mca"}
 assert given == {  # as tests/runtime/server/hosts_test.py needs them
     "oob_tcp_keepalive_time": "1", "oob_tcp_keepalive_intvl": "1",
