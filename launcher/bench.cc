@@ -26,7 +26,8 @@ ABSL_FLAG(std::string, context, "262144",
           "bench: tokens of the prompt, or of what is in the cache; several, separated by commas, "
           "are measured one after the other");
 ABSL_FLAG(std::optional<int64_t>, repeat, std::nullopt,
-          "bench: runs that the median is over: replays of kernels (41 if not given), runs of a "
+          "bench: runs that the median is over: replays of kernels or collectives (41 if not "
+          "given), runs of a "
           "layer (11), decoded tokens (32), prompts (1)");
 
 namespace longspan {
@@ -39,6 +40,7 @@ struct Benchmark {
   absl::StatusOr<int> (*run)(const BenchOptions& options);
 };
 constexpr Benchmark kBenchmarks[] = {{"kernels", true, BenchKernels},
+                                     {"collectives", false, BenchCollectives},
                                      {"layer", false, BenchLayer},
                                      {"decode", false, BenchDecode},
                                      {"prefill", false, BenchPrefill}};
@@ -155,13 +157,14 @@ absl::StatusOr<int> BenchKernels(const BenchOptions& options) {
 
 Subcommand BenchSubcommand() {
   return {"bench",
-          "kernels|layer|decode|prefill [--model DIR] [--config FILE] [--set key=value]...\n      "
+          "kernels|collectives|layer|decode|prefill [--model DIR] [--config FILE] [--set "
+          "key=value]...\n      "
           "    [--context TOKENS,...] [--batch N] [--repeat N] [--format table|csv|json] "
           "[--output FILE]",
           "Measures, beside the rates of copies and matrix products on the same device: kernels of "
           "the GPU\n      (of Llama 3 8B if no model is named; groups of them by name: "
-          "bench kernels decode), one layer, a\n      decoded token, or a prompt of random tokens. "
-          "Results go to standard output, or to --output.",
+          "bench kernels decode), what ranks\n      say to each other, one layer, a decoded token, "
+          "or a prompt of random tokens. Results go to\n      standard output, or to --output.",
           {"model", "config", "set", "context", "batch", "repeat", "format", "output", "progress",
            "verbosity"},
           Bench};

@@ -18,6 +18,11 @@ absl::StatusOr<std::vector<BenchRow>> MeasureGpuKernels(const BenchShape&, const
   return NoCuda();
 }
 
+absl::StatusOr<std::vector<BenchRow>> MeasureGpuCollectives(absl::Span<const CollectiveCase>,
+                                                            int64_t, const Config&, Communicator&) {
+  return NoCuda();
+}
+
 absl::Status CopyToGpu(void*, const void*, int64_t) { return NoCuda(); }
 
 }  // namespace longspan

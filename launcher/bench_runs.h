@@ -27,6 +27,7 @@ struct BenchOptions {
 
 // Each returns the process's exit code; an error is one of the command line.
 absl::StatusOr<int> BenchKernels(const BenchOptions& options);
+absl::StatusOr<int> BenchCollectives(const BenchOptions& options);
 absl::StatusOr<int> BenchLayer(const BenchOptions& options);
 absl::StatusOr<int> BenchDecode(const BenchOptions& options);
 absl::StatusOr<int> BenchPrefill(const BenchOptions& options);

@@ -366,6 +366,13 @@ case $case in
     jq -e '.rows[0].name == "prefill"' report.json > jq_out
     bench layer --context 2048 --repeat 2 --format json
     jq -e '[.rows[].name] == ["decode, a layer", "prefill, a layer"]' stdout > jq_out
+    alone=("${needle[@]}")
+    [ ${#mpirun[@]} != 0 ] || needle+=(--set parallel.ranks=3)
+    bench collectives --repeat 2 --format json
+    jq -e '([.rows[].name] | index("decode: candidates") != null and index("chunk: maxima") != null)
+           and ([.rows[] | select(.name == "ring step").bytes] == [4096, 65536, 1048576, 16777216])
+           and all(.rows[]; .runs == 2 and .median_us >= .min_us and .min_us > 0)' stdout > jq_out
+    needle=("${alone[@]}")
 
     refuse() {  # CODE MESSAGE ARGUMENTS: told once
       local code=$1 message=$2
@@ -375,8 +382,8 @@ case $case in
       [ "$(grep -c '^longspan' stderr)" = 1 ] || { cat stderr >&2; fail "told more than once"; }
       [ ! -s stdout ] || fail "there is output"
     }
-    refuse 2 'takes what to measure: kernels, layer, decode, prefill, serve'
-    refuse 2 'unknown benchmark dance; there are kernels, layer, decode, prefill, serve' dance
+    refuse 2 'takes what to measure: kernels, collectives, layer, decode, prefill, serve'
+    refuse 2 'unknown benchmark dance; there are kernels, collectives, layer, decode, prefill, serve' dance
     refuse 2 'unexpected argument twice' decode twice
     refuse 2 '--context must be numbers from 1 to 4294967294, separated by commas, not `12x`' \
       decode --context 600,12x
@@ -394,6 +401,7 @@ case $case in
     if [ ${#mpirun[@]} = 0 ]; then
       expect 1 "${needle[@]}" decode --context 600 --repeat 1 --output /dev/full
       says '/dev/full: the results cannot be written: No space left'
+      refuse 1 'bench collectives needs ranks that talk: mpirun -n 2' collectives
       if "$longspan" --version | grep -q '^CUDA  *no'; then
         refuse 1 'this build has no CUDA; build the preset cuda' kernels
       fi
