@@ -58,8 +58,8 @@ absl::StatusOr<int> RunOrAbort(Communicator& communicator,
 // kExitFailed.
 int ReportError(const absl::Status& status, int rank);
 
-// From now on the first SIGINT or SIGTERM, and every SIGUSR1, which mpirun passes on to the ranks,
-// only makes StopRequested() true; the second of the former ends the process.
+// From now on the first SIGINT or SIGTERM, and every SIGUSR1, which mpirun may pass on to the
+// ranks, only makes StopRequested() true; the second of the former ends the process.
 void CatchStopSignals();
 bool StopRequested();
 

@@ -1,5 +1,6 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <boost/asio/post.hpp>
@@ -95,8 +96,10 @@ class ServeJob {
     context_.loop = &loop;
     context_.prompts = &prompts;
     current_ = &context_;
-    spdlog::info("{} answers for {}, of up to {} tokens", url_, context_.model_name,
-                 config.max_model_len);
+    // mpirun does not pass signals on as such: SIGTERM kills the ranks, and some versions keep
+    // SIGUSR1 to themselves.
+    spdlog::info("{} answers for {}, of up to {} tokens; kill {} stops it", url_,
+                 context_.model_name, config.max_model_len, getpid());
     const absl::Status served = loop.Run(engine, StopRequested);
     answers_.Wait();
     http_->Drain(kGoodbye);

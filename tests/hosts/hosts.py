@@ -102,6 +102,10 @@ class Hosts:
         """The process id of the command of on() that `process` started, which signals are meant for."""
         return _child(process.pid)
 
+    def kill(self, host, pid, sign):
+        """The process that has this id on the host: hosts count them apart."""
+        subprocess.run([*self.on(host), "kill", f"-{int(sign)}", str(pid)], check=False)
+
     @contextlib.contextmanager
     def network(self, host):
         """Sockets that this thread opens meanwhile are the host's."""

@@ -4,7 +4,6 @@ hosts_test.py BINARY SOURCE_DIR MPIRUN...
 """
 
 import os
-import signal
 import sys
 import time
 import unittest
@@ -25,16 +24,17 @@ LONG = {"prompt": "needle in hay. ", "max_tokens": 150000, "temperature": 0, "ig
 
 
 class HostsTest(unittest.TestCase):
-    def start(self, command=(), ranks=1):
+    def start(self, command=(), ranks=1, **more):
         server = Server(BINARY, SOURCE, command=command, ranks=ranks, max_model_len=200000,
-                        model=NEEDLE)
+                        model=NEEDLE, **more)
         self.addCleanup(server.stop)
         return server
 
     def start_on(self, net, ranks_per_host, flags=KEEPALIVE):
         with net.network(0):
             return self.start(net.mpirun([*MPIRUN, *flags], ranks_per_host),
-                              ranks_per_host * len(net.names))
+                              ranks_per_host * len(net.names),
+                              kill=lambda pid, sign: net.kill(0, pid, sign))
 
     def answer(self, server):
         with open(os.path.join(NEEDLE, "demo/document.txt")) as file:
@@ -52,8 +52,7 @@ class HostsTest(unittest.TestCase):
                 server = self.start_on(net, ranks_per_host)
                 with net.network(0):
                     self.assertEqual(self.answer(server), alone)
-                os.kill(net.command(server.process), signal.SIGUSR1)
-                self.assertEqual(server.process.wait(60), 0)
+                self.assertEqual(server.stop(), 0)
                 self.assertIn("[rank 0] [info] stopped\n", server.log)
 
     def stream(self, server):

@@ -1,5 +1,6 @@
 """Starts `longspan serve` for a test: on a small random model whose tokens are bytes, or another."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -28,15 +29,16 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
-URL = re.compile(r"http://127\.0\.0\.1:(\d+) answers for")
+STARTED = re.compile(r"http://127\.0\.0\.1:(\d+) answers for .*; kill (\d+) stops it")
 
 
 class Server:
-    """A running server. `command` comes before the program's name, as mpirun does. `model`: the
-    directory of another model than the small one, with settings of its own."""
+    """A running server. `command` comes before the program's name, as mpirun does; `kill` is os.kill
+    where that runs. `model`: the directory of another model than the small one, with settings of its
+    own."""
 
     def __init__(self, binary, source, settings=(), command=(), ranks=2, max_model_len=4096,
-                 environment=None, model=None):
+                 environment=None, model=None, kill=os.kill):
         self.directory = tempfile.mkdtemp()
         config = CONFIG.format(ranks=ranks, max_model_len=max_model_len)
         if model is None:
@@ -50,7 +52,9 @@ class Server:
         for setting in settings:
             arguments += ["--set", setting]
         self.log = []
+        self.kill = kill
         self.port = None
+        self.rank0 = None  # its process id
         self.process = subprocess.Popen(arguments, cwd=self.directory, stderr=subprocess.PIPE,
                                         text=True, env={**os.environ, **(environment or {})})
         self.listening = threading.Event()
@@ -74,15 +78,16 @@ class Server:
     def _read(self):
         for line in self.process.stderr:
             self.log.append(line)
-            if match := URL.search(line):
-                self.port = int(match[1])
+            if match := STARTED.search(line):
+                self.port, self.rank0 = int(match[1]), int(match[2])
                 self.listening.set()
         self.listening.set()  # it has ended
 
     def stop(self, sign=signal.SIGTERM):
-        """Returns the exit code."""
+        """Tells rank 0 to stop, as the log says. Returns the exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(sign)
+            with contextlib.suppress(ProcessLookupError):  # the job may be ending already
+                self.kill(self.rank0, sign) if self.rank0 else self.process.send_signal(sign)
         try:
             code = self.process.wait(60)
         except subprocess.TimeoutExpired:
