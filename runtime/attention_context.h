@@ -12,6 +12,7 @@
 #include "kernels/rope.h"
 #include "runtime/config.h"
 #include "runtime/kv_shard.h"
+#include "runtime/phase_clock.h"
 #include "sharding/attention_ranges.h"
 #include "sharding/cost_model.h"
 #include "sharding/sequence_layout.h"
@@ -56,6 +57,7 @@ struct AttentionContext {
   std::vector<ScoreFactors> factors;  // [layers]; empty: exact scores
   Rope* rope = nullptr;
   AttentionCounts* counts = nullptr;
+  PhaseClock* phases = nullptr;    // null: nobody asks where time goes
   SelectionObserver on_selection;  // may be empty
   std::optional<Moving> moving;    // in prefill; empty: what is cheaper
 

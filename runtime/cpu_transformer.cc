@@ -115,6 +115,7 @@ absl::Status CpuTransformer::SwapHidden(std::vector<float>* hidden) {
 
 absl::Status CpuTransformer::PrefillLayer(int64_t layer, const PrefillChunk& chunk,
                                           Outputs outputs) {
+  const PhaseSpan span(attention_.phases, Phase::kLinear);
   const int64_t hidden = config_.hidden_size;
   const LayerWeights& weights = weights_.layers[layer];
   const LayerVectors& vectors = vectors_[layer];
@@ -153,6 +154,7 @@ absl::Status CpuTransformer::Decode(absl::Span<const DecodeToken> tokens,
   const int64_t kv_dim = attention_.shape.kv_dim();
   x_.resize(rows * config_.hidden_size);
   Embed(ids, x_.data());
+  const PhaseSpan span(attention_.phases, Phase::kLinear);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const LayerWeights& weights = weights_.layers[layer];
     const LayerVectors& vectors = vectors_[layer];

@@ -7,12 +7,14 @@
 #include <optional>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "collectives/agree.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/clock.h"
 #include "runtime/model.h"
+#include "runtime/phase_clock.h"
 #include "runtime/prefix_store.h"
 #include "runtime/rank_stats.h"
 #include "runtime/sampling.h"
@@ -46,7 +48,8 @@ class StepRunner {
         model_(model),
         selection_block_(selection_block),
         caches_(model->pool.get(), model->attention.layout, communicator->rank(),
-                std::move(cached)) {}
+                std::move(cached)),
+        clock_(*communicator) {}
 
   // This rank's pages of the prefix cache, by their nodes.
   const std::map<int64_t, PageRef>& cached() const { return caches_.cached(); }
@@ -56,17 +59,42 @@ class StepRunner {
     StepResult result;
     const absl::Status opened = caches_.Update(plan);
     if (!plan.opens.empty()) LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, opened));
-    const double start = MonotonicSeconds();
-    if (plan.prefill) LONGSPAN_RETURN_IF_ERROR(Prefill(*plan.prefill, &result));
-    const double middle = MonotonicSeconds();
-    if (!plan.decodes.empty()) LONGSPAN_RETURN_IF_ERROR(Decode(plan.decodes, greedy, &result));
-    result.prefill_s = middle - start;
-    result.decode_s = MonotonicSeconds() - middle;
+    if (plan.prefill) {
+      LONGSPAN_ASSIGN_OR_RETURN(result.prefill_s, Timed(&phases_.prefill, [&] {
+                                  return Prefill(*plan.prefill, &result);
+                                }));
+    }
+    if (!plan.decodes.empty()) {
+      LONGSPAN_ASSIGN_OR_RETURN(result.decode_s, Timed(&phases_.decode, [&] {
+                                  return Decode(plan.decodes, greedy, &result);
+                                }));
+    }
     return result;
+  }
+
+  // Of all ranks, since the last call; from now on they are counted. Collective.
+  absl::StatusOr<std::vector<RankPhases>> TakePhases() {
+    std::vector<RankPhases> all;
+    LONGSPAN_RETURN_IF_ERROR(GatherPhases(communicator_, phases_, &all));
+    phases_ = {};
+    model_->attention.phases = &clock_;
+    return all;
   }
 
  private:
   bool IsDriver() const { return communicator_->rank() == 0; }
+
+  // Runs a step's part of one stage. Returns its seconds.
+  absl::StatusOr<double> Timed(StagePhases* phases, absl::FunctionRef<absl::Status()> stage) {
+    const bool counts = model_->attention.phases != nullptr;
+    const double start = MonotonicSeconds();
+    if (counts) clock_.Begin();
+    LONGSPAN_RETURN_IF_ERROR(stage());
+    if (counts) clock_.End(phases);
+    // A GPU computes, and waits for others, while the host is elsewhere.
+    if (model_->gpu != nullptr) phases->seconds.fill(kNotMeasured);
+    return MonotonicSeconds() - start;
+  }
 
   absl::Status Prefill(const StepPlan::Prefill& prefill, StepResult* result) {
     const SequenceCaches::Sequence& sequence = caches_.at(prefill.sequence);
@@ -206,6 +234,8 @@ class StepRunner {
   Model* model_;
   int64_t selection_block_;
   SequenceCaches caches_;
+  PhaseClock clock_;
+  RankPhases phases_;  // since they were last taken
 };
 
 // Broadcasts a plan as a fixed first message, which small plans fit, and the rest.
@@ -310,6 +340,15 @@ class EngineImpl final : public Engine {
   }
   const EngineStats& stats() const override { return stats_; }
   const std::vector<RankStats>& rank_stats() const override { return rank_stats_; }
+  const MemoryPlan& memory_plan() const override { return model_->memory; }
+
+  absl::StatusOr<std::vector<RankPhases>> TakePhases() override {
+    StepPlan plan;
+    plan.takes_phases = true;
+    std::vector<int64_t> words = plan.Serialize();
+    LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
+    return runner_.TakePhases();
+  }
 
   absl::StatusOr<EngineStats> Shutdown() override {
     if (store_ != nullptr) LONGSPAN_RETURN_IF_ERROR(PublishWhatRuns());
@@ -331,6 +370,10 @@ class EngineImpl final : public Engine {
       LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
       const StepPlan plan = StepPlan::Deserialize(words);
       if (plan.shutdown) return Close();
+      if (plan.takes_phases) {
+        LONGSPAN_RETURN_IF_ERROR(runner_.TakePhases().status());
+        continue;
+      }
       LONGSPAN_RETURN_IF_ERROR(runner_.Run(plan, /*greedy=*/false).status());
       if (plan.gathers_stats) {
         LONGSPAN_RETURN_IF_ERROR(GatherRankStats(communicator_, &rank_stats_));
@@ -433,8 +476,8 @@ class EngineImpl final : public Engine {
 
   bool AllGreedy(const StepPlan& plan) const {
     for (const StepPlan::Decode& decode : plan.decodes) {
-      const SamplingParams& params = sequences_.at(decode.sequence).request().sampling;
-      if (params.temperature != 0 || params.logprobs) return false;
+      const Sequence& sequence = sequences_.at(decode.sequence);
+      if (sequence.request().sampling.temperature != 0 || sequence.wants_logprobs()) return false;
     }
     return true;
   }
@@ -444,7 +487,7 @@ class EngineImpl final : public Engine {
     const SamplingParams& params = sequence->request().sampling;
     const int32_t token = SampleToken(logits, params, sequence->seed(), position);
     std::optional<TokenLogprobs> logprobs;
-    if (params.logprobs) logprobs = ComputeLogprobs(logits, token, *params.logprobs);
+    if (sequence->wants_logprobs()) logprobs = ComputeLogprobs(logits, token, *params.logprobs);
     return Append(sequence, token, std::move(logprobs));
   }
 

@@ -13,6 +13,8 @@
 #include "absl/types/span.h"
 #include "collectives/communicator.h"
 #include "runtime/config.h"
+#include "runtime/memory_plan.h"
+#include "runtime/phases.h"
 #include "runtime/rank_stats.h"
 #include "runtime/request.h"
 #include "runtime/tokenizer.h"
@@ -100,6 +102,11 @@ class Engine {
   virtual const EngineStats& stats() const = 0;  // so far; without peak_memory_bytes
   // Rank 0. Of each rank, as of a step at most a second before the last; empty before the first.
   virtual const std::vector<RankStats>& rank_stats() const = 0;
+  // Rank 0, between steps. What each rank has spent its steps' time on since the last call. The
+  // first call only begins to count, so that nothing is spent on it unless somebody asks.
+  virtual absl::StatusOr<std::vector<RankPhases>> TakePhases() = 0;
+  // Of this rank. A sequence of n tokens also takes the pages of its stripes.
+  virtual const MemoryPlan& memory_plan() const = 0;
   // Rank 0. Ends RunWorker on the other ranks and gathers statistics.
   virtual absl::StatusOr<EngineStats> Shutdown() = 0;
 

@@ -50,6 +50,7 @@ Moving ChooseMoving(const AttentionContext& context, absl::Span<const BlockKeys>
 absl::Status AttendBlocks(const AttentionContext& context, int64_t layer, KvShard* cache,
                           absl::Span<const PrefillBlock> blocks, int64_t first_row,
                           const float* queries, float* output) {
+  const PhaseSpan span(context.phases, Phase::kAttend);
   LONGSPAN_ASSIGN_OR_RETURN(const Selections selections,
                             SelectForBlocks(context, layer, cache, blocks, first_row, queries));
   std::vector<BlockKeys> keys;
@@ -65,6 +66,7 @@ absl::Status AttendBlocks(const AttentionContext& context, int64_t layer, KvShar
 absl::Status AttendTokens(const AttentionContext& context, int64_t layer,
                           absl::Span<const DecodeToken> tokens, const float* queries,
                           float* output) {
+  const PhaseSpan span(context.phases, Phase::kAttend);
   LONGSPAN_ASSIGN_OR_RETURN(const Selections selections,
                             SelectForTokens(context, layer, tokens, queries));
   std::vector<BlockKeys> keys;

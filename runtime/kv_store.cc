@@ -77,6 +77,7 @@ std::vector<HaloMove> HaloMoves(const AttentionContext& context, const PrefillCh
 
 absl::Status StoreChunk(const AttentionContext& context, int64_t layer, const PrefillChunk& chunk,
                         const float* keys, const float* values) {
+  const PhaseSpan span(context.phases, Phase::kOtherCompute);
   const int64_t dim = context.shape.kv_dim();
   std::vector<float> compressed;
   if (KeepsScoreKeys(context) && !context.exact() && chunk.rows > 0) {
@@ -103,6 +104,7 @@ absl::Status StoreChunk(const AttentionContext& context, int64_t layer, const Pr
 
 void StoreToken(const AttentionContext& context, int64_t layer, const DecodeToken& token,
                 const float* key, const float* value) {
+  const PhaseSpan span(context.phases, Phase::kOtherCompute);
   const int64_t dim = context.shape.kv_dim();
   if (context.layout.owner(token.position) == context.communicator->rank()) {
     ConvertFromFloat(key, dim, context.kv.dtype, token.cache->Key(layer, token.position));

@@ -30,6 +30,7 @@ void AttendOwn(const AttentionContext& context, int64_t layer, KvShard* cache,
 // partials: of each rank, the same rows.
 void Merge(const AttentionContext& context, const std::vector<float>& partials, int64_t rows,
            float* output) {
+  const PhaseSpan span(context.phases, Phase::kPartialMerge);
   MergePartialsArgs args;
   args.outputs = partials.data();
   args.lse = partials.data() + rows * context.shape.query_dim();

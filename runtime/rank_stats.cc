@@ -1,18 +1,16 @@
 #include "runtime/rank_stats.h"
 
-#include "absl/strings/match.h"
+#include "runtime/phases.h"
 
 namespace longspan {
 
 RankStats RankStatsOf(const CommunicatorStats& stats) {
   RankStats sums;
   for (const auto& [name, call] : stats) {
-    if (absl::StartsWith(name, "select.")) sums.merge_s += call.seconds_waited;
-    // The names of ring_attention.cc and partial_attention.cc, then those of a GPU.
-    if (absl::StartsWith(name, "ring.") || absl::StartsWith(name, "decode.") ||
-        absl::StartsWith(name, "attend.")) {
-      sums.ring_s += call.seconds_waited;
-    }
+    const Phase phase = PhaseOfCall(name);
+    if (phase == Phase::kOtherExchange) continue;
+    const bool moves = phase == Phase::kRingWait || phase == Phase::kPartialMerge;
+    (moves ? sums.ring_s : sums.merge_s) += call.seconds_waited;
   }
   return sums;
 }

@@ -19,9 +19,10 @@ struct SamplingParams {
   std::optional<uint64_t> seed;  // unset: 0
   std::vector<std::string> stop;
   bool ignore_eos = false;
-  std::vector<int32_t> stop_token_ids;  // end a sequence as the model's own do
-  bool echo = false;                    // with logprobs: of the prompt's tokens too
-  std::optional<int64_t> logprobs;      // number of alternatives per token
+  std::vector<int32_t> stop_token_ids;    // end a sequence as the model's own do
+  bool echo = false;                      // with logprobs: of the prompt's tokens too
+  std::optional<int64_t> logprobs;        // number of alternatives per token
+  std::optional<int64_t> logprobs_limit;  // of so many generated tokens, the first; unset: of all
   // Count what of the prompt is selected while decoding. On GPUs a step with such a sequence is no
   // graph, and slower for all.
   bool attended = false;

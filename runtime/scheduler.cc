@@ -138,6 +138,7 @@ bool Scheduler::Remove(int64_t sequence) {
 std::vector<int64_t> StepPlan::Serialize() const {
   std::vector<int64_t> words = {shutdown,
                                 gathers_stats,
+                                takes_phases,
                                 static_cast<int64_t>(publishes.size()),
                                 static_cast<int64_t>(closes.size()),
                                 static_cast<int64_t>(evicts.size()),
@@ -174,6 +175,7 @@ StepPlan StepPlan::Deserialize(const std::vector<int64_t>& words) {
   StepPlan plan;
   plan.shutdown = next() != 0;
   plan.gathers_stats = next() != 0;
+  plan.takes_phases = next() != 0;
   plan.publishes.resize(next());
   plan.closes.resize(next());
   plan.evicts.resize(next());

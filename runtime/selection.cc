@@ -281,6 +281,7 @@ class BlockScorer {
 // Step 4: candidates of all ranks, [blocks, top_k] each; the merged selection of each block.
 absl::StatusOr<Selections> Merge(const AttentionContext& context,
                                  const std::vector<Candidate>& mine, int64_t blocks) {
+  const PhaseSpan span(context.phases, Phase::kCandidateMerge);
   const int64_t k = context.esa.top_k;
   const int64_t ranks = context.layout.num_ranks;
   std::vector<Candidate> all(ranks * blocks * k);
@@ -320,6 +321,7 @@ std::vector<float> SumGroups(const AttentionShape& shape, const float* queries, 
 
 void CompressKeys(const AttentionContext& context, int64_t layer, const float* keys, int64_t rows,
                   bool decode, float* out) {
+  const PhaseSpan span(context.phases, Phase::kScore);
   ApplyFactor(context, context.factors[layer].key, keys, rows, decode, out);
 }
 
@@ -328,6 +330,7 @@ absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int6
                                            int64_t first_row, const float* queries) {
   Selections selections(blocks.size());
   if (!context.selects) return selections;
+  const PhaseSpan span(context.phases, Phase::kScore);
   std::vector<ScoredBlock> scored;
   for (size_t b = 0; b < blocks.size(); ++b) {
     const Range middle = blocks[b].ranges.middle;
@@ -368,6 +371,7 @@ absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int6
                                            const float* queries) {
   Selections selections(tokens.size());
   if (!context.selects) return selections;
+  const PhaseSpan span(context.phases, Phase::kScore);
   std::vector<size_t> scored;
   for (size_t t = 0; t < tokens.size(); ++t) {
     const Range block = {tokens[t].position, tokens[t].position + 1};

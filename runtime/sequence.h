@@ -28,6 +28,13 @@ class Sequence {
   // Alternatives per prompt token if their log-probabilities were asked for, else -1.
   int64_t wanted_prompt_logprobs() const;
 
+  // Whether log-probabilities of the next token were asked for.
+  bool wants_logprobs() const {
+    const SamplingParams& params = request().sampling;
+    return params.logprobs && static_cast<int64_t>(completion_.tokens.size()) <
+                                  params.logprobs_limit.value_or(params.max_tokens);
+  }
+
   int64_t next_position() const {
     return static_cast<int64_t>(request().prompt.size() + completion_.tokens.size());
   }

@@ -78,6 +78,10 @@ class FakeEngine final : public Engine {
   EngineLoad load() const override { return {}; }
   const EngineStats& stats() const override { return stats_; }
   const std::vector<RankStats>& rank_stats() const override { return rank_stats_; }
+  absl::StatusOr<std::vector<RankPhases>> TakePhases() override {
+    return std::vector<RankPhases>();
+  }
+  const MemoryPlan& memory_plan() const override { return memory_plan_; }
   absl::StatusOr<EngineStats> Shutdown() override { return stats_; }
   absl::Status RunWorker() override { return absl::OkStatus(); }
 
@@ -92,6 +96,7 @@ class FakeEngine final : public Engine {
   };
   Config config_;
   EngineStats stats_;
+  MemoryPlan memory_plan_;
   std::vector<RankStats> rank_stats_;
   std::unique_ptr<Tokenizer> tokenizer_;
   int steps_;

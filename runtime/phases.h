@@ -1,0 +1,65 @@
+#ifndef LONGSPAN_RUNTIME_PHASES_H_
+#define LONGSPAN_RUNTIME_PHASES_H_
+
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "collectives/communicator.h"
+
+namespace longspan {
+
+// What a rank spends its time on. Work on the rank itself comes first, then exchange with others:
+// transferring, and waiting for whoever is late.
+enum class Phase {
+  kLinear,          // projections and MLP, with the norms around them
+  kScore,           // compression, scores, local top-k
+  kAttend,          // attention to the keys that there are
+  kOtherCompute,    // embeddings, cache writes, logits
+  kQueryGather,     // compressed queries to all ranks
+  kMaxima,          // maxima of scores, and thresholds
+  kCandidateMerge,  // candidates to all ranks, and their merge
+  kRingWait,        // keys and values, or queries, that had not arrived when they were needed
+  kPartialMerge,    // partials to where their queries are, and their merge
+  kOtherExchange,   // margins of stripes, logits
+};
+inline constexpr int kNumPhases = 10;
+inline constexpr int kNumComputePhases = 4;  // of them, the first
+
+absl::string_view PhaseName(Phase phase);  // "candidate_merge"
+
+// What the waits of a collective count as, by the name of the call.
+Phase PhaseOfCall(absl::string_view name);
+
+using PhaseSeconds = std::array<double, kNumPhases>;  // NaN: not measured
+inline constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
+
+// One rank's steps of one kind, since it began to count.
+struct StagePhases {
+  int64_t steps = 0;
+  double wall_s = 0;  // of the steps, from the plan to the last result
+  // Their parts. They add up to wall_s where all are measured.
+  PhaseSeconds seconds{};
+  CommunicatorStats calls;  // within the steps
+};
+
+// One rank's phases.
+struct RankPhases {
+  StagePhases prefill;  // a step is a chunk
+  StagePhases decode;   // a step is a token of every sequence that decodes
+};
+
+// Sums of the phases of work, and of all others.
+double ComputeSeconds(const StagePhases& stage);
+double ExchangeSeconds(const StagePhases& stage);
+
+// Of all ranks, in their order. Collective; relies on all ranks having made the same calls.
+absl::Status GatherPhases(Communicator* communicator, const RankPhases& mine,
+                          std::vector<RankPhases>* all);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_RUNTIME_PHASES_H_
