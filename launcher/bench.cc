@@ -1,13 +1,10 @@
 #include <algorithm>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "collectives/mpi_communicator.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/bench_gpu.h"
@@ -19,16 +16,6 @@
 #include "runtime/config.h"
 #include "runtime/model_config.h"
 #include "sharding/topk_merge.h"
-
-ABSL_FLAG(int64_t, batch, 1,
-          "bench: sequences that are decoded together, or prompts, or rows of the kernels");
-ABSL_FLAG(std::string, context, "262144",
-          "bench: tokens of the prompt, or of what is in the cache; several, separated by commas, "
-          "are measured one after the other");
-ABSL_FLAG(std::optional<int64_t>, repeat, std::nullopt,
-          "bench: runs that the median is over: replays of kernels or collectives (41 if not "
-          "given), runs of a "
-          "layer (11), decoded tokens (32), prompts (1)");
 
 namespace longspan {
 namespace {
@@ -73,34 +60,17 @@ absl::StatusOr<const Benchmark*> FindBenchmark(const std::vector<std::string>& p
   return benchmark;
 }
 
-absl::StatusOr<std::vector<int64_t>> ParseContexts(const std::string& text) {
-  std::vector<int64_t> contexts;
-  for (const absl::string_view part : absl::StrSplit(text, ',')) {
-    int64_t tokens = 0;
-    if (!absl::SimpleAtoi(part, &tokens) || tokens < 1 || tokens > kMaxPosition) {
-      return absl::InvalidArgumentError(absl::StrCat("--context must be numbers from 1 to ",
-                                                     kMaxPosition, ", separated by commas, not `",
-                                                     part, "`"));
-    }
-    contexts.push_back(tokens);
-  }
-  return contexts;
-}
-
-absl::Status CheckCount(absl::string_view flag, int64_t count) {
-  constexpr int64_t kMost = 1'000'000;
-  if (count >= 1 && count <= kMost) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--", flag, " must be from 1 to ", kMost, ", not ", count));
-}
+constexpr int64_t kMostRuns = 1'000'000;
 
 absl::StatusOr<BenchOptions> OptionsFromFlags() {
   BenchOptions options;
-  LONGSPAN_ASSIGN_OR_RETURN(options.contexts, ParseContexts(absl::GetFlag(FLAGS_context)));
-  options.batch = absl::GetFlag(FLAGS_batch);
-  LONGSPAN_RETURN_IF_ERROR(CheckCount("batch", options.batch));
+  LONGSPAN_ASSIGN_OR_RETURN(options.contexts,
+                            ParseNumbers("context", absl::GetFlag(FLAGS_context), kMaxPosition));
+  LONGSPAN_ASSIGN_OR_RETURN(options.batch,
+                            ParseNumber("batch", absl::GetFlag(FLAGS_batch), kMostRuns));
   options.repeat = absl::GetFlag(FLAGS_repeat);
-  LONGSPAN_RETURN_IF_ERROR(CheckCount("repeat", options.repeat.value_or(1)));
+  LONGSPAN_RETURN_IF_ERROR(
+      ParseNumber("repeat", absl::StrCat(options.repeat.value_or(1)), kMostRuns).status());
   LONGSPAN_ASSIGN_OR_RETURN(options.format, ParseReportFormat(absl::GetFlag(FLAGS_format)));
   LONGSPAN_ASSIGN_OR_RETURN(options.progress, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());

@@ -5,9 +5,11 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/reflection.h"
-#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "kernels/base/status_macros.h"
 
 namespace {
 
@@ -19,6 +21,12 @@ std::vector<std::string>& SetFlagValues() {
 
 }  // namespace
 
+ABSL_FLAG(std::string, batch, "1",
+          "bench: sequences that are decoded together, or prompts, or rows of the kernels. scale: "
+          "prompts that run together; several numbers, separated by commas, are a grid");
+ABSL_FLAG(std::string, context, "262144",
+          "bench: tokens of the prompt, or of what is in the cache; several, separated by commas, "
+          "are measured one after the other. scale: tokens of each prompt, likewise");
 ABSL_FLAG(std::string, config, "", "YAML file of the run; configs/needle.yaml explains every key");
 ABSL_FLAG(std::string, file, "", "The document, a text file; `-` is standard input");
 ABSL_FLAG(std::string, format, "table", "bench: table, csv or json");
@@ -44,6 +52,10 @@ ABSL_FLAG(std::string, progress, "auto",
 ABSL_FLAG(std::string, prompt_template, "",
           "The prompt, with {document} and {question}, in place of the config's "
           "`ask.prompt_template`; \\n and the like are escapes");
+ABSL_FLAG(std::optional<int64_t>, repeat, std::nullopt,
+          "bench: runs that the median is over: replays of kernels or collectives (41 if not "
+          "given), runs of a layer (11), decoded tokens (32), prompts (1). scale: runs of each "
+          "point (1)");
 ABSL_FLAG(std::string, set, "",
           "key=value, a key of the config that wins over the files, as in --set esa.top_k=512; "
           "repeatable")
@@ -120,6 +132,28 @@ absl::StatusOr<std::vector<ConfigOverride>> SetFlags() {
     overrides.push_back({value.substr(0, equals), value.substr(equals + 1)});
   }
   return overrides;
+}
+
+absl::StatusOr<std::vector<int64_t>> ParseNumbers(absl::string_view flag, absl::string_view text,
+                                                  int64_t most) {
+  std::vector<int64_t> numbers;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    int64_t number = 0;
+    if (!absl::SimpleAtoi(part, &number) || number < 1 || number > most) {
+      return absl::InvalidArgumentError(absl::StrCat("--", flag, " must be numbers from 1 to ",
+                                                     most, ", separated by commas, not `", part,
+                                                     "`"));
+    }
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+absl::StatusOr<int64_t> ParseNumber(absl::string_view flag, absl::string_view text, int64_t most) {
+  int64_t number = 0;
+  if (absl::SimpleAtoi(text, &number) && number >= 1 && number <= most) return number;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " must be from 1 to ", most, ", not ", text));
 }
 
 std::string DescribeFlags(absl::Span<const absl::string_view> names) {

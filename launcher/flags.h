@@ -1,6 +1,7 @@
 #ifndef LONGSPAN_LAUNCHER_FLAGS_H_
 #define LONGSPAN_LAUNCHER_FLAGS_H_
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,7 +13,9 @@
 #include "runtime/config.h"
 
 // Flags of all subcommands; each subcommand names those that it takes (see main.cc).
+ABSL_DECLARE_FLAG(std::string, batch);
 ABSL_DECLARE_FLAG(std::string, config);
+ABSL_DECLARE_FLAG(std::string, context);
 ABSL_DECLARE_FLAG(std::string, file);
 ABSL_DECLARE_FLAG(std::string, format);
 ABSL_DECLARE_FLAG(std::string, host);
@@ -23,6 +26,8 @@ ABSL_DECLARE_FLAG(std::string, output);
 ABSL_DECLARE_FLAG(std::optional<int64_t>, port);
 ABSL_DECLARE_FLAG(std::string, progress);
 ABSL_DECLARE_FLAG(std::string, prompt_template);
+ABSL_DECLARE_FLAG(std::optional<int64_t>, repeat);
+ABSL_DECLARE_FLAG(std::string, set);
 ABSL_DECLARE_FLAG(std::string, verbosity);
 
 namespace longspan {
@@ -35,6 +40,12 @@ absl::StatusOr<std::vector<std::string>> ParseFlags(absl::Span<const std::string
 
 // Every `--set key=value`, in order.
 absl::StatusOr<std::vector<ConfigOverride>> SetFlags();
+
+// The value of a flag that takes numbers from 1 to `most`, separated by commas.
+absl::StatusOr<std::vector<int64_t>> ParseNumbers(absl::string_view flag, absl::string_view text,
+                                                  int64_t most);
+// Of one that takes one such number.
+absl::StatusOr<int64_t> ParseNumber(absl::string_view flag, absl::string_view text, int64_t most);
 
 // One paragraph a flag, as `--help` shows it.
 std::string DescribeFlags(absl::Span<const absl::string_view> names);

@@ -12,8 +12,8 @@ namespace longspan {
 namespace {
 
 std::vector<Subcommand> Subcommands() {
-  return {GenerateSubcommand(), AskSubcommand(),   ServeSubcommand(),     CalibrateSubcommand(),
-          DoctorSubcommand(),   BenchSubcommand(), BenchServeSubcommand()};
+  return {GenerateSubcommand(), AskSubcommand(),   ServeSubcommand(),      CalibrateSubcommand(),
+          DoctorSubcommand(),   BenchSubcommand(), BenchServeSubcommand(), ScalePointSubcommand()};
 }
 
 std::string Overview() {

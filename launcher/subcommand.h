@@ -31,6 +31,7 @@ Subcommand CalibrateSubcommand();
 Subcommand DoctorSubcommand();
 Subcommand BenchSubcommand();
 Subcommand BenchServeSubcommand();
+Subcommand ScalePointSubcommand();
 Subcommand ServeSubcommand();
 
 // What was built in, as `--version` prints it.
