@@ -103,7 +103,8 @@ class Engine {
   // Rank 0. Of each rank, as of a step at most a second before the last; empty before the first.
   virtual const std::vector<RankStats>& rank_stats() const = 0;
   // Rank 0, between steps. What each rank has spent its steps' time on since the last call. The
-  // first call only begins to count, so that nothing is spent on it unless somebody asks.
+  // first call only begins to count, so that nothing is spent on it unless somebody asks. GPUs
+  // count some of the decode steps.
   virtual absl::StatusOr<std::vector<RankPhases>> TakePhases() = 0;
   // Of this rank. A sequence of n tokens also takes the pages of its stripes.
   virtual const MemoryPlan& memory_plan() const = 0;

@@ -1,8 +1,34 @@
 #include "runtime/phase_clock.h"
 
+#include <numeric>
+
 #include "runtime/clock.h"
 
 namespace longspan {
+namespace {
+
+void AddCalls(const CommunicatorStats& more, CommunicatorStats* sums) {
+  for (const auto& [name, call] : more) {
+    CallStats& sum = (*sums)[name];
+    sum.calls += call.calls;
+    sum.bytes_sent += call.bytes_sent;
+    sum.seconds_waited += call.seconds_waited;
+  }
+}
+
+}  // namespace
+
+CommunicatorStats CallsSince(const CommunicatorStats& before, const CommunicatorStats& now) {
+  CommunicatorStats calls;
+  for (const auto& [name, call] : now) {
+    const auto found = before.find(name);
+    const CallStats then = found == before.end() ? CallStats() : found->second;
+    if (call.calls == then.calls) continue;
+    calls[name] = {call.calls - then.calls, call.bytes_sent - then.bytes_sent,
+                   call.seconds_waited - then.seconds_waited};
+  }
+  return calls;
+}
 
 double PhaseClock::Waited() const {
   double seconds = 0;
@@ -21,27 +47,37 @@ void PhaseClock::Settle() {
 void PhaseClock::Begin() {
   before_ = communicator_.stats();
   seconds_.fill(0);
+  on_gpu_ = false;
+  gpu_seconds_.fill(0);
+  gpu_calls_.clear();
   phase_ = Phase::kOtherCompute;
   settled_waited_ = Waited();
   begin_ = settled_ = MonotonicSeconds();
 }
 
+void PhaseClock::AddGpu(const PhaseSeconds& seconds, const CommunicatorStats& calls) {
+  on_gpu_ = true;
+  for (int p = 0; p < kNumPhases; ++p) gpu_seconds_[p] += seconds[p];
+  AddCalls(calls, &gpu_calls_);
+}
+
 void PhaseClock::End(StagePhases* stage) {
   Settle();
-  stage->steps += 1;
-  stage->wall_s += settled_ - begin_;
-  for (int p = 0; p < kNumPhases; ++p) stage->seconds[p] += seconds_[p];
-  for (const auto& [name, call] : communicator_.stats()) {
-    const auto found = before_.find(name);
-    const CallStats before = found == before_.end() ? CallStats() : found->second;
-    if (call.calls == before.calls) continue;
-    const double waited = call.seconds_waited - before.seconds_waited;
-    CallStats& sum = stage->calls[name];
-    sum.calls += call.calls - before.calls;
-    sum.bytes_sent += call.bytes_sent - before.bytes_sent;
-    sum.seconds_waited += waited;
-    stage->seconds[static_cast<int>(PhaseOfCall(name))] += waited;
+  const double wall = settled_ - begin_;
+  const CommunicatorStats calls = CallsSince(before_, communicator_.stats());
+  for (const auto& [name, call] : calls) {
+    seconds_[static_cast<int>(PhaseOfCall(name))] += call.seconds_waited;
   }
+  if (on_gpu_) {
+    seconds_ = gpu_seconds_;
+    seconds_[static_cast<int>(Phase::kOtherCompute)] +=
+        wall - std::accumulate(seconds_.begin(), seconds_.end(), 0.0);
+  }
+  stage->steps += 1;
+  stage->wall_s += wall;
+  for (int p = 0; p < kNumPhases; ++p) stage->seconds[p] += seconds_[p];
+  AddCalls(calls, &stage->calls);
+  AddCalls(gpu_calls_, &stage->calls);
 }
 
 }  // namespace longspan

@@ -8,6 +8,9 @@
 
 namespace longspan {
 
+// The calls that were made in between.
+CommunicatorStats CallsSince(const CommunicatorStats& before, const CommunicatorStats& now);
+
 // Shares out a rank's time in a stage among phases: what passes within collectives by their names,
 // everything else to the phase that the code is in. Reading it costs a tenth of a microsecond.
 class PhaseClock {
@@ -17,6 +20,10 @@ class PhaseClock {
   // Between them lies one step of a stage, to whose sums End adds.
   void Begin();
   void End(StagePhases* stage);
+
+  // What a GPU's streams spent a part of the step on, and the collectives in them: in place of the
+  // spans, as the host is elsewhere meanwhile. What is left of the step counts as other compute.
+  void AddGpu(const PhaseSeconds& seconds, const CommunicatorStats& calls);
 
   // Returns the phase that the code was in.
   Phase Enter(Phase phase) {
@@ -35,6 +42,9 @@ class PhaseClock {
   double settled_ = 0, settled_waited_ = 0;
   Phase phase_ = Phase::kOtherCompute;
   PhaseSeconds seconds_{};
+  bool on_gpu_ = false;
+  PhaseSeconds gpu_seconds_{};
+  CommunicatorStats gpu_calls_;
 };
 
 // The code of a scope is in `phase`, but for the spans within. Without a clock nothing happens.

@@ -43,7 +43,9 @@ struct StagePhases {
   double wall_s = 0;  // of the steps, from the plan to the last result
   // Their parts. They add up to wall_s where all are measured.
   PhaseSeconds seconds{};
-  CommunicatorStats calls;  // within the steps
+  // Within the steps. On a GPU the seconds of ring.keys are those of its stream, beside the others,
+  // and of what only enqueues the host's.
+  CommunicatorStats calls;
 };
 
 // One rank's phases.

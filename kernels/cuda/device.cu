@@ -224,6 +224,35 @@ absl::Status WaitFor(Stream stream, const Event& event) {
   return ToStatus(cudaStreamWaitEvent(stream, event.event_.get(), 0), "cudaStreamWaitEvent");
 }
 
+absl::StatusOr<TimedEvent> TimedEvent::Create() {
+  cudaEvent_t created = nullptr;
+  LONGSPAN_RETURN_IF_ERROR(ToStatus(cudaEventCreate(&created), "cudaEventCreate"));
+  TimedEvent event;
+  event.event_.reset(created);
+  return event;
+}
+
+absl::Status TimedEvent::Record(Stream stream) {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  LONGSPAN_RETURN_IF_ERROR(
+      ToStatus(cudaStreamIsCapturing(stream, &capturing), "cudaStreamIsCapturing"));
+  const bool in_graph = capturing != cudaStreamCaptureStatusNone;
+  return ToStatus(
+      cudaEventRecordWithFlags(event_.get(), stream,
+                               in_graph ? cudaEventRecordExternal : cudaEventRecordDefault),
+      "cudaEventRecordWithFlags");
+}
+
+void TimedEvent::Destroy::operator()(CUevent_st* event) const { cudaEventDestroy(event); }
+
+absl::StatusOr<double> SecondsBetween(const TimedEvent& begin, const TimedEvent& end) {
+  float milliseconds = 0;
+  LONGSPAN_RETURN_IF_ERROR(
+      ToStatus(cudaEventElapsedTime(&milliseconds, begin.event_.get(), end.event_.get()),
+               "cudaEventElapsedTime"));
+  return milliseconds * 1e-3;
+}
+
 absl::StatusOr<Graph> Graph::Capture(Stream stream, absl::FunctionRef<absl::Status()> enqueue) {
   // Other threads may allocate and synchronise meanwhile.
   LONGSPAN_RETURN_IF_ERROR(ToStatus(

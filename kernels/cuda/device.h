@@ -134,6 +134,24 @@ class Event {
 // Work behind it in `stream` starts after what was in the other stream at the last Record.
 absl::Status WaitFor(Stream stream, const Event& event);
 
+// A point in a stream whose time can be told. Recorded while a graph is captured it is part of the
+// graph, and has the time of the last launch.
+class TimedEvent {
+ public:
+  TimedEvent() = default;
+  static absl::StatusOr<TimedEvent> Create();
+  absl::Status Record(Stream stream);
+
+ private:
+  struct Destroy {
+    void operator()(CUevent_st* event) const;
+  };
+  friend absl::StatusOr<double> SecondsBetween(const TimedEvent& begin, const TimedEvent& end);
+  std::unique_ptr<CUevent_st, Destroy> event_;
+};
+// The streams must have passed both.
+absl::StatusOr<double> SecondsBetween(const TimedEvent& begin, const TimedEvent& end);
+
 // Work that is recorded once and launched as a whole, often.
 class Graph {
  public:

@@ -1,8 +1,5 @@
 #include "launcher/cuda/bench_timing.h"
 
-#include <cuda_runtime.h>
-
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -14,24 +11,9 @@ namespace {
 using cuda::Graph;
 using cuda::Stream;
 using cuda::StreamHandle;
+using cuda::TimedEvent;
 
 constexpr int kWarmupReplays = 2;
-
-struct DestroyEvent {
-  void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
-};
-using TimedEvent = std::unique_ptr<CUevent_st, DestroyEvent>;
-
-// Those of device.h have no time.
-absl::StatusOr<TimedEvent> CreateTimedEvent() {
-  cudaEvent_t event = nullptr;
-  LONGSPAN_RETURN_IF_ERROR(cuda::ToStatus(cudaEventCreate(&event), "cudaEventCreate"));
-  return TimedEvent(event);
-}
-
-absl::Status Record(const TimedEvent& event, Stream stream) {
-  return cuda::ToStatus(cudaEventRecord(event.get(), stream), "cudaEventRecord");
-}
 
 }  // namespace
 
@@ -46,19 +28,16 @@ absl::StatusOr<Timing> TimeLaunches(int variants, int64_t replays, Launch launch
                               }
                               return absl::OkStatus();
                             }));
-  LONGSPAN_ASSIGN_OR_RETURN(const TimedEvent begin, CreateTimedEvent());
-  LONGSPAN_ASSIGN_OR_RETURN(const TimedEvent end, CreateTimedEvent());
+  LONGSPAN_ASSIGN_OR_RETURN(TimedEvent begin, TimedEvent::Create());
+  LONGSPAN_ASSIGN_OR_RETURN(TimedEvent end, TimedEvent::Create());
   std::vector<double> seconds;
   for (int64_t i = 0; i < replays + kWarmupReplays; ++i) {
-    LONGSPAN_RETURN_IF_ERROR(Record(begin, stream.get()));
+    LONGSPAN_RETURN_IF_ERROR(begin.Record(stream.get()));
     LONGSPAN_RETURN_IF_ERROR(graph.Launch(stream.get()));
-    LONGSPAN_RETURN_IF_ERROR(Record(end, stream.get()));
-    LONGSPAN_RETURN_IF_ERROR(
-        cuda::ToStatus(cudaEventSynchronize(end.get()), "cudaEventSynchronize"));
-    float milliseconds = 0;
-    LONGSPAN_RETURN_IF_ERROR(cuda::ToStatus(
-        cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), "cudaEventElapsedTime"));
-    if (i >= kWarmupReplays) seconds.push_back(milliseconds * 1e-3 / variants);
+    LONGSPAN_RETURN_IF_ERROR(end.Record(stream.get()));
+    LONGSPAN_RETURN_IF_ERROR(cuda::Synchronize(stream.get()));
+    LONGSPAN_ASSIGN_OR_RETURN(const double replay, cuda::SecondsBetween(begin, end));
+    if (i >= kWarmupReplays) seconds.push_back(replay / variants);
   }
   return Summarize(std::move(seconds));
 }

@@ -42,6 +42,7 @@ cuda::PrefillAttentionArgs AttentionArgs(const CudaRun& run) {
 absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
                                  absl::Span<const PrefillBlock> blocks, int64_t first_row,
                                  int64_t first_selection) {
+  const CudaPhaseSpan span(run->phases, Phase::kAttend);
   CudaBuffers& buffers = run->buffers;
   const KvShape& kv = run->sizes.kv;
   std::vector<const std::byte*> pages;
@@ -149,6 +150,7 @@ absl::Status AttendArrived(CudaRun* run, const ArrivedBlocks& arrived, KeyRing* 
   LONGSPAN_ASSIGN_OR_RETURN(args.key_positions, ring->Upload<uint32_t>(arrived.positions));
   LONGSPAN_ASSIGN_OR_RETURN(args.blocks, ring->Upload<cuda::AttentionBlock>(arrived.blocks));
   LONGSPAN_RETURN_IF_ERROR(ring->ShowLists());
+  const CudaPhaseSpan span(run->phases, Phase::kAttend);
   args.num_blocks = static_cast<int>(arrived.blocks.size());
   args.max_queries = arrived.max_queries;
   const int64_t row_bytes = run->sizes.kv.row_bytes();
@@ -165,6 +167,7 @@ absl::Status AttendArrived(CudaRun* run, const ArrivedBlocks& arrived, KeyRing* 
 absl::Status AttendWhatArrives(CudaRun* run, int64_t layer, KvShard* cache,
                                absl::Span<const PrefillBlock> blocks, int64_t first_row,
                                absl::Span<const std::vector<int64_t>> selections) {
+  const CudaPhaseSpan span(run->phases, Phase::kRingWait);
   KeyRing ring(run, layer, cache);
   LONGSPAN_RETURN_IF_ERROR(ring.Start());
   for (const std::vector<size_t>& group : GroupBlocks(*run, blocks)) {
@@ -183,6 +186,7 @@ absl::Status AttendWhatArrives(CudaRun* run, int64_t layer, KvShard* cache,
 
 // Each rank attends with its own keys; the partials are gathered and merged.
 absl::Status AttendByPartials(CudaRun* run, int64_t layer, const CudaStep& step) {
+  const CudaPhaseSpan span(run->phases, Phase::kAttend);
   CudaBuffers& buffers = run->buffers;
   const AttentionContext& context = *run->context;
   const bool alone = run->ranks() == 1;
@@ -217,6 +221,7 @@ absl::Status AttendByPartials(CudaRun* run, int64_t layer, const CudaStep& step)
   args.lse = alone ? buffers.decode_lse : buffers.partial + output_floats;
   LONGSPAN_RETURN_IF_ERROR(cuda::DecodeAttention(args, run->stream()));
   if (alone) return absl::OkStatus();
+  const CudaPhaseSpan merging(run->phases, Phase::kPartialMerge);
   LONGSPAN_RETURN_IF_ERROR(
       run->gpu->communicator->AllGather("attend.partials", buffers.partial, buffers.partials,
                                         part * static_cast<int64_t>(sizeof(float)), run->stream()));
@@ -252,6 +257,7 @@ absl::Status AttendInOrder(CudaRun* run, int64_t layer, const CudaStep& step,
     }
   }
   if (run->ranks() == 1) return absl::OkStatus();
+  const CudaPhaseSpan span(run->phases, Phase::kPartialMerge);
   const int64_t row_bytes = run->sizes.shape.query_dim() * SizeOf(run->sizes.dtype);
   LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllGather(
       "attend.outputs", buffers.attended, buffers.outputs, step.rows * row_bytes, run->stream()));
@@ -265,6 +271,7 @@ absl::Status AttendInOrder(CudaRun* run, int64_t layer, const CudaStep& step,
 }
 
 absl::Status StoreTokens(CudaRun* run, int64_t layer, const CudaStep& step) {
+  const CudaPhaseSpan span(run->phases, Phase::kOtherCompute);
   CudaBuffers& buffers = run->buffers;
   const KvShape& kv = run->sizes.kv;
   cuda::StoreTokensArgs store;
@@ -307,6 +314,7 @@ void CountAttended(const CudaRun& run, Range block) {
 }
 
 absl::Status StoreChunkCuda(CudaRun* run, int64_t layer, const PrefillChunk& chunk) {
+  const CudaPhaseSpan span(run->phases, Phase::kOtherCompute);
   CudaBuffers& buffers = run->buffers;
   const KvShape& kv = run->sizes.kv;
   cuda::StoreRunsArgs store;
@@ -360,6 +368,7 @@ absl::Status AttendBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
   std::vector<std::vector<int64_t>> selections(blocks.size());
   const bool on_host = !run->reads_pages() || run->context->on_selection;
   if (on_host) {
+    const CudaPhaseSpan span(run->phases, Phase::kRingWait);  // until it knows what to send
     LONGSPAN_ASSIGN_OR_RETURN(selections,
                               DownloadSelections(run, static_cast<int64_t>(blocks.size())));
   }

@@ -35,6 +35,7 @@ struct Side {
 }  // namespace
 
 absl::Status ExchangeHalosCuda(CudaRun* run, int64_t layer, const PrefillChunk& chunk) {
+  const CudaPhaseSpan span(run->phases, Phase::kOtherExchange);
   const KvShape& kv = run->sizes.kv;
   const SequenceLayout& layout = run->context->layout;
   const int rank = run->rank();

@@ -24,6 +24,7 @@ absl::Status KeyRing::Bring(absl::Span<const BlockKeys> blocks) {
   const std::vector<Transfer> receives = PlanReceives(round, &own_row);
   LONGSPAN_ASSIGN_OR_RETURN(const uint32_t* local, Upload<uint32_t>(out.local));
   LONGSPAN_RETURN_IF_ERROR(gpu->Order(gpu->uploads, gpu->ring));  // reads `local` and the pages
+  if (run_->phases != nullptr) run_->phases->BeginRing(gpu->ring.get());
   LONGSPAN_RETURN_IF_ERROR(Gather(local, out.sent, run_->buffers.sent + sent_ * bytes()));
   LONGSPAN_RETURN_IF_ERROR(Gather(local + out.sent,
                                   static_cast<int64_t>(out.local.size()) - out.sent,
@@ -31,6 +32,7 @@ absl::Status KeyRing::Bring(absl::Span<const BlockKeys> blocks) {
   sent_ += out.sent;
   LONGSPAN_RETURN_IF_ERROR(
       gpu->communicator->Exchange("ring.keys", out.sends, receives, gpu->ring.get()));
+  if (run_->phases != nullptr) run_->phases->EndRing(gpu->ring.get());
   // Attention reads what arrived. Ranks without a block here wait too: their next collective in the
   // main stream must come behind this one.
   return gpu->Order(gpu->ring, gpu->stream);

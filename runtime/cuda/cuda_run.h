@@ -17,6 +17,7 @@
 #include "kernels/cuda/select.h"
 #include "runtime/attention_context.h"
 #include "runtime/cuda/cuda_buffers.h"
+#include "runtime/cuda/cuda_phases.h"
 #include "runtime/cuda/cuda_weights.h"
 #include "runtime/cuda/gpu.h"
 
@@ -35,6 +36,7 @@ struct CudaRun {
   cuda::SelectWorkspace prefill_select;  // of a chunk's blocks
   cuda::SelectWorkspace decode_select;   // of a step's tokens
   std::vector<uint32_t> arrived_rows;    // of KeyRing: [max_tokens] row in buffers.arrived
+  CudaPhases* phases = nullptr;          // of this pass; null: nobody asks where time goes
 
   cuda::Stream stream() const { return gpu->s(); }
   int rank() const { return context->communicator->rank(); }

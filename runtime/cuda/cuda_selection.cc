@@ -62,6 +62,7 @@ absl::StatusOr<const void*> ScoreQueries(CudaRun* run, int64_t layer, int64_t ro
   }
   if (low_rank) mine = buffers.score_queries;
   if (run->ranks() == 1) return mine;
+  const CudaPhaseSpan span(run->phases, Phase::kQueryGather);
   LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllGather(
       "select.queries", mine, buffers.gathered_queries,
       per_rank * kv.score_dim * SizeOf(run->sizes.score_query_dtype()), run->stream()));
@@ -70,6 +71,7 @@ absl::StatusOr<const void*> ScoreQueries(CudaRun* run, int64_t layer, int64_t ro
 
 // This rank's candidates become everybody's selections.
 absl::Status MergeRanks(CudaRun* run, int64_t rows) {
+  const CudaPhaseSpan span(run->phases, Phase::kCandidateMerge);
   CudaBuffers& buffers = run->buffers;
   const int64_t top_k = run->sizes.top_k;
   LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllGather(
@@ -135,6 +137,7 @@ absl::Status SelectOwn(CudaRun* run, const cuda::PrefillScoreArgs& score, int nu
 
 absl::Status SelectForBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
                                  absl::Span<const PrefillBlock> blocks, int64_t first_row) {
+  const CudaPhaseSpan span(run->phases, Phase::kScore);
   CudaBuffers& buffers = run->buffers;
   const KvShape& kv = run->sizes.kv;
   const auto num_blocks = static_cast<int>(blocks.size());
@@ -180,6 +183,7 @@ absl::Status SelectForBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
   score.hull = hull;
   LONGSPAN_RETURN_IF_ERROR(cuda::PrefillMaxima(score, buffers.maxima, run->stream()));
   if (run->ranks() > 1) {
+    const CudaPhaseSpan reduction(run->phases, Phase::kMaxima);
     LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllReduceMax(
         "select.maxima", buffers.maxima, run->ranks() * query_rows.per_rank, run->stream()));
   }
@@ -188,6 +192,7 @@ absl::Status SelectForBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
 }
 
 absl::Status SelectForTokensCuda(CudaRun* run, int64_t layer, const CudaStep& step) {
+  const CudaPhaseSpan span(run->phases, Phase::kScore);
   const KvShape& kv = run->sizes.kv;
   const EsaConfig& esa = run->context->esa;
   cuda::DecodeSelectArgs args;

@@ -12,6 +12,19 @@
 #include "runtime/rope_config.h"
 
 namespace longspan {
+namespace {
+
+// A pass that has ended, to who asked.
+absl::Status Report(const CudaPhases& phases, CommunicatorStats calls, PhaseClock* clock) {
+  LONGSPAN_ASSIGN_OR_RETURN(const CudaPhases::Times times, phases.Read());
+  if (const auto keys = calls.find("ring.keys"); keys != calls.end()) {
+    keys->second.seconds_waited = times.ring_s;
+  }
+  clock->AddGpu(times.phases, calls);
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::Status Product(CudaRun* run, CudaStage stage, const void* x, int64_t rows, int64_t in,
                      const void* weight, int64_t out, void* y, DType y_dtype, bool accumulate) {
@@ -96,7 +109,20 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
 }
 
 absl::Status CudaTransformer::Finish() {
-  return run_.gpu->communicator->Synchronize(run_.stream());
+  CudaPhases* const phases = std::exchange(run_.phases, nullptr);
+  if (phases != nullptr) phases->End();
+  LONGSPAN_RETURN_IF_ERROR(run_.gpu->communicator->Synchronize(run_.stream()));
+  if (phases == nullptr) return absl::OkStatus();
+  return Report(*phases, CallsSince(calls_before_, run_.gpu->communicator->stats()),
+                run_.context->phases);
+}
+
+void CudaTransformer::BeginPhases() {
+  if (run_.context->phases == nullptr) return;
+  if (!phases_) phases_.emplace(run_.stream());
+  calls_before_ = run_.gpu->communicator->stats();
+  run_.phases = &*phases_;
+  run_.phases->Begin();
 }
 
 absl::Status CudaTransformer::Embed(int64_t rows) {
@@ -277,6 +303,7 @@ absl::Status CudaTransformer::EmbedChunk(const PrefillChunk& chunk,
     std::copy_n(tokens.begin() + first, block.tokens.size(), ids.begin() + block.row);
   }
   LONGSPAN_CHECK(chunk.rows <= run_.sizes.rows);
+  BeginPhases();
   LONGSPAN_RETURN_IF_ERROR(cuda::Copy(run_.buffers.ids, ids.data(),
                                       chunk.rows * static_cast<int64_t>(sizeof(int32_t)),
                                       run_.stream()));
@@ -285,6 +312,7 @@ absl::Status CudaTransformer::EmbedChunk(const PrefillChunk& chunk,
 
 absl::Status CudaTransformer::PrefillLayer(int64_t layer, const PrefillChunk& chunk,
                                            Outputs outputs) {
+  const CudaPhaseSpan span(run_.phases, Phase::kLinear);
   const CudaLayer& weights = run_.weights.layers[layer];
   absl::Span<const PrefillBlock> blocks = chunk.blocks;
   int64_t first_row = 0;
@@ -373,6 +401,7 @@ absl::StatusOr<CudaStep> CudaTransformer::UploadStep(absl::Span<const DecodeToke
 
 absl::Status CudaTransformer::RunStep(const CudaStep& step) {
   LONGSPAN_RETURN_IF_ERROR(Embed(step.rows));
+  const CudaPhaseSpan span(run_.phases, Phase::kLinear);
   const bool fuses = Fuses(step.rows);
   for (size_t i = 0; i < run_.weights.layers.size(); ++i) {
     const CudaLayer& layer = run_.weights.layers[i];
@@ -400,19 +429,36 @@ absl::Status CudaTransformer::Decode(absl::Span<const DecodeToken> tokens,
     CountAttended(run_, {token.position, token.position + 1});
   }
   if (context.deterministic || context.on_selection || !run_.gpu->communicator->stream_ordered()) {
+    BeginPhases();
     LONGSPAN_RETURN_IF_ERROR(RunStep(step));
     return Finish();
   }
-  auto graph = graphs_.find(step.rows);
-  if (graph == graphs_.end()) {
-    LONGSPAN_ASSIGN_OR_RETURN(cuda::Graph captured,
-                              cuda::Graph::Capture(run_.stream(), [&] { return RunStep(step); }));
-    graph = graphs_.emplace(step.rows, std::move(captured)).first;
-  }
+  LONGSPAN_ASSIGN_OR_RETURN(StepGraph* const replayed, GraphOf(step));
   x_ = run_.buffers.x;
   rows_ = step.rows;
-  LONGSPAN_RETURN_IF_ERROR(graph->second.Launch(run_.stream()));
-  return Finish();
+  LONGSPAN_RETURN_IF_ERROR(replayed->graph.Launch(run_.stream()));
+  LONGSPAN_RETURN_IF_ERROR(Finish());
+  if (!replayed->phases) return absl::OkStatus();
+  return Report(*replayed->phases, replayed->calls, context.phases);
+}
+
+absl::StatusOr<CudaTransformer::StepGraph*> CudaTransformer::GraphOf(const CudaStep& step) {
+  const bool has_phases = run_.context->phases != nullptr;
+  const auto found = graphs_.find({step.rows, has_phases});
+  if (found != graphs_.end()) return &found->second;
+  StepGraph captured;
+  if (has_phases) run_.phases = &captured.phases.emplace(run_.stream());
+  const CommunicatorStats before = run_.gpu->communicator->stats();
+  LONGSPAN_ASSIGN_OR_RETURN(captured.graph,
+                            cuda::Graph::Capture(run_.stream(), [&]() -> absl::Status {
+                              if (has_phases) run_.phases->Begin();
+                              LONGSPAN_RETURN_IF_ERROR(RunStep(step));
+                              if (has_phases) run_.phases->End();
+                              return absl::OkStatus();
+                            }));
+  run_.phases = nullptr;
+  captured.calls = CallsSince(before, run_.gpu->communicator->stats());
+  return &graphs_.emplace(std::pair(step.rows, has_phases), std::move(captured)).first->second;
 }
 
 absl::Status CudaTransformer::ComputeLogits(int64_t first, int64_t rows) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -44,9 +46,18 @@ class CudaTransformer final : public Transformer {
   absl::StatusOr<std::vector<int32_t>> LikeliestTokens(int64_t first, int64_t count) override;
 
  private:
+  // A decode step, and where its time goes if that was asked for.
+  struct StepGraph {
+    cuda::Graph graph;
+    std::optional<CudaPhases> phases;
+    CommunicatorStats calls;  // that it replays
+  };
+
   explicit CudaTransformer(const ModelConfig& config)
       : Transformer(config.num_layers), config_(config) {}
 
+  // Of a pass that is no graph, until it is finished, if anybody asks where its time goes.
+  void BeginPhases();
   absl::Status Finish() override;
   absl::Status Embed(int64_t rows);
   absl::Status Normalize(const float* weight, const float* rows, int64_t count);
@@ -71,6 +82,7 @@ class CudaTransformer final : public Transformer {
   absl::StatusOr<CudaStep> UploadStep(absl::Span<const DecodeToken> tokens,
                                       absl::Span<const int32_t> ids);
   absl::Status RunStep(const CudaStep& step);
+  absl::StatusOr<StepGraph*> GraphOf(const CudaStep& step);
   // To run_.buffers.logits; at most kLogitRows rows.
   absl::Status ComputeLogits(int64_t first, int64_t rows);
 
@@ -78,7 +90,9 @@ class CudaTransformer final : public Transformer {
   CudaRun run_;
   float* x_ = nullptr;  // of run_.buffers.x, the rows that the last layer put out
   int64_t rows_ = 0;
-  std::map<int, cuda::Graph> graphs_;  // of a decode step, by its rows
+  std::map<std::pair<int, bool>, StepGraph> graphs_;  // by rows, and whether with phases
+  std::optional<CudaPhases> phases_;                  // of passes that are no graph
+  CommunicatorStats calls_before_;                    // such a pass
 };
 
 }  // namespace longspan
