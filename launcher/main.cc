@@ -12,8 +12,10 @@ namespace longspan {
 namespace {
 
 std::vector<Subcommand> Subcommands() {
-  return {GenerateSubcommand(), AskSubcommand(),   ServeSubcommand(),      CalibrateSubcommand(),
-          DoctorSubcommand(),   BenchSubcommand(), BenchServeSubcommand(), ScalePointSubcommand()};
+  return {GenerateSubcommand(),   AskSubcommand(),    ServeSubcommand(),
+          CalibrateSubcommand(),  DoctorSubcommand(), BenchSubcommand(),
+          BenchServeSubcommand(), ScaleSubcommand(),  ScalePointSubcommand(),
+          ScaleReportSubcommand()};
 }
 
 std::string Overview() {

@@ -62,10 +62,15 @@ std::string Progress::Text(const ProgressState& state, double now) const {
   const double elapsed = now - start_;
   std::string text =
       absl::StrFormat("[%s%s] ", std::string(filled, '#'), std::string(kBarWidth - filled, '.'));
-  if (state.total > 0) absl::StrAppendFormat(&text, "%d/%d prompts | ", state.done, state.total);
-  absl::StrAppendFormat(&text, "%.0f prompt tokens/s | ",
-                        Rate(state.prompt_tokens - first.state.prompt_tokens, seconds));
   if (state.total > 0) {
+    absl::StrAppendFormat(&text, "%d/%d %s | ", state.done, state.total,
+                          things_.empty() ? "prompts" : things_);
+  }
+  if (things_.empty()) {
+    absl::StrAppendFormat(&text, "%.0f prompt tokens/s | ",
+                          Rate(state.prompt_tokens - first.state.prompt_tokens, seconds));
+  }
+  if (things_.empty() && state.total > 0) {
     absl::StrAppendFormat(&text, "%.1f decoded tokens/s | ",
                           Rate(state.generated_tokens - first.state.generated_tokens, seconds));
   }

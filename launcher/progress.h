@@ -19,8 +19,8 @@ absl::StatusOr<ProgressStyle> ParseProgressStyle(absl::string_view name);
 
 // Where a run stands.
 struct ProgressState {
-  int64_t done = 0;              // prompts
-  int64_t total = 0;             // prompts; 0: there are none, only text that is read
+  int64_t done = 0;              // prompts, or what else is counted
+  int64_t total = 0;             // of them; 0: there are none, only text that is read
   double fraction = 0;           // of the work, within prompts too, 0 to 1
   int64_t prompt_tokens = 0;     // of this run, so far
   int64_t generated_tokens = 0;  // of this run, so far
@@ -30,8 +30,10 @@ struct ProgressState {
 // are of the last ten seconds, in tokens of wall time. Times are in seconds, from any origin.
 class Progress {
  public:
-  Progress(ProgressStyle style, FILE* stream, double now)
-      : style_(style), stream_(stream), start_(now), samples_{{now, {}}} {}
+  Progress(ProgressStyle style, FILE* stream, double now) : Progress(style, stream, now, "") {}
+  // Counts `things` in place of prompts, and no tokens.
+  Progress(ProgressStyle style, FILE* stream, double now, absl::string_view things)
+      : style_(style), stream_(stream), things_(things), start_(now), samples_{{now, {}}} {}
   ~Progress() { Clear(); }
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -49,6 +51,7 @@ class Progress {
 
   ProgressStyle style_;
   FILE* stream_;
+  std::string things_;  // empty: prompts, whose tokens count too
   double start_;
   double drawn_ = -1;  // when; -1: never
   bool bar_is_visible_ = false;

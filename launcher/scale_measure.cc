@@ -1,6 +1,8 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,9 +34,6 @@ namespace {
 
 constexpr uint64_t kSeed = 1;
 constexpr int64_t kWarmupChunks = 2;
-// Enough to see a difference, and few beside what is decoded for its time.
-constexpr int64_t kComparedTokens = 8;
-constexpr int64_t kComparedAlternatives = 8;
 
 struct PointOptions {
   ScaleKey key;
@@ -43,7 +42,7 @@ struct PointOptions {
   std::string file;  // whose text the prompts are; empty: random tokens
   BenchOptions bench;
 
-  int64_t generated() const { return GeneratedTokens(key.batch, steps, kComparedTokens); }
+  int64_t generated() const { return ScaleTokens(key.batch, steps); }
 };
 
 // The text's tokens, again and again, cut into prompts.
@@ -79,6 +78,20 @@ absl::StatusOr<std::vector<int64_t>> SharedCores(Communicator& communicator,
     cores.push_back(CPU_COUNT(&shared));
   }
   return cores;
+}
+
+// What differs from the defaults.
+std::map<std::string, std::string> Settings(const Config& config) {
+  std::map<std::string, std::string> settings;
+  const std::string yaml = ConfigToYaml(config);
+  for (const absl::string_view line : absl::StrSplit(yaml, '\n', absl::SkipEmpty())) {
+    std::pair<std::string, std::string> setting = absl::StrSplit(line, absl::MaxSplits(": ", 1));
+    // YAML quotes a string as JSON does.
+    const auto text = nlohmann::json::parse(setting.second, nullptr, /*allow_exceptions=*/false);
+    if (text.is_string()) setting.second = text;
+    settings.insert(std::move(setting));
+  }
+  return settings;
 }
 
 // One point, on all ranks.
@@ -196,11 +209,7 @@ class PointJob {
     point_.cache_bytes = options_.key.batch * point_.memory.page *
                          layout.NumPages(0, options_.key.context + options_.generated());
     point_.version = ReportVersion();
-    for (const absl::string_view line : absl::StrSplit(ConfigToYaml(config), '\n')) {
-      const std::pair<std::string, std::string> setting =
-          absl::StrSplit(line, absl::MaxSplits(": ", 1));
-      if (!setting.first.empty()) point_.config.insert(setting);
-    }
+    point_.config = Settings(config);
     point_.key.method = ConfigValue(config, "attention");
     point_.digest = OutputsDigest(point_.outputs);
     return absl::OkStatus();

@@ -1,16 +1,17 @@
 #ifndef LONGSPAN_LAUNCHER_SCALE_POINT_H_
 #define LONGSPAN_LAUNCHER_SCALE_POINT_H_
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "launcher/bench_report.h"
 #include "launcher/bench_shape.h"
+#include "launcher/engine_runs.h"
 #include "runtime/memory_plan.h"
 #include "runtime/phases.h"
 #include "runtime/request.h"
@@ -29,6 +30,16 @@ struct ScaleKey {
   ScaleKey reference() const { return {method, context, batch, 1}; }
   std::string ToString() const;  // "4 ranks, 65536 tokens, batch 1, esa"
 };
+
+// Tokens behind each prompt whose log-probabilities are kept, with those of so many alternatives:
+// enough to see a difference, and few beside what is decoded for its time.
+inline constexpr int64_t kComparedTokens = 8;
+inline constexpr int64_t kComparedAlternatives = 8;
+
+// Tokens that a prompt of a point gets at most, if `steps` of them are timed.
+inline int64_t ScaleTokens(int64_t batch, int64_t steps) {
+  return GeneratedTokens(batch, steps, kComparedTokens);
+}
 
 // What one prompt was answered with.
 struct ScaleOutput {

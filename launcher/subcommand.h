@@ -31,7 +31,9 @@ Subcommand CalibrateSubcommand();
 Subcommand DoctorSubcommand();
 Subcommand BenchSubcommand();
 Subcommand BenchServeSubcommand();
+Subcommand ScaleSubcommand();
 Subcommand ScalePointSubcommand();
+Subcommand ScaleReportSubcommand();
 Subcommand ServeSubcommand();
 
 // What was built in, as `--version` prints it.

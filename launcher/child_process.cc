@@ -1,0 +1,150 @@
+#include "launcher/child_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/clock.h"
+
+extern char** environ;
+
+namespace longspan {
+namespace {
+
+constexpr int kPollMs = 100;
+constexpr double kPatienceSeconds = 10;  // from SIGTERM to SIGKILL
+constexpr size_t kErrorBytes = 8192;
+
+absl::Status SystemError(absl::string_view what, int error) {
+  return absl::InternalError(absl::StrCat(what, ": ", strerror(error)));
+}
+
+struct Pipe {
+  int read = -1, write = -1;
+
+  Pipe() = default;
+  Pipe(const Pipe&) = delete;
+  Pipe& operator=(const Pipe&) = delete;
+  ~Pipe() { Close(&read), Close(&write); }
+
+  absl::Status Open() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return SystemError("pipe", errno);
+    read = ends[0];
+    write = ends[1];
+    return absl::OkStatus();
+  }
+  static void Close(int* end) {
+    if (*end >= 0) close(*end);
+    *end = -1;
+  }
+};
+
+absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& arguments, int output, int errors) {
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&files, output, STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&files, errors, STDERR_FILENO);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  pid_t child = 0;
+  const int error = posix_spawnp(&child, argv[0], &files, &attributes, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&files);
+  posix_spawnattr_destroy(&attributes);
+  if (error == 0) return child;
+  return absl::NotFoundError(absl::StrCat(arguments[0], ": cannot be run: ", strerror(error)));
+}
+
+// Reads what there is; closes the end when there will be no more.
+void ReadSome(int* end, std::string* text) {
+  std::array<char, 65536> buffer;
+  const ssize_t bytes = read(*end, buffer.data(), buffer.size());
+  if (bytes > 0) text->append(buffer.data(), bytes);
+  if (bytes == 0 || (bytes < 0 && errno != EINTR)) Pipe::Close(end);
+}
+
+void KeepEnd(std::string* text) {
+  if (text->size() <= 2 * kErrorBytes) return;
+  const size_t line = text->find('\n', text->size() - kErrorBytes);
+  text->erase(0, line == text->npos ? text->size() - kErrorBytes : line + 1);
+}
+
+}  // namespace
+
+absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
+                                     absl::FunctionRef<bool()> goes_on) {
+  Pipe output, errors;
+  LONGSPAN_RETURN_IF_ERROR(output.Open());
+  LONGSPAN_RETURN_IF_ERROR(errors.Open());
+  LONGSPAN_ASSIGN_OR_RETURN(const pid_t child, Spawn(arguments, output.write, errors.write));
+  Pipe::Close(&output.write);
+  Pipe::Close(&errors.write);
+  ChildResult result;
+  double told = 0;
+  int status = 0;
+  // Its own children may keep the pipes open: it has ended when it has ended.
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    if (!result.stopped && !goes_on()) {
+      result.stopped = true;
+      told = MonotonicSeconds();
+      kill(child, SIGTERM);
+    }
+    if (result.stopped && MonotonicSeconds() - told > kPatienceSeconds) kill(-child, SIGKILL);
+    pollfd ends[] = {{output.read, POLLIN, 0}, {errors.read, POLLIN, 0}};
+    if (poll(ends, 2, kPollMs) <= 0) continue;
+    if (ends[0].revents != 0) ReadSome(&output.read, &result.output);
+    if (ends[1].revents != 0) ReadSome(&errors.read, &result.errors);
+    KeepEnd(&result.errors);
+  }
+  for (const auto& [end, text] :
+       {std::pair{&output.read, &result.output}, std::pair{&errors.read, &result.errors}}) {
+    if (*end < 0) continue;
+    fcntl(*end, F_SETFL, O_NONBLOCK);
+    while (*end >= 0) ReadSome(end, text);
+  }
+  KeepEnd(&result.errors);
+  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return result;
+}
+
+absl::StatusOr<std::string> FindProgram(const std::string& name) {
+  const char* path = getenv("PATH");
+  std::vector<std::string> places = absl::StrSplit(path == nullptr ? "" : path, ':');
+  if (absl::StrContains(name, '/')) places = {""};
+  for (const std::string& place : places) {
+    const std::string file = place.empty() ? name : absl::StrCat(place, "/", name);
+    std::error_code ignored;
+    if (access(file.c_str(), X_OK) == 0 && std::filesystem::is_regular_file(file, ignored)) {
+      return file;
+    }
+  }
+  return absl::NotFoundError(
+      absl::StrCat(name, ": there is no such program", places[0].empty() ? "" : " in $PATH"));
+}
+
+std::string OwnProgram() {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? "longspan" : path.string();
+}
+
+}  // namespace longspan

@@ -1,0 +1,39 @@
+#ifndef LONGSPAN_LAUNCHER_SCALE_CHECK_H_
+#define LONGSPAN_LAUNCHER_SCALE_CHECK_H_
+
+#include <string>
+
+#include "launcher/scale_point.h"
+#include "launcher/scale_study.h"
+
+namespace longspan {
+
+enum class Verdict {
+  kReference,    // it is the one-rank run
+  kBitsEqual,    // tokens and log-probabilities, to the last bit
+  kTokensEqual,  // and log-probabilities within the tolerance
+  kWithin,       // tokens part where two were equally likely, within the tolerance
+  kNoReference,  // there is no one-rank run to compare with
+  kDiffers,
+};
+
+struct OutputCheck {
+  Verdict verdict = Verdict::kNoReference;
+  std::string text;  // what was found, in words
+
+  bool failed() const { return verdict == Verdict::kDiffers; }
+};
+
+// Between natural logarithms of probabilities that were computed in another order: 0.01 in float32,
+// 0.1 where something is rounded to fewer bits.
+double LogprobTolerance(const ScalePoint& point);
+
+// Compares outputs with those of the same job on one rank, which may be null: with `deterministic`
+// bit for bit, otherwise token by token. A point whose digest is not that of its outputs differs in
+// any case.
+OutputCheck CheckOutputs(const ScalePoint& point, const ScalePoint* reference);
+OutputCheck CheckOutputs(const ScalePoint& point, const ScalePoints& all);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_LAUNCHER_SCALE_CHECK_H_

@@ -1,0 +1,84 @@
+#include "launcher/scale_slurm.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+
+namespace longspan {
+namespace {
+
+// A word of a shell's command line.
+std::string Quoted(absl::string_view word) {
+  const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
+    return absl::ascii_isalnum(c) || absl::StrContains("-_./=:,+%@", absl::string_view(&c, 1));
+  });
+  if (plain) return std::string(word);
+  return absl::StrCat("'", absl::StrReplaceAll(word, {{"'", "'\\''"}}), "'");
+}
+
+std::string QuotedLine(const std::vector<std::string>& words) {
+  return absl::StrJoin(words, " ", [](std::string* out, const std::string& word) {
+    absl::StrAppend(out, Quoted(word));
+  });
+}
+
+constexpr absl::string_view kHead = R"sh(#!/bin/bash
+# A scaling study of longspan: $POINTS points, a task each. Submit it again after an interruption:
+# points that are there are not measured again. Every task is given what the largest needs; add
+# --nodes, --partition or --gres as your cluster wants it.
+#SBATCH --job-name=longspan-scale
+#SBATCH --array=0-$LAST
+#SBATCH --ntasks=$MOST
+#SBATCH --cpus-per-task=1
+#SBATCH --time=12:00:00
+#SBATCH --output=longspan-scale-%A-%a.log
+set -euo pipefail
+
+directory=$DIRECTORY
+longspan=$PROGRAM
+task=${SLURM_ARRAY_TASK_ID:?"submit this file with sbatch"}
+# The report is made when all tasks have ended, well or not.
+if [ "$task" = "${SLURM_ARRAY_TASK_MIN:-0}" ]; then
+  sbatch --ntasks=1 --job-name=longspan-report --dependency="afterany:$SLURM_ARRAY_JOB_ID" \
+    --wrap "$(printf '%q scale report %q' "$longspan" "$directory")"
+fi
+point="$directory/point-$task.json"
+if [ -s "$point" ]; then exit 0; fi
+measure() {  # RANKS ARGUMENTS...
+  local ranks=$1
+  shift
+  $START "$longspan" "$@" --output "$point.part"
+  mv "$point.part" "$point"
+}
+case $task in
+)sh";
+
+}  // namespace
+
+std::string SlurmScript(const std::string& directory, const std::string& program,
+                        const std::vector<std::string>& mpirun,
+                        const std::vector<SlurmPoint>& points) {
+  int64_t most = 1;
+  for (const SlurmPoint& point : points) most = std::max(most, point.ranks);
+  const std::string start = mpirun.empty()
+                                ? "srun --mpi=pmix --kill-on-bad-exit=1 --exact -n \"$ranks\""
+                                : QuotedLine(mpirun) + " -n \"$ranks\"";
+  std::string text = absl::StrReplaceAll(kHead, {{"$POINTS", absl::StrCat(points.size())},
+                                                 {"$LAST", absl::StrCat(points.size() - 1)},
+                                                 {"$MOST", absl::StrCat(most)},
+                                                 {"$DIRECTORY", Quoted(directory)},
+                                                 {"$PROGRAM", Quoted(program)},
+                                                 {"$START", start}});
+  for (size_t i = 0; i < points.size(); ++i) {
+    absl::StrAppend(&text, "  ", i, ") measure ", points[i].ranks, " ",
+                    QuotedLine(points[i].arguments), " ;;\n");
+  }
+  return text + "esac\n";
+}  // namespace
+
+}  // namespace longspan

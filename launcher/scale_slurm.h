@@ -1,0 +1,23 @@
+#ifndef LONGSPAN_LAUNCHER_SCALE_SLURM_H_
+#define LONGSPAN_LAUNCHER_SCALE_SLURM_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace longspan {
+
+struct SlurmPoint {
+  int64_t ranks = 1;
+  std::vector<std::string> arguments;  // of `longspan`, without --output
+};
+
+// The script of a job array, a task a point: each writes DIR/point-N.json unless it is there, and
+// the report is made when all have ended. `mpirun` empty: srun starts the ranks.
+std::string SlurmScript(const std::string& directory, const std::string& program,
+                        const std::vector<std::string>& mpirun,
+                        const std::vector<SlurmPoint>& points);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_LAUNCHER_SCALE_SLURM_H_

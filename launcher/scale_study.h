@@ -1,0 +1,73 @@
+#ifndef LONGSPAN_LAUNCHER_SCALE_STUDY_H_
+#define LONGSPAN_LAUNCHER_SCALE_STUDY_H_
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "launcher/scale_point.h"
+
+// A study on disk: DIR/study.json says which it is, DIR/points.jsonl has a line for each point that
+// has ended. A point of a Slurm array writes DIR/point-N.json instead.
+namespace longspan {
+
+// What a study measures. Two with equal members are the same study.
+struct ScaleStudy {
+  std::string config;  // ConfigToYaml before anything was resolved, without `attention`
+  std::vector<int64_t> ranks, contexts, batches;
+  std::vector<std::string> methods;
+  bool weak = false;       // contexts are those of one rank
+  bool references = true;  // one-rank runs are added where the grid has none
+  int64_t steps = 0;       // --decode
+  int64_t runs = 0;        // --repeat
+  std::string file;        // of the prompts' text; empty: random tokens
+};
+
+nlohmann::ordered_json ToJson(const ScaleStudy& study);
+absl::StatusOr<ScaleStudy> ParseScaleStudy(const nlohmann::json& json);
+
+// The points of the grid, in the order in which they are run: one rank before several.
+std::set<ScaleKey> GridOf(const ScaleStudy& study);
+// The one-rank runs that the grid lacks.
+std::set<ScaleKey> MissingReferences(const std::set<ScaleKey>& grid);
+
+using ScalePoints = std::map<ScaleKey, ScalePoint>;
+
+// What is in the directory. NotFound: no study. DataLoss: a file is damaged, and where. A last line
+// that is incomplete, as a crash leaves it, is left out.
+struct StoredStudy {
+  ScaleStudy study;
+  ScalePoints points;
+};
+absl::StatusOr<StoredStudy> ReadStudy(const std::string& directory);
+
+// A directory that this process alone adds points to.
+class StudyWriter {
+ public:
+  // Makes the directory and study.json, or takes up what is there. FailedPrecondition: it is of
+  // another study, which is left as it is, or another process adds to it.
+  static absl::StatusOr<StudyWriter> Open(const std::string& directory, const ScaleStudy& study);
+  StudyWriter(StudyWriter&& other) noexcept;
+  StudyWriter& operator=(StudyWriter&&) = delete;
+  ~StudyWriter();
+
+  const ScalePoints& points() const { return points_; }
+  // The line is on disk when this returns. `line`: a point as `scale point` writes it.
+  absl::Status Add(const std::string& line);
+
+ private:
+  StudyWriter() = default;
+
+  std::string directory_;
+  int lock_ = -1;
+  ScalePoints points_;
+};
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_LAUNCHER_SCALE_STUDY_H_
