@@ -27,8 +27,9 @@
 #include "sharding/topk_merge.h"
 
 ABSL_FLAG(std::string, hostfile, "", "mpirun's file of hosts and their slots");
-ABSL_FLAG(std::string, mpirun, "mpirun",
-          "How ranks are started: a program and its arguments, without -n");
+ABSL_FLAG(std::string, mpirun, "",
+          "How ranks are started: a program and its arguments, without -n; mpirun if it is not "
+          "given, and srun with --slurm");
 ABSL_FLAG(std::string, ranks, "", "Numbers of ranks, separated by commas");
 ABSL_FLAG(bool, reference, true,
           "Adds the runs on one rank that the grid lacks, to compare outputs with");
@@ -40,6 +41,7 @@ namespace longspan {
 namespace {
 
 constexpr int64_t kMostRanks = 65536;
+constexpr char kSlurmStart[] = "srun --mpi=pmix --kill-on-bad-exit=1";
 
 // One call of `scale`.
 struct StudyRun {
@@ -111,8 +113,9 @@ absl::StatusOr<StudyRun> PrepareStudy(ScaleStudy study) {
   if (absl::GetFlag(FLAGS_slurm).empty()) {
     int64_t most = 1;
     for (const int64_t ranks : study.ranks) most = std::max(most, ranks);
+    const std::string mpirun = absl::GetFlag(FLAGS_mpirun);
     LONGSPAN_ASSIGN_OR_RETURN(run.launch,
-                              LaunchCommand(absl::GetFlag(FLAGS_mpirun), hostfile, most));
+                              LaunchCommand(mpirun.empty() ? "mpirun" : mpirun, hostfile, most));
   }
   const bool ranks_are_here = hostfile.empty() && !run.launch.empty();
   LONGSPAN_ASSIGN_OR_RETURN(run.left_out, CheckPoints(study, grid, references, ranks_are_here));
@@ -139,7 +142,7 @@ absl::Status RunPoint(const StudyRun& run, const ScaleKey& key, StudyWriter* wri
   progress->Clear();
   if (child.stopped) return absl::CancelledError("stopped by a signal");
   absl::Status added = absl::UnknownError(absl::StrCat("exit code ", child.exit_code));
-  if (child.exit_code == 0) added = writer->Add(child.output);
+  if (child.exit_code == 0) added = writer->Add(key, child.output);
   if (!added.ok()) {
     absl::FPrintF(stderr, "%slongspan: %s: failed: %s\n", child.errors, key.ToString(),
                   added.message());
@@ -207,8 +210,10 @@ absl::Status WriteSlurm(const StudyRun& run) {
     points.push_back({key.ranks, PointArguments(run.study, key)});
   }
   const std::string path = absl::GetFlag(FLAGS_slurm);
+  const std::string start = absl::GetFlag(FLAGS_mpirun);
   LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
-  LONGSPAN_RETURN_IF_ERROR(file.Write(SlurmScript(run.directory, OwnProgram(), {}, points)));
+  LONGSPAN_RETURN_IF_ERROR(file.Write(
+      SlurmScript(run.directory, OwnProgram(), start.empty() ? kSlurmStart : start, points)));
   LONGSPAN_RETURN_IF_ERROR(file.Commit());
   absl::FPrintF(stderr, "points        %d; sbatch %s runs them and makes %s/report.html\n",
                 points.size(), path, run.directory);
@@ -227,6 +232,9 @@ absl::StatusOr<int> Scale(const std::vector<std::string>& positional) {
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
   LONGSPAN_ASSIGN_OR_RETURN(const ProgressStyle style,
                             ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
+  if (!absl::GetFlag(FLAGS_slurm).empty() && !absl::GetFlag(FLAGS_hostfile).empty()) {
+    return absl::InvalidArgumentError("--hostfile does not go with --slurm, which knows its hosts");
+  }
   if (LaunchedByMpirun()) {
     return absl::InvalidArgumentError("a study starts mpirun itself: run it without");
   }

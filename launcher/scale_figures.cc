@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "launcher/svg.h"
 
 namespace longspan {
@@ -51,6 +52,11 @@ std::string PointName(const ScalePoint& point) {
                       point.oversubscribed() ? " *" : "");
 }
 
+// "candidate merge".
+std::string PhaseTitle(int phase) {
+  return absl::StrReplaceAll(PhaseName(static_cast<Phase>(phase)), {{"_", " "}});
+}
+
 // Points of one curve.
 struct Series {
   std::string name;
@@ -86,32 +92,39 @@ Axis RanksAxis(const std::set<double>& ranks) {
   return axis;
 }
 
+// Speed-ups that double from tick to tick, as ranks do: the ideal is a straight line.
+Axis SpeedupAxis(std::string label, double least, double most) {
+  Axis axis;
+  axis.label = std::move(label);
+  axis.logarithmic = true;
+  axis.low = std::exp2(std::floor(std::log2(least)));
+  axis.high = std::max(2 * axis.low, std::exp2(std::ceil(std::log2(most))));
+  for (double value = axis.low; value <= axis.high; value *= 2) {
+    axis.ticks.emplace_back(value, absl::StrFormat("%g", value));
+  }
+  return axis;
+}
+
 std::string CurvesFigure(const std::string& title, const std::string& label, bool weak,
                          const std::vector<Series>& curves) {
   std::set<double> ranks;
-  double most = weak ? 100 : 1;
+  double least = 1, most = weak ? 100 : 1;
   for (const Series& curve : curves) {
     for (const Point& point : curve.points) {
       ranks.insert(point.x);
+      least = std::min(least, point.y);
       most = std::max(most, point.y);
     }
   }
   const Axis x = RanksAxis(ranks);
-  const Axis y = LinearAxis(label, weak ? most : std::max(most, x.high));
+  const Axis y = weak ? LinearAxis(label, most) : SpeedupAxis(label, least, std::max(most, x.high));
   const auto at = [&](const Point& point) {
     return Point{kLeft + kPlotWidth * x.Share(point.x),
                  kTop + kPlotHeight * (1 - y.Share(point.y))};
   };
   Svg svg(kWidth, title);
   svg.Axes({kLeft, kTop}, kPlotWidth, kPlotHeight, x, y);
-  for (const auto& [first, last] : {std::pair{x.low, x.high}}) {
-    const double steps = 16;  // a straight line in ranks is a curve in their logarithm
-    for (double s = 0; s < steps; ++s) {
-      const double a = first * std::pow(last / first, s / steps);
-      const double b = first * std::pow(last / first, (s + 1) / steps);
-      svg.Line(at({a, weak ? 100 : a}), at({b, weak ? 100 : b}), "ideal");
-    }
-  }
+  svg.Line(at({x.low, weak ? 100 : x.low}), at({x.high, weak ? 100 : x.high}), "ideal");
   double legend = kTop + kPlotHeight + kBelowPlot + kLegendLine;
   for (size_t c = 0; c < curves.size(); ++c) {
     const absl::string_view colour = kSeriesColours[c % std::size(kSeriesColours)];
@@ -139,7 +152,7 @@ std::string CurvesFigure(const std::string& title, const std::string& label, boo
 double PhaseLegend(double top, Svg* svg) {
   for (int p = 0; p < kNumPhases; ++p) {
     const Point at = {p % 2 == 0 ? 4.0 : kWidth / 2, top + kLegendLine * (p / 2)};
-    const std::string name(PhaseName(static_cast<Phase>(p)));
+    const std::string name = PhaseTitle(p);
     svg->Rectangle({at.x, at.y - 9}, 10, 10, kPhaseColours[p], name);
     svg->Text({at.x + 15, at.y}, name);
   }
@@ -169,8 +182,8 @@ std::string PhaseFigure(const StoredStudy& stored, absl::string_view what,
     for (int p = 0; p < kNumPhases; ++p) {
       const double width = kBarWidth * seconds[p] / total;
       svg.Rectangle({left, top + 14}, width, kBar, kPhaseColours[p],
-                    absl::StrFormat("%s: %s, %.1f%%", PhaseName(static_cast<Phase>(p)),
-                                    SecondsText(seconds[p]), 100 * seconds[p] / total));
+                    absl::StrFormat("%s: %s, %.1f%%", PhaseTitle(p), SecondsText(seconds[p]),
+                                    100 * seconds[p] / total));
       left += width;
     }
     top += kRow;

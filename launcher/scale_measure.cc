@@ -1,6 +1,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -60,12 +61,24 @@ absl::StatusOr<Prompts> TextPrompts(const Engine& engine, const PointOptions& op
   return prompts;
 }
 
+// The first of the threads of a core.
+int FirstThread(int cpu) {
+  std::ifstream file(
+      absl::StrCat("/sys/devices/system/cpu/cpu", cpu, "/topology/thread_siblings_list"));
+  int first = cpu;
+  return file >> first ? first : cpu;
+}
+
 // Cores that the ranks of each rank's host share: whatever one of them may run on. Collective.
 absl::StatusOr<std::vector<int64_t>> SharedCores(Communicator& communicator,
                                                  const std::vector<std::string>& hosts) {
-  cpu_set_t mine;
+  cpu_set_t threads, mine;
+  CPU_ZERO(&threads);
   CPU_ZERO(&mine);
-  sched_getaffinity(0, sizeof(mine), &mine);
+  sched_getaffinity(0, sizeof(threads), &threads);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &threads)) CPU_SET(FirstThread(cpu), &mine);
+  }
   std::vector<cpu_set_t> all(communicator.size());
   LONGSPAN_RETURN_IF_ERROR(communicator.AllGather("host.cores", &mine, all.data(), sizeof(mine)));
   std::vector<int64_t> cores;

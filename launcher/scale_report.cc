@@ -161,7 +161,7 @@ constexpr absl::string_view kStyle = R"(
 svg .ink{fill:#e6e8eb}svg .axis{stroke:#a4abb3}svg .grid{stroke:#30353b}svg .ideal{stroke:#7d858e}svg .hollow{fill:#15181c}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:1200px;margin:0 auto;padding:16px}
 h1{font-size:1.5em;margin:.2em 0}h2{font-size:1.15em;margin:1.6em 0 .4em}p{margin:.4em 0;max-width:75ch}.soft{color:var(--soft)}
-.figures{display:flex;flex-wrap:wrap;gap:24px}figure{margin:0;flex:0 1 380px;min-width:0}svg{width:100%;height:auto;display:block}
+.figures{display:flex;flex-wrap:wrap;gap:24px}figure{margin:0;flex:1 1 340px;max-width:560px;min-width:0}svg{width:100%;height:auto;display:block}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:4px 8px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{font-weight:600;white-space:normal;vertical-align:bottom}td:first-child,th:first-child{text-align:left}

@@ -13,10 +13,9 @@ struct SlurmPoint {
 };
 
 // The script of a job array, a task a point: each writes DIR/point-N.json unless it is there, and
-// the report is made when all have ended. `mpirun` empty: srun starts the ranks.
+// the report is made when all have ended. `start`: words of a command that takes -n RANKS.
 std::string SlurmScript(const std::string& directory, const std::string& program,
-                        const std::vector<std::string>& mpirun,
-                        const std::vector<SlurmPoint>& points);
+                        const std::string& start, const std::vector<SlurmPoint>& points);
 
 }  // namespace longspan
 

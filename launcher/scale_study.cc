@@ -34,13 +34,17 @@ absl::Status Damaged(const std::string& where, const absl::Status& why) {
   return absl::DataLossError(absl::StrCat(where, ": ", why.message()));
 }
 
-absl::Status AddLine(absl::string_view line, const std::string& where, ScalePoints* points) {
+absl::StatusOr<ScalePoint> ParseLine(absl::string_view line, const std::string& where) {
   const absl::StatusOr<nlohmann::json> json = ParseJsonObject({line.data(), line.size()});
   if (!json.ok()) return Damaged(where, json.status());
   absl::StatusOr<ScalePoint> point = ParseScalePoint(*json);
-  if (!point.ok()) return Damaged(where, point.status());
-  const ScaleKey key = point->key;
-  points->insert_or_assign(key, *std::move(point));
+  return point.ok() ? std::move(point) : Damaged(where, point.status());
+}
+
+absl::Status AddLine(absl::string_view line, const std::string& where, ScalePoints* points) {
+  LONGSPAN_ASSIGN_OR_RETURN(ScalePoint point, ParseLine(line, where));
+  const ScaleKey key = point.key;
+  points->insert_or_assign(key, std::move(point));
   return absl::OkStatus();
 }
 
@@ -204,9 +208,12 @@ StudyWriter::~StudyWriter() {
   if (lock_ >= 0) close(lock_);
 }
 
-absl::Status StudyWriter::Add(const std::string& line) {
+absl::Status StudyWriter::Add(const ScaleKey& key, const std::string& line) {
   const std::string path = PointsPath(directory_);
-  LONGSPAN_RETURN_IF_ERROR(AddLine(line, "the point that was measured", &points_));
+  LONGSPAN_ASSIGN_OR_RETURN(ScalePoint point, ParseLine(line, "what was measured"));
+  if (point.key != key) {
+    return absl::InternalError(absl::StrCat("what was measured is ", point.key.ToString()));
+  }
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (file < 0) return ErrorOf(path, "written to");
   std::string text;
@@ -217,6 +224,7 @@ absl::Status StudyWriter::Add(const std::string& line) {
   }
   if (status.ok()) status = Write(file, line);
   close(file);
+  if (status.ok()) points_.insert_or_assign(key, std::move(point));
   return status;
 }
 

@@ -57,8 +57,8 @@ class StudyWriter {
   ~StudyWriter();
 
   const ScalePoints& points() const { return points_; }
-  // The line is on disk when this returns. `line`: a point as `scale point` writes it.
-  absl::Status Add(const std::string& line);
+  // The line is on disk when this returns. `line`: the point `key` as `scale point` writes it.
+  absl::Status Add(const ScaleKey& key, const std::string& line);
 
  private:
   StudyWriter() = default;

@@ -68,8 +68,9 @@ class ScaleTest(unittest.TestCase):
         (self.directory / "run.yaml").write_text(CONFIG)
 
     def command(self, *arguments, mpirun=None):
-        return [LONGSPAN, "scale", "--config", "run.yaml", "--mpirun", mpirun or MPIRUN,
-                "--decode", "3", *map(str, arguments)]
+        start = ["--mpirun", mpirun or MPIRUN] if mpirun != "" else []
+        return [LONGSPAN, "scale", "--config", "run.yaml", "--decode", "3", *start,
+                *map(str, arguments)]
 
     def run_command(self, command, code=0, **environment):
         result = subprocess.run(command, capture_output=True, text=True, timeout=120,
@@ -341,7 +342,7 @@ exec {MPIRUN} "$@"
     def test_the_slurm_script(self):
         script = self.directory / "study.sbatch"
         result = self.scale(0, "--ranks", "1,2,3", "--context", "64,96", "--set",
-                            "ask.stop=it's", "--slurm", script, "--output", "study")
+                            "ask.stop=it's", "--slurm", script, "--output", "study", mpirun="")
         self.assertIn("sbatch", result.stderr)
         subprocess.run(["bash", "-n", script], check=True)
         text = script.read_text()
@@ -361,6 +362,10 @@ exec {MPIRUN} "$@"
             self.run_command(["bash", script], SLURM_ARRAY_TASK_ID=str(task),
                              SLURM_ARRAY_TASK_MIN="0", SLURM_ARRAY_JOB_ID="7",
                              PATH=f"{bin_directory}:{os.environ['PATH']}")
+        own = self.directory / "own.sbatch"
+        self.scale(0, "--ranks", "1,2,3", "--context", "64,96", "--set", "ask.stop=it's",
+                   "--slurm", own, "--output", "study", mpirun="mpirun --bind-to core")
+        self.assertIn('  mpirun --bind-to core -n "$ranks" "$longspan"', own.read_text())
         submitted = (self.directory / "submitted").read_text()
         self.assertIn("--dependency=afterany:7", submitted)
         self.assertEqual(submitted.count("scale report study"), 1)
@@ -381,6 +386,8 @@ exec {MPIRUN} "$@"
                     mpirun="mpirun")
         self.refuse(1, "--mpirun: absent: there is no such program in $PATH", *ranks,
                     mpirun="absent -x")
+        self.refuse(2, "--hostfile does not go with --slurm", *ranks, "--slurm", "script",
+                    "--hostfile", "hosts")
         self.refuse(1, "sequence gets 5013 tokens, more than `max_model_len` (4096)", "--ranks",
                     "1", "--context", "5000")
         self.refuse(1, "9 sequences are more than `max_num_seqs` (3)", *ranks, "--batch", "9")

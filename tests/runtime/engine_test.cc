@@ -254,6 +254,56 @@ TEST_F(EngineTest, TellsWhatRanksWaitFor) {
   }
 }
 
+TEST_F(EngineTest, TellsWhatEachRankSpendsItsTimeOn) {
+  Config config = config_;
+  ASSERT_TRUE(ResolveConfig(3, &config).ok());
+  std::vector<RankPhases> counted, none;
+  const absl::Status ran = RunThreadRanks(3, [&](Communicator& communicator) -> absl::Status {
+    LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config, &communicator));
+    if (communicator.rank() != 0) return engine->RunWorker();
+    const auto answer = [&]() -> absl::Status {
+      LONGSPAN_RETURN_IF_ERROR(engine->Submit(MakeRequest(1, 60, 3)).status());
+      while (engine->HasWork()) LONGSPAN_RETURN_IF_ERROR(engine->Step().status());
+      return absl::OkStatus();
+    };
+    LONGSPAN_RETURN_IF_ERROR(answer());
+    LONGSPAN_ASSIGN_OR_RETURN(none, engine->TakePhases());  // from here on they are counted
+    LONGSPAN_RETURN_IF_ERROR(answer());
+    LONGSPAN_ASSIGN_OR_RETURN(counted, engine->TakePhases());
+    return engine->Shutdown().status();
+  });
+  ASSERT_TRUE(ran.ok()) << ran;
+  ASSERT_EQ(none.size(), 3u);
+  ASSERT_EQ(counted.size(), 3u);
+  const int64_t chunks = (60 + config.prefill_chunk_tokens - 1) / config.prefill_chunk_tokens;
+  for (int r = 0; r < 3; ++r) {
+    EXPECT_EQ(none[r].prefill.steps + none[r].decode.steps, 0);
+    EXPECT_EQ(counted[r].prefill.steps, chunks);
+    EXPECT_EQ(counted[r].decode.steps, 2);  // the first token comes with the prompt
+#ifndef LONGSPAN_TEST_ON_GPU
+    for (const StagePhases* stage : {&counted[r].prefill, &counted[r].decode}) {
+      EXPECT_NEAR(ComputeSeconds(*stage) + ExchangeSeconds(*stage), stage->wall_s, 1e-9);
+      EXPECT_GT(stage->seconds[static_cast<int>(Phase::kLinear)], 0);
+      EXPECT_GT(stage->seconds[static_cast<int>(Phase::kScore)], 0);
+      EXPECT_GT(stage->seconds[static_cast<int>(Phase::kAttend)], 0);
+      EXPECT_GT(stage->calls.at("select.candidates").bytes_sent, 0);
+    }
+#endif
+  }
+}
+
+TEST_F(EngineTest, KeepsLogprobsOfTheFirstTokensAlone) {
+  Request all = MakeRequest(1, 60, 5);
+  all.sampling.logprobs = 2;
+  Request first = all;
+  first.sampling.logprobs_limit = 3;
+  const std::vector<Completion> completions = Run(1, 1, {all, first});
+  EXPECT_EQ(completions[1].tokens, completions[0].tokens);
+  ASSERT_EQ(completions[0].logprobs.size(), 5u);
+  ASSERT_EQ(completions[1].logprobs.size(), 3u);
+  EXPECT_EQ(completions[1].logprobs[2], completions[0].logprobs[2]);
+}
+
 TEST_F(EngineTest, CancelsWhereverARequestStands) {
   config_.max_num_seqs = 2;
   ASSERT_TRUE(ResolveConfig(2, &config_).ok());
