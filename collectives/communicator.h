@@ -74,6 +74,8 @@ class Communicator {
   virtual absl::Status AllReduceMax(std::string_view name, float* data, int64_t count) = 0;
   // In place, elementwise, summed in rank order: the same bits on every rank.
   virtual absl::Status AllReduceSum(std::string_view name, double* data, int64_t count) = 0;
+  // In place, elementwise, modulo 2^32: exact, and so in any order of ranks the same.
+  virtual absl::Status AllReduceSum(std::string_view name, uint32_t* data, int64_t count) = 0;
 
   // Starts all sends and receives at once, so that no pattern can deadlock. Messages between two
   // ranks match in the order they are listed, and must agree in bytes. A rank may send to itself;

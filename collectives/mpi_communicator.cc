@@ -97,6 +97,7 @@ class MpiCommunicator : public Communicator {
                           absl::Span<const int64_t> bytes) override;
   absl::Status AllReduceMax(std::string_view name, float* data, int64_t count) override;
   absl::Status AllReduceSum(std::string_view name, double* data, int64_t count) override;
+  absl::Status AllReduceSum(std::string_view name, uint32_t* data, int64_t count) override;
   absl::StatusOr<ExchangeId> StartExchange(std::string_view name, absl::Span<const Transfer> sends,
                                            absl::Span<const Transfer> receives) override;
   absl::Status WaitExchange(ExchangeId exchange) override;
@@ -126,6 +127,10 @@ class MpiCommunicator : public Communicator {
   absl::Status PostMessages(absl::Span<const Transfer> sends, absl::Span<const Transfer> receives,
                             Pending& pending);
   absl::Status PostMessage(const Transfer& transfer, bool is_send, Pending& pending);
+
+  // In place, of integers of four bytes, on which `op` is exact.
+  absl::Status ReduceIntegers(const CallRecord& call, void* data, int64_t count, MPI_Datatype type,
+                              MPI_Op op);
 
   absl::Status Poll(Pending& pending);
   absl::Status Wait(Pending& pending);
@@ -309,26 +314,41 @@ absl::Status MpiCommunicator::GatherByMessages(const CallRecord& call, const voi
   return Wait(pending);
 }
 
+absl::Status MpiCommunicator::ReduceIntegers(const CallRecord& call, void* data, int64_t count,
+                                             MPI_Datatype type, MPI_Op op) {
+  const int64_t most = std::max<int64_t>(1, options_.max_message_bytes / sizeof(int32_t));
+  for (int64_t at = 0; at < count; at += most) {
+    MPI_Request request;
+    LONGSPAN_RETURN_IF_MPI_ERROR(MPI_Iallreduce(MPI_IN_PLACE, static_cast<int32_t*>(data) + at,
+                                                static_cast<int>(std::min(most, count - at)), type,
+                                                op, data_, &request));
+    LONGSPAN_RETURN_IF_ERROR(WaitOne(call, request));
+  }
+  if (count > 0) SeeAll(call);
+  return absl::OkStatus();
+}
+
 absl::Status MpiCommunicator::AllReduceMax(std::string_view name, float* data, int64_t count) {
   LONGSPAN_RETURN_IF_ERROR(CheckSize(name, count));
   const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
-  const int64_t most = std::max<int64_t>(1, options_.max_message_bytes / sizeof(float));
-  return Run(
-      {.operation = "AllReduceMax", .name = name, .bytes = bytes}, {bytes}, bytes * others(),
-      [&](const CallRecord& call) {
-        ordered_.resize(count);
-        std::transform(data, data + count, ordered_.begin(), OrderedFromFloat);
-        for (int64_t at = 0; at < count; at += most) {
-          MPI_Request request;
-          LONGSPAN_RETURN_IF_MPI_ERROR(MPI_Iallreduce(MPI_IN_PLACE, ordered_.data() + at,
-                                                      static_cast<int>(std::min(most, count - at)),
-                                                      MPI_INT32_T, MPI_MAX, data_, &request));
-          LONGSPAN_RETURN_IF_ERROR(WaitOne(call, request));
-        }
-        std::transform(ordered_.begin(), ordered_.end(), data, FloatFromOrdered);
-        if (count > 0) SeeAll(call);
-        return absl::OkStatus();
-      });
+  return Run({.operation = "AllReduceMax", .name = name, .bytes = bytes}, {bytes}, bytes * others(),
+             [&](const CallRecord& call) {
+               ordered_.resize(count);
+               std::transform(data, data + count, ordered_.begin(), OrderedFromFloat);
+               LONGSPAN_RETURN_IF_ERROR(
+                   ReduceIntegers(call, ordered_.data(), count, MPI_INT32_T, MPI_MAX));
+               std::transform(ordered_.begin(), ordered_.end(), data, FloatFromOrdered);
+               return absl::OkStatus();
+             });
+}
+
+absl::Status MpiCommunicator::AllReduceSum(std::string_view name, uint32_t* data, int64_t count) {
+  LONGSPAN_RETURN_IF_ERROR(CheckSize(name, count));
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(uint32_t));
+  return Run({.operation = "AllReduceSum", .name = name, .bytes = bytes}, {bytes}, bytes * others(),
+             [&](const CallRecord& call) {
+               return ReduceIntegers(call, data, count, MPI_UINT32_T, MPI_SUM);
+             });
 }
 
 // Gathers and adds in rank order, in pieces that keep the scratch memory small.

@@ -255,7 +255,12 @@ class ThreadCommunicator : public Communicator {
   absl::Status AllGatherV(std::string_view name, const void* send, void* receive,
                           absl::Span<const int64_t> bytes) override;
   absl::Status AllReduceMax(std::string_view name, float* data, int64_t count) override;
-  absl::Status AllReduceSum(std::string_view name, double* data, int64_t count) override;
+  absl::Status AllReduceSum(std::string_view name, double* data, int64_t count) override {
+    return SumInRankOrder(name, data, count);
+  }
+  absl::Status AllReduceSum(std::string_view name, uint32_t* data, int64_t count) override {
+    return SumInRankOrder(name, data, count);
+  }
   absl::StatusOr<ExchangeId> StartExchange(std::string_view name, absl::Span<const Transfer> sends,
                                            absl::Span<const Transfer> receives) override;
   absl::Status WaitExchange(ExchangeId exchange) override;
@@ -280,6 +285,9 @@ class ThreadCommunicator : public Communicator {
       return group_.Meet(rank_, numbered, publish, use);
     });
   }
+
+  template <typename T>
+  absl::Status SumInRankOrder(std::string_view name, T* data, int64_t count);
 
   ThreadGroup& group_;
   const int rank_;
@@ -363,15 +371,16 @@ absl::Status ThreadCommunicator::AllReduceMax(std::string_view name, float* data
   return absl::OkStatus();
 }
 
-absl::Status ThreadCommunicator::AllReduceSum(std::string_view name, double* data, int64_t count) {
+template <typename T>
+absl::Status ThreadCommunicator::SumInRankOrder(std::string_view name, T* data, int64_t count) {
   LONGSPAN_RETURN_IF_ERROR(CheckSize(name, count));
-  const int64_t bytes = count * static_cast<int64_t>(sizeof(double));
-  std::vector<double> result(count);
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+  std::vector<T> result(count);
   LONGSPAN_RETURN_IF_ERROR(RunMeeting({.operation = "AllReduceSum", .name = name, .bytes = bytes},
                                       {bytes}, bytes * others(), data,
                                       [&](absl::Span<const void* const> parts) {
                                         for (const void* part : parts) {
-                                          const double* values = static_cast<const double*>(part);
+                                          const T* values = static_cast<const T*>(part);
                                           for (int64_t i = 0; i < count; ++i)
                                             result[i] += values[i];
                                         }

@@ -96,6 +96,32 @@ absl::Status CheckAllReduceSum(Communicator& c) {
   return findings.status();
 }
 
+// Numbers of the whole range, so that sums wrap around.
+std::vector<uint32_t> MakeIntegers(int rank, int64_t count) {
+  std::mt19937 random(rank + 9);
+  std::vector<uint32_t> values(count);
+  for (uint32_t& v : values) v = random();
+  return values;
+}
+
+absl::Status CheckAllReduceSumOfIntegers(Communicator& c) {
+  Findings findings;
+  for (const int64_t count : {0, 1, 1000, 300'001}) {
+    std::vector<uint32_t> expected(count);
+    for (int r = 0; r < c.size(); ++r) {
+      const std::vector<uint32_t> values = MakeIntegers(r, count);
+      for (int64_t i = 0; i < count; ++i) expected[i] += values[i];
+    }
+    std::vector<uint32_t> values = MakeIntegers(c.rank(), count);
+    LONGSPAN_RETURN_IF_ERROR(c.AllReduceSum("counts", values.data(), count));
+    findings.Expect(SameBits(values, expected), absl::StrCat(count, " values"));
+  }
+  const CallStats counted = c.stats().find("counts")->second;
+  findings.Expect(counted.calls == 4, "calls");
+  findings.Expect(counted.bytes_sent == int64_t{4} * 301'002 * (c.size() - 1), "bytes");
+  return findings.status();
+}
+
 // One random exchange: every rank draws all messages of all pairs and takes part in its own.
 struct RandomExchange {
   ExchangeId id{};
@@ -232,6 +258,7 @@ const std::vector<CommunicatorCheck>& CommunicatorChecks() {
       {"AllGatherV", CheckAllGatherV},
       {"AllReduceMax", CheckAllReduceMax},
       {"AllReduceSum", CheckAllReduceSum},
+      {"AllReduceSumOfIntegers", CheckAllReduceSumOfIntegers},
       {"RandomExchanges", CheckRandomExchanges},
       {"Ring", CheckRing},
       {"Stats", CheckStats},
