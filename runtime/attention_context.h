@@ -15,6 +15,7 @@
 #include "runtime/phase_clock.h"
 #include "sharding/attention_ranges.h"
 #include "sharding/cost_model.h"
+#include "sharding/merge_choice.h"
 #include "sharding/sequence_layout.h"
 
 namespace longspan {
@@ -60,6 +61,7 @@ struct AttentionContext {
   PhaseClock* phases = nullptr;    // null: nobody asks where time goes
   SelectionObserver on_selection;  // may be empty
   std::optional<Moving> moving;    // in prefill; empty: what is cheaper
+  std::optional<MergeWay> merge;   // of candidates; empty: what is cheaper
 
   bool exact() const { return factors.empty(); }
 };

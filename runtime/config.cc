@@ -32,7 +32,7 @@ constexpr int64_t kMaxChunk = 1 << 24;
 
 // Where a value lives in a Config; its type is the key's type.
 using Field = std::variant<int64_t*, double*, bool*, std::string*, Attention*, Compression*,
-                           Positions*, CommunicatorKind*>;
+                           Positions*, CommunicatorKind*, SelectionMerge*>;
 
 using FieldOf = Field (*)(Config&);
 
@@ -77,6 +77,8 @@ const std::vector<Key>& Keys() {
       Integer("parallel.stripe_tokens", FIELD(parallel.stripe_tokens), 1, kMaxTokens),
       Choice("parallel.communicator", FIELD(parallel.communicator),
              {"auto", "threads", "mpi", "nccl"}),
+      Choice("parallel.selection_merge", FIELD(parallel.selection_merge),
+             {"auto", "all_gather", "histogram"}),
       Integer("parallel.timeout_s", FIELD(parallel.timeout_s), 1, 1 << 30),
       Integer("parallel.ranks", FIELD(parallel.ranks), 1, 1 << 16),
       Integer("prefill.chunk_tokens", FIELD(prefill_chunk_tokens), 1, kMaxChunk),
@@ -389,6 +391,11 @@ absl::Status CheckBuild(const Config& config) {
   if (config.device == "cpu" && config.parallel.communicator == CommunicatorKind::kNccl) {
     return absl::InvalidArgumentError(
         "`parallel.communicator: nccl` is between GPUs: use mpi, or `device: cuda`");
+  }
+  if (config.device == "cuda" && config.parallel.selection_merge == SelectionMerge::kHistogram) {
+    return absl::InvalidArgumentError(
+        "`parallel.selection_merge: histogram` is of CPU ranks: GPU ranks gather all candidates; "
+        "use all_gather or auto");
   }
   if (config.device == "cpu" && config.dtype == "bfloat16") {
     return absl::InvalidArgumentError(

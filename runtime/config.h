@@ -17,6 +17,7 @@ enum class Attention { kEsa, kStreaming, kDense };
 enum class Compression { kLowRank, kExact };
 enum class Positions { kFar, kNative };
 enum class CommunicatorKind { kAuto, kThreads, kMpi, kNccl };
+enum class SelectionMerge { kAuto, kAllGather, kHistogram };
 
 // Efficient Selective Attention (arXiv 2502.14477). All counts are in tokens.
 struct EsaConfig {
@@ -35,6 +36,7 @@ struct EsaConfig {
 struct ParallelConfig {
   int64_t stripe_tokens = 0;  // 0 until ResolveConfig
   CommunicatorKind communicator = CommunicatorKind::kAuto;
+  SelectionMerge selection_merge = SelectionMerge::kAuto;
   int64_t timeout_s = 300;  // of a wait for other ranks, until the job is ended
   int64_t ranks = 0;        // ranks as threads; under mpirun the world's size; 0: not stated
 };

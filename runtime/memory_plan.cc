@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "runtime/attention_context.h"
+#include "runtime/candidate_merge.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -217,10 +218,11 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
                      (2 * model.hidden_size + 6 * query_dim + 2 * kv.kv_dim + kv.score_dim +
                       2 * model.intermediate_size);
   if (kv.score_dim > 0) {
-    // Gathered queries, plain and packed, maxima, candidates of all ranks, and tile maxima.
-    // Settings may ask for more candidates than an int64 has bytes for.
-    const double candidates =
-        8.0 * (num_ranks + 1) * static_cast<double>(blocks) * static_cast<double>(config.esa.top_k);
+    // Gathered queries, plain and packed, maxima, candidates, and tile maxima. Settings may ask for
+    // more candidates than an int64 has bytes for.
+    const MergeWay way = MergeWayOf(config.parallel.selection_merge)
+                             .value_or(CheaperMerge(num_ranks, blocks, config.esa.top_k));
+    const double candidates = MergeBytes(way, num_ranks, blocks, config.esa.top_k);
     plan.scores = 4 * chunk * (2 * kv.score_dim + 1) +
                   static_cast<int64_t>(std::min(candidates, 1e18)) +
                   BufferLimits().tile_group_bytes;

@@ -14,6 +14,7 @@
 #include "collectives/hosts.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/linear.h"
+#include "runtime/candidate_merge.h"
 #include "runtime/compressor.h"
 #include "runtime/cpu_transformer.h"
 #include "runtime/dummy_model.h"
@@ -159,6 +160,7 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
   context.layout = {config.parallel.stripe_tokens, num_ranks};
   context.esa = config.esa;
   context.selects = config.attention == Attention::kEsa && config.esa.top_k > 0;
+  context.merge = MergeWayOf(config.parallel.selection_merge);
   context.deterministic = config.deterministic;
   context.panel_rows = !config.deterministic     ? 0
                        : config.device == "cuda" ? kGpuPanelRows

@@ -278,27 +278,6 @@ class BlockScorer {
   size_t tile_ = 0;  // of the next run's first tile
 };
 
-// Step 4: candidates of all ranks, [blocks, top_k] each; the merged selection of each block.
-absl::StatusOr<Selections> Merge(const AttentionContext& context,
-                                 const std::vector<Candidate>& mine, int64_t blocks) {
-  const PhaseSpan span(context.phases, Phase::kCandidateMerge);
-  const int64_t k = context.esa.top_k;
-  const int64_t ranks = context.layout.num_ranks;
-  std::vector<Candidate> all(ranks * blocks * k);
-  LONGSPAN_RETURN_IF_ERROR(
-      context.communicator->AllGather("select.candidates", mine.data(), all.data(),
-                                      blocks * k * static_cast<int64_t>(sizeof(Candidate))));
-  Selections selections(blocks);
-  std::vector<Candidate> of_block(ranks * k);
-  for (int64_t b = 0; b < blocks; ++b) {
-    for (int64_t r = 0; r < ranks; ++r) {
-      std::copy_n(all.data() + (r * blocks + b) * k, k, of_block.data() + r * k);
-    }
-    selections[b] = MergeTopK(absl::MakeSpan(of_block), k);
-  }
-  return selections;
-}
-
 std::vector<int64_t> AllOf(Range range) {
   std::vector<int64_t> positions(range.size());
   std::iota(positions.begin(), positions.end(), range.begin);
@@ -358,8 +337,9 @@ absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int6
       context.communicator->Progress();
     }
   }
-  LONGSPAN_ASSIGN_OR_RETURN(Selections merged,
-                            Merge(context, candidates, static_cast<int64_t>(scored.size())));
+  LONGSPAN_ASSIGN_OR_RETURN(
+      Selections merged,
+      MergeCandidates(context, absl::MakeSpan(candidates), static_cast<int64_t>(scored.size())));
   for (size_t s = 0; s < scored.size(); ++s) {
     selections[scored[s].index] = std::move(merged[s]);
   }
@@ -399,8 +379,9 @@ absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int6
     LocalTopK(context, token.cache, RangesOfBlock(context.sizes, block).middle, score,
               candidates.data() + s * context.esa.top_k);
   }
-  LONGSPAN_ASSIGN_OR_RETURN(Selections merged,
-                            Merge(context, candidates, static_cast<int64_t>(scored.size())));
+  LONGSPAN_ASSIGN_OR_RETURN(
+      Selections merged,
+      MergeCandidates(context, absl::MakeSpan(candidates), static_cast<int64_t>(scored.size())));
   for (size_t s = 0; s < scored.size(); ++s) selections[scored[s]] = std::move(merged[s]);
   return selections;
 }

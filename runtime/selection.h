@@ -7,11 +7,9 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "runtime/attention_context.h"
+#include "runtime/candidate_merge.h"
 
 namespace longspan {
-
-// Middle positions that each block selected, ascending, the same on every rank. [blocks]
-using Selections = std::vector<std::vector<int64_t>>;
 
 // Scores each rank's own tokens against the queries of all ranks and merges the local top-k (ESA,
 // arXiv 2502.14477, section 3; docs/ALGORITHM.md). Collective. `queries` are this rank's rows of

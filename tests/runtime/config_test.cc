@@ -80,7 +80,7 @@ esa:
   selection_block: 256
   positions: native
   far_position: 511
-parallel: {stripe_tokens: 1024, communicator: mpi, ranks: 4}
+parallel: {stripe_tokens: 1024, communicator: mpi, ranks: 4, selection_merge: histogram}
 prefill:
   chunk_tokens: 2048
 max_num_seqs: 3
@@ -104,6 +104,7 @@ kv_cache: {dtype: bfloat16, prefix_caching: true, memory_fraction: 0.5}
   EXPECT_EQ(config->esa.far_position, 511);
   EXPECT_EQ(config->parallel.stripe_tokens, 1024);
   EXPECT_EQ(config->parallel.communicator, CommunicatorKind::kMpi);
+  EXPECT_EQ(config->parallel.selection_merge, SelectionMerge::kHistogram);
   EXPECT_EQ(config->parallel.ranks, 4);
   EXPECT_EQ(config->prefill_chunk_tokens, 2048);
   EXPECT_EQ(config->max_num_seqs, 3);
@@ -118,6 +119,7 @@ kv_cache: {dtype: bfloat16, prefix_caching: true, memory_fraction: 0.5}
   EXPECT_EQ(ConfigToYaml(*copy), ConfigToYaml(*config));
   EXPECT_EQ(copy->esa.far_position, 511);
   EXPECT_EQ(copy->parallel.communicator, CommunicatorKind::kMpi);
+  EXPECT_EQ(copy->parallel.selection_merge, SelectionMerge::kHistogram);
   EXPECT_EQ(copy->kv_cache_prefix_caching, "true");
   EXPECT_EQ(copy->kv_cache_memory_fraction, 0.5);
 }
@@ -197,6 +199,7 @@ TEST_F(ConfigTest, WrongTypesAndRangesAreRefused) {
       {"attention: Dense", "must be one of esa, streaming, dense"},
       {"dtype: float16", "must be one of auto, float32"},
       {"parallel: {communicator: tcp}", "must be one of auto, threads, mpi, nccl"},
+      {"parallel: {selection_merge: ring}", "must be one of auto, all_gather, histogram"},
       {"kv_cache: {memory_fraction: 0}", "above 0 and at most 1"},
       {"kv_cache: {memory_fraction: 1.5}", "above 0 and at most 1"},
       {"kv_cache: {memory_fraction: .nan}", "above 0 and at most 1"},
@@ -296,6 +299,11 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
        "`parallel.communicator: nccl`"},
       {[](Config& c) { c.dtype = "bfloat16"; }, "needs `device: cuda`"},
 #ifdef LONGSPAN_CUDA
+      {[](Config& c) {
+         c.device = "cuda";
+         c.parallel.selection_merge = SelectionMerge::kHistogram;
+       },
+       "`parallel.selection_merge: histogram` is of CPU ranks"},
       {[](Config& c) {
          c.device = "cuda";
          c.kv_cache_tier = "host";

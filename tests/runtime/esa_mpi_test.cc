@@ -17,6 +17,7 @@ struct Case {
   Attention attention;
   Compression compression;
   Positions positions;
+  SelectionMerge merge = SelectionMerge::kAuto;
 };
 
 // What this rank gets under mpirun is `expected`, as far as it holds it.
@@ -58,6 +59,7 @@ TEST_P(EsaMpiTest, EqualsOneRank) {
   config.attention = GetParam().attention;
   config.esa.compression = GetParam().compression;
   config.esa.positions = GetParam().positions;
+  config.parallel.selection_merge = GetParam().merge;
   config.esa.initial_tokens = 4;
   config.esa.local_tokens = 24;
   config.esa.top_k = 12;
@@ -85,6 +87,8 @@ INSTANTIATE_TEST_SUITE_P(
     Cases, EsaMpiTest,
     testing::Values(
         Case{"LowRank", true, Attention::kEsa, Compression::kLowRank, Positions::kFar},
+        Case{"Histogram", true, Attention::kEsa, Compression::kLowRank, Positions::kFar,
+             SelectionMerge::kHistogram},
         Case{"Exact", true, Attention::kEsa, Compression::kExact, Positions::kNative},
         Case{"Dense", true, Attention::kDense, Compression::kExact, Positions::kFar},
         Case{"FastLowRank", false, Attention::kEsa, Compression::kLowRank, Positions::kFar},

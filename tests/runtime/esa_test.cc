@@ -64,6 +64,41 @@ INSTANTIATE_TEST_SUITE_P(Variants, MovingTest,
                                                                                : "Queries");
                          });
 
+// Both ways to merge candidates, bit for bit: prompts of any tokens, of three, whose scores tie in
+// layer 0, and of one, whose scores are all equal there. They decode together.
+class SelectionMergeTest : public testing::TestWithParam<std::tuple<Variant, int, bool>> {};
+
+TEST_P(SelectionMergeTest, BothWaysSelectTheSame) {
+  const auto& [variant, ranks, deterministic] = GetParam();
+  const RandomModel model = MakeRandomModel(SmallModel());
+  Config config = SmallConfig();
+  variant.apply(&config);
+  config.deterministic = deterministic;
+  std::vector<TestSequence> sequences = {MakeSequence(16, 203, 9, model.config.vocab_size)};
+  for (const int tokens : {3, 1}) {
+    TestSequence& sequence = sequences.emplace_back();
+    for (int i = 0; i < 150; ++i) sequence.prompt.push_back(i % tokens);
+    sequence.decoded.assign(5, 0);
+  }
+  config.parallel.selection_merge = SelectionMerge::kAllGather;
+  const auto expected = RunSharded(model, config, ranks, sequences);
+  config.parallel.selection_merge = SelectionMerge::kHistogram;
+  const auto actual = RunSharded(model, config, ranks, sequences);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    EXPECT_EQ(actual[i].selections, expected[i].selections) << i;
+    EXPECT_EQ(actual[i].logits, expected[i].logits) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, SelectionMergeTest,
+                         testing::Combine(testing::ValuesIn({Variants()[0], Variants()[5]}),
+                                          testing::Values(1, 2, 3, 5, 8), testing::Bool()),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) ? "Deterministic" : "");
+                         });
+
 // Calls of each name on rank 0.
 CommunicatorStats StatsOfRun(Config config, int ranks, const TestSequence& sequence) {
   const RandomModel model = MakeRandomModel(SmallModel());
@@ -97,6 +132,17 @@ TEST(EsaTest, KeysOrQueriesMoveByWhatTheyCost) {
   EXPECT_EQ(dense.at("ring.partials").calls, 15 * calls_of_chunk);
   config.deterministic = true;
   EXPECT_FALSE(StatsOfRun(config, 4, sequence).contains("ring.queries"));
+}
+
+TEST(EsaTest, TheConfigChoosesHowCandidatesMerge) {
+  Config config = SmallConfig();
+  const TestSequence sequence = MakeSequence(14, 203, 5, SmallModel().vocab_size);
+  EXPECT_FALSE(StatsOfRun(config, 4, sequence).contains("select.histograms"));
+  config.parallel.selection_merge = SelectionMerge::kHistogram;
+  const CommunicatorStats stats = StatsOfRun(config, 4, sequence);
+  EXPECT_FALSE(stats.contains("select.candidates"));
+  // Chunks and tokens that select, in each of 3 layers.
+  EXPECT_EQ(stats.at("select.winners").calls, (4 + 5) * 3);
 }
 
 TEST(EsaTest, Bfloat16CacheMatchesReferenceWithinItsRounding) {

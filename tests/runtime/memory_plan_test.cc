@@ -104,6 +104,22 @@ TEST(MemoryPlanTest, HoldsTheMessagesOfWhateverMoves) {
   EXPECT_EQ(PlanMemory(config, model, SmallCache(), 2, 2, 1000).exchange, keys);
 }
 
+TEST(MemoryPlanTest, HoldsTheCandidatesOfTheWayTheyMerge) {
+  // Every rank's top-k and its own; or its own twice, as many, with what exceeds them, of all
+  // ranks, a histogram and a count of each rank.
+  Config config = SmallConfig();
+  const int64_t blocks = config.prefill_chunk_tokens / config.esa.selection_block;
+  const int64_t k = config.esa.top_k;
+  const auto scores = [&](SelectionMerge merge) {
+    config.parallel.selection_merge = merge;
+    return PlanMemory(config, SmallModel(), SmallCache(), 4096, 1, 1000).scores;
+  };
+  const int64_t gathered = scores(SelectionMerge::kAllGather);
+  EXPECT_EQ(gathered - scores(SelectionMerge::kHistogram),
+            blocks * (4097 * k * 8 - (3 * k + 512) * 8 - (1024 + 4096) * 4));
+  EXPECT_EQ(scores(SelectionMerge::kAuto), scores(SelectionMerge::kHistogram));
+}
+
 TEST(MemoryPlanTest, SurvivesSettingsBeyondAnInteger) {
   Config config = SmallConfig();
   config.prefill_chunk_tokens = 1 << 24;
