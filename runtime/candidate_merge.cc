@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <iterator>
+#include <functional>
 #include <numeric>
 
 #include "kernels/base/status_macros.h"
@@ -12,15 +12,14 @@
 namespace longspan {
 namespace {
 
-constexpr auto kCandidateBytes = static_cast<int64_t>(sizeof(Candidate));
-
 absl::StatusOr<Selections> MergeByAllGather(const AttentionContext& context,
                                             absl::Span<const Candidate> mine, int64_t rows) {
   const int64_t k = context.esa.top_k;
   const int64_t ranks = context.layout.num_ranks;
   std::vector<Candidate> all(ranks * rows * k);  // [ranks, rows, top_k]
-  LONGSPAN_RETURN_IF_ERROR(context.communicator->AllGather("select.candidates", mine.data(),
-                                                           all.data(), rows * k * kCandidateBytes));
+  LONGSPAN_RETURN_IF_ERROR(
+      context.communicator->AllGather("select.candidates", mine.data(), all.data(),
+                                      rows * k * static_cast<int64_t>(sizeof(Candidate))));
   Selections selections(rows);
   std::vector<Candidate> of_row(ranks * k);
   for (int64_t row = 0; row < rows; ++row) {
@@ -73,42 +72,49 @@ absl::Status SettleBrackets(const AttentionContext& context, std::vector<Row>* r
   return absl::OkStatus();
 }
 
-// Every rank gets what all ranks have from the lower ends of the brackets on.
+// Where the winners of each rank begin among all, row by row, and the end: [rows * ranks + 1].
+absl::StatusOr<std::vector<size_t>> PlaceWinners(const AttentionContext& context,
+                                                 absl::Span<const Row> rows) {
+  const size_t ranks = context.layout.num_ranks;
+  // Zeros but this rank's, until they are summed. [rows, ranks]
+  std::vector<uint32_t> counts(rows.size() * ranks);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    counts[i * ranks + context.communicator->rank()] = static_cast<uint32_t>(
+        std::count_if(rows[i].mine.begin(), rows[i].mine.end(),
+                      [&](Candidate candidate) { return candidate >= rows[i].bracket.low; }));
+  }
+  LONGSPAN_RETURN_IF_ERROR(context.communicator->AllReduceSum("select.counts", counts.data(),
+                                                              static_cast<int64_t>(counts.size())));
+  std::vector<size_t> places(counts.size() + 1);
+  std::inclusive_scan(counts.begin(), counts.end(), places.begin() + 1, std::plus<>(), size_t{0});
+  return places;
+}
+
+// Every rank gets the winners of all: each writes its own where they belong among zeros, and the
+// sum has all. Gathers would do, but Open MPI 4.1 sends a message from each rank to each other for
+// one that may be waited for with a time limit; its reductions go up a tree and down again.
 absl::StatusOr<Selections> ExchangeWinners(const AttentionContext& context,
                                            absl::Span<const Row> rows) {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<size_t> places, PlaceWinners(context, rows));
   const size_t ranks = context.layout.num_ranks;
-  std::vector<Candidate> mine;
-  std::vector<uint32_t> counts(rows.size());
+  std::vector<uint32_t> halves(2 * places.back());  // of candidates, the upper ones first
   for (size_t i = 0; i < rows.size(); ++i) {
-    const size_t before = mine.size();
-    std::copy_if(rows[i].mine.begin(), rows[i].mine.end(), std::back_inserter(mine),
-                 [&](Candidate candidate) { return candidate >= rows[i].bracket.low; });
-    counts[i] = static_cast<uint32_t>(mine.size() - before);
+    uint32_t* next = halves.data() + 2 * places[i * ranks + context.communicator->rank()];
+    for (const Candidate candidate : rows[i].mine) {
+      if (candidate < rows[i].bracket.low) continue;
+      *next++ = static_cast<uint32_t>(candidate >> 32);
+      *next++ = static_cast<uint32_t>(candidate);
+    }
   }
-  std::vector<uint32_t> all_counts(ranks * rows.size());  // [ranks, rows]
-  LONGSPAN_RETURN_IF_ERROR(
-      context.communicator->AllGather("select.counts", counts.data(), all_counts.data(),
-                                      static_cast<int64_t>(counts.size() * sizeof(uint32_t))));
-  std::vector<int64_t> bytes(ranks);
-  for (size_t r = 0; r < ranks; ++r) {
-    const auto of_rank = absl::MakeConstSpan(all_counts).subspan(r * rows.size(), rows.size());
-    bytes[r] = std::accumulate(of_rank.begin(), of_rank.end(), int64_t{0}) * kCandidateBytes;
-  }
-  std::vector<Candidate> all(std::accumulate(bytes.begin(), bytes.end(), int64_t{0}) /
-                             kCandidateBytes);  // [ranks, rows, as many as counts say]
-  LONGSPAN_RETURN_IF_ERROR(
-      context.communicator->AllGatherV("select.winners", mine.data(), all.data(), bytes));
+  LONGSPAN_RETURN_IF_ERROR(context.communicator->AllReduceSum("select.winners", halves.data(),
+                                                              static_cast<int64_t>(halves.size())));
 
-  std::vector<const Candidate*> next(ranks, all.data());  // of each rank's next row
-  for (size_t r = 1; r < ranks; ++r) next[r] = next[r - 1] + bytes[r - 1] / kCandidateBytes;
   Selections selections;
   std::vector<Candidate> of_row;
-  for (size_t row = 0; row < rows.size(); ++row) {
+  for (size_t i = 0; i < rows.size(); ++i) {
     of_row.clear();
-    for (size_t r = 0; r < ranks; ++r) {
-      const uint32_t count = all_counts[r * rows.size() + row];
-      of_row.insert(of_row.end(), next[r], next[r] + count);
-      next[r] += count;
+    for (size_t at = places[i * ranks]; at < places[(i + 1) * ranks]; ++at) {
+      of_row.push_back(static_cast<Candidate>(halves[2 * at]) << 32 | halves[2 * at + 1]);
     }
     selections.push_back(MergeTopK(absl::MakeSpan(of_row), context.esa.top_k));
   }

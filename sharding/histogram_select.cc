@@ -12,7 +12,14 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr Candidate kOfOneScore = 0xffffffff;  // low bits of the candidates of one score
 
-// Bins are 2^shift candidates wide: the fewest that cover the bracket with the bins there are.
+// +0 for either zero, and NaN for "no candidate".
+float ScoreOf(Candidate candidate) {
+  const auto bits = static_cast<uint32_t>(candidate >> 32);
+  if (bits == 0) return std::numeric_limits<float>::quiet_NaN();
+  return std::bit_cast<float>((bits & 0x80000000u) != 0 ? bits & 0x7fffffffu : ~bits);
+}
+
+// Bins are 2^shift candidates wide: the narrowest of which there are enough.
 int BinShift(const Bracket& bracket) {
   const int bits = static_cast<int>(std::bit_width(bracket.high - bracket.low));
   return std::max(0, bits - kHistogramBits);

@@ -20,7 +20,7 @@ struct MergeRates {
 inline constexpr int kExpectedHistograms = 1;
 
 // Seconds, by plain assumptions: a gather takes ceil(log2 ranks) steps, and all of its bytes arrive
-// once; a reduction takes as many steps, and all of its bytes arrive in each.
+// once; a reduction takes as many up a tree and as many down, and all of its bytes in each.
 double MergeSeconds(MergeWay way, int ranks, int64_t rows, int64_t top_k,
                     const MergeRates& rates = {});
 

@@ -3,7 +3,6 @@
 
 #include <bit>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -29,13 +28,6 @@ inline uint32_t OrderedBits(float score) {
 inline Candidate PackCandidate(float score, int64_t position) {
   return static_cast<uint64_t>(OrderedBits(score)) << 32 |
          (0xffffffffu - static_cast<uint32_t>(position));
-}
-
-// +0 for either zero, and NaN for "no candidate".
-inline float ScoreOf(Candidate candidate) {
-  const auto bits = static_cast<uint32_t>(candidate >> 32);
-  if (bits == 0) return std::numeric_limits<float>::quiet_NaN();
-  return std::bit_cast<float>((bits & 0x80000000u) != 0 ? bits & 0x7fffffffu : ~bits);
 }
 
 inline int64_t PositionOf(Candidate candidate) {
