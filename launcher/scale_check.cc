@@ -80,11 +80,11 @@ OutputCheck CompareAll(const ScalePoint& point, const ScalePoint& reference) {
   for (size_t i = 0; i < point.outputs.size() && result.difference.empty(); ++i) {
     Compare(point.outputs[i], reference.outputs[i], tolerance, i, &result);
   }
-  if (!result.difference.empty()) return {Verdict::kDiffers, result.difference};
+  if (!result.difference.empty()) return {OutputVerdict::kDiffers, result.difference};
   const std::string within =
       absl::StrFormat("log-probabilities within %.2g (%g is allowed)", result.worst, tolerance);
-  if (!result.parts) return {Verdict::kTokensEqual, "tokens equal, " + within};
-  return {Verdict::kWithin, "tokens part where rounding decides, " + within};
+  if (!result.parts) return {OutputVerdict::kTokensEqual, "tokens equal, " + within};
+  return {OutputVerdict::kWithin, "tokens part where rounding decides, " + within};
 }
 
 }  // namespace
@@ -100,15 +100,16 @@ double LogprobTolerance(const ScalePoint& point) {
 
 OutputCheck CheckOutputs(const ScalePoint& point, const ScalePoint* reference) {
   if (OutputsDigest(point.outputs) != point.digest) {
-    return {Verdict::kDiffers, "the digest is not that of the outputs: the line was changed"};
+    return {OutputVerdict::kDiffers, "the digest is not that of the outputs: the line was changed"};
   }
-  if (point.key.ranks == 1) return {Verdict::kReference, "the one-rank run"};
-  if (reference == nullptr) return {Verdict::kNoReference, "no one-rank run to compare with"};
+  if (point.key.ranks == 1) return {OutputVerdict::kReference, "the one-rank run"};
+  if (reference == nullptr) return {OutputVerdict::kNoReference, "no one-rank run to compare with"};
   if (OutputsDigest(reference->outputs) == point.digest) {
-    return {Verdict::kBitsEqual, "equal to the last bit"};
+    return {OutputVerdict::kBitsEqual, "equal to the last bit"};
   }
   if (point.deterministic()) {
-    return {Verdict::kDiffers, "bits differ from the one-rank run, in spite of `deterministic`"};
+    return {OutputVerdict::kDiffers,
+            "bits differ from the one-rank run, in spite of `deterministic`"};
   }
   return CompareAll(point, *reference);
 }

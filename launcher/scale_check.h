@@ -8,7 +8,7 @@
 
 namespace longspan {
 
-enum class Verdict {
+enum class OutputVerdict {
   kReference,    // it is the one-rank run
   kBitsEqual,    // tokens and log-probabilities, to the last bit
   kTokensEqual,  // and log-probabilities within the tolerance
@@ -18,10 +18,10 @@ enum class Verdict {
 };
 
 struct OutputCheck {
-  Verdict verdict = Verdict::kNoReference;
+  OutputVerdict verdict = OutputVerdict::kNoReference;
   std::string text;  // what was found, in words
 
-  bool failed() const { return verdict == Verdict::kDiffers; }
+  bool failed() const { return verdict == OutputVerdict::kDiffers; }
 };
 
 // Between natural logarithms of probabilities that were computed in another order: 0.01 in float32,

@@ -126,7 +126,7 @@ void Svg::Axes(Point corner, double width, double height, const Axis& x, const A
   for (const auto& [value, label] : y.ticks) {
     const double at = bottom - height * y.Share(value);
     Line({corner.x, at}, {corner.x + width, at}, "grid");
-    Text({corner.x - kTickLength, at + kTextHeight / 3}, label, Anchor::kEnd);
+    Text({corner.x - 2 * kTickLength, at + kTextHeight / 3}, label, Anchor::kEnd);
   }
   Line({corner.x, bottom}, {corner.x + width, bottom}, "axis");
   Line({corner.x, corner.y}, {corner.x, bottom}, "axis");

@@ -39,9 +39,9 @@ OutputCheck Check(const ScalePoint& point) {
 }
 
 TEST(ScaleCheckTest, OneRankIsWhatOthersAreComparedWith) {
-  EXPECT_EQ(CheckOutputs(PointOf(1), nullptr).verdict, Verdict::kReference);
-  EXPECT_EQ(CheckOutputs(PointOf(2), nullptr).verdict, Verdict::kNoReference);
-  EXPECT_EQ(Check(PointOf(2)).verdict, Verdict::kBitsEqual);
+  EXPECT_EQ(CheckOutputs(PointOf(1), nullptr).verdict, OutputVerdict::kReference);
+  EXPECT_EQ(CheckOutputs(PointOf(2), nullptr).verdict, OutputVerdict::kNoReference);
+  EXPECT_EQ(Check(PointOf(2)).verdict, OutputVerdict::kBitsEqual);
 }
 
 TEST(ScaleCheckTest, TheSmallestDifferenceIsNotTheSameBits) {
@@ -49,24 +49,24 @@ TEST(ScaleCheckTest, TheSmallestDifferenceIsNotTheSameBits) {
     double& logprob = point->outputs[1].logprobs[1].top[2].second;
     logprob = std::nextafter(logprob, 0);
   };
-  EXPECT_EQ(Check(Changed(nudge)).verdict, Verdict::kTokensEqual);
+  EXPECT_EQ(Check(Changed(nudge)).verdict, OutputVerdict::kTokensEqual);
   ScalePoint strict = Changed(nudge);
   strict.config["deterministic"] = "true";
-  EXPECT_EQ(Check(strict).verdict, Verdict::kDiffers);
+  EXPECT_EQ(Check(strict).verdict, OutputVerdict::kDiffers);
 }
 
 TEST(ScaleCheckTest, LogprobsAreComparedWithinATolerance) {
   const ScalePoint point =
       Changed([](ScalePoint* p) { p->outputs[0].logprobs[0].top[1].second -= 0.05; });
-  EXPECT_EQ(Check(point).verdict, Verdict::kDiffers);
+  EXPECT_EQ(Check(point).verdict, OutputVerdict::kDiffers);
   EXPECT_THAT(Check(point).text, HasSubstr("at most 0.01 is rounding"));
   ScalePoint rounded = point;
   rounded.config["kv_cache.dtype"] = "bfloat16";
-  EXPECT_EQ(Check(rounded).verdict, Verdict::kTokensEqual);
+  EXPECT_EQ(Check(rounded).verdict, OutputVerdict::kTokensEqual);
   const ScalePoint nan = Changed([](ScalePoint* p) {
     p->outputs[0].logprobs[0].top[1].second = std::numeric_limits<double>::quiet_NaN();
   });
-  EXPECT_EQ(Check(nan).verdict, Verdict::kDiffers);
+  EXPECT_EQ(Check(nan).verdict, OutputVerdict::kDiffers);
 }
 
 TEST(ScaleCheckTest, TokensMayPartWhereTheyAreEquallyLikely) {
@@ -75,23 +75,23 @@ TEST(ScaleCheckTest, TokensMayPartWhereTheyAreEquallyLikely) {
     p->outputs[0].tokens = {9, 1, 2, 3};
     p->outputs[0].logprobs[1] = {-9, {{1, -9.0}}};
   });
-  EXPECT_EQ(Check(tie).verdict, Verdict::kWithin);
+  EXPECT_EQ(Check(tie).verdict, OutputVerdict::kWithin);
   const ScalePoint unlikely = Changed([](ScalePoint* p) { p->outputs[0].tokens[1] = 9; });
-  EXPECT_EQ(Check(unlikely).verdict, Verdict::kDiffers);
+  EXPECT_EQ(Check(unlikely).verdict, OutputVerdict::kDiffers);
   EXPECT_THAT(Check(unlikely).text, HasSubstr("token 1 behind prompt 0 is 6 on one rank and 9"));
   const ScalePoint unknown = Changed([](ScalePoint* p) { p->outputs[0].tokens[0] = 77; });
-  EXPECT_EQ(Check(unknown).verdict, Verdict::kDiffers);
+  EXPECT_EQ(Check(unknown).verdict, OutputVerdict::kDiffers);
 }
 
 TEST(ScaleCheckTest, AMissingTokenIsADifference) {
   const ScalePoint shorter = Changed([](ScalePoint* p) { p->outputs[1].tokens.pop_back(); });
-  EXPECT_EQ(Check(shorter).verdict, Verdict::kDiffers);
+  EXPECT_EQ(Check(shorter).verdict, OutputVerdict::kDiffers);
 }
 
 TEST(ScaleCheckTest, AnEditedLineIsFound) {
   ScalePoint edited = PointOf(1);
   edited.outputs[0].tokens[3] = 1;
-  EXPECT_EQ(CheckOutputs(edited, nullptr).verdict, Verdict::kDiffers);
+  EXPECT_EQ(CheckOutputs(edited, nullptr).verdict, OutputVerdict::kDiffers);
 }
 
 TEST(ScalePointTest, ALineHasEveryBitOfAPoint) {

@@ -206,8 +206,9 @@ value = lambda flag: words[words.index(flag) + 1]
 ranks = int(value("-n"))
 point.update(ranks=ranks, context=int(value("--context")), batch=int(value("--batch")),
              method=value("--method"))
-for key in "hosts", "slots", "phases":
+for key in "hosts", "phases":
     point[key] = point[key] * ranks
+point["slots"] = [64] * ranks
 point["memory"]["peak_bytes"] *= ranks
 point["outputs"] *= point["batch"]
 print(json.dumps(point))
@@ -224,6 +225,11 @@ print(json.dumps(point))
         self.assertEqual(self.keys("weak"), [
             ("esa", 64, 1, 1), ("esa", 128, 1, 1), ("esa", 128, 1, 2), ("esa", 256, 1, 1),
             ("esa", 256, 1, 4)])
+        self.assertIn("efficiency, % of one rank (weak scaling)",
+                      (self.directory / "weak/report.html").read_text())
+        # Twice the tokens in the same time: efficiency is whole.
+        self.assertEqual([row["prefill_efficiency"] for row in self.rows("weak")],
+                         ["1"] * 5)
         self.scale(0, "--ranks", "2", "--context", 64, "--noreference", "--output", "none",
                    mpirun=f"{stub} --oversubscribe")
         self.assertEqual(self.keys("none"), [("esa", 64, 1, 2)])
