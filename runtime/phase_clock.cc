@@ -30,9 +30,14 @@ CommunicatorStats CallsSince(const CommunicatorStats& before, const Communicator
   return calls;
 }
 
-double PhaseClock::Waited() const {
+double PhaseClock::Waited() {
+  const CommunicatorStats& stats = communicator_.stats();
+  if (stats.size() != calls_.size()) {
+    calls_.clear();
+    for (const auto& [name, call] : stats) calls_.push_back(&call);
+  }
   double seconds = 0;
-  for (const auto& [name, call] : communicator_.stats()) seconds += call.seconds_waited;
+  for (const CallStats* call : calls_) seconds += call->seconds_waited;
   return seconds;
 }
 

@@ -2,6 +2,7 @@
 #define LONGSPAN_RUNTIME_PHASE_CLOCK_H_
 
 #include <utility>
+#include <vector>
 
 #include "collectives/communicator.h"
 #include "runtime/phases.h"
@@ -32,12 +33,13 @@ class PhaseClock {
   }
 
  private:
-  double Waited() const;  // in all collectives so far
+  double Waited();  // in all collectives so far
   // The time since the last call goes to the present phase.
   void Settle();
 
   const Communicator& communicator_;
-  CommunicatorStats before_;  // the step
+  std::vector<const CallStats*> calls_;  // those of its statistics: a walk of the map is slow
+  CommunicatorStats before_;             // the step
   double begin_ = 0;
   double settled_ = 0, settled_waited_ = 0;
   Phase phase_ = Phase::kOtherCompute;
