@@ -10,6 +10,7 @@
 #include "runtime/kv_shard.h"
 #include "runtime/model_config.h"
 #include "sharding/attention_ranges.h"
+#include "sharding/model_work.h"
 #include "sharding/sequence_layout.h"
 
 namespace longspan {
@@ -41,6 +42,8 @@ struct BenchShape {
   AttentionSizes sizes() const {
     return {initial_tokens, local_tokens, attention == Attention::kDense};
   }
+  // So that the functions of model_work.h take it as it is.
+  operator ModelShape() const;
   // Of one layer.
   KvShape layer_cache() const;
   // The chunk that ends a prompt of `context` tokens.
@@ -53,38 +56,6 @@ struct BenchShape {
 
 // `config` is resolved, and its dtype is settled.
 BenchShape MakeBenchShape(const Config& config, const ModelConfig& model, int ranks);
-
-// What one rank must at least read and write, and its multiplications and additions.
-struct Work {
-  double bytes = 0;
-  double flops = 0;
-
-  Work operator+(const Work& other) const { return {bytes + other.bytes, flops + other.flops}; }
-  Work operator*(double times) const { return {bytes * times, flops * times}; }
-};
-
-// A product of [rows, in] with a weight [out, in], all counted in the weight's dtype.
-Work LinearWork(const BenchShape& shape, int64_t rows, int64_t in, int64_t out);
-
-// One layer of the newest token of each of `batch` sequences of `context` tokens: its scores, what
-// it attends to, and both with the linear layers.
-Work DecodeScoreWork(const BenchShape& shape, int64_t context, int64_t batch);
-Work DecodeAttendWork(const BenchShape& shape, int64_t context, int64_t batch);
-Work DecodeLayerWork(const BenchShape& shape, int64_t context, int64_t batch);
-
-// One layer of the prompt tokens `chunk`: one of the two passes of scoring, what the blocks attend
-// to, and all of the layer.
-Work PrefillScoreWork(const BenchShape& shape, Range chunk);
-Work PrefillAttendWork(const BenchShape& shape, Range chunk);
-Work PrefillLayerWork(const BenchShape& shape, Range chunk);
-
-// The whole model.
-Work DecodeWork(const BenchShape& shape, int64_t context, int64_t batch);
-Work PromptWork(const BenchShape& shape, int64_t tokens);
-
-// Keys that a block of a prompt attends to, and those that a decoded token does.
-int64_t ListedKeys(const BenchShape& shape, Range block);
-int64_t AttendedKeys(const BenchShape& shape, int64_t context);
 
 }  // namespace longspan
 

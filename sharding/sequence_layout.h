@@ -44,6 +44,19 @@ struct SequenceLayout {
   std::vector<Range> OwnedRuns(int rank, Range range) const;
 };
 
+// Calls f(rank, tokens) for each rank that owns positions of `range`, once, in any order. Takes no
+// longer for more ranks than the range has stripes.
+template <typename F>
+void ForEachOwner(const SequenceLayout& layout, Range range, F&& f) {
+  if (range.empty()) return;
+  const int64_t first = layout.stripe(range.begin);
+  const int64_t stripes = layout.stripe(range.end - 1) - first + 1;
+  for (int64_t s = first; s < first + std::min<int64_t>(stripes, layout.num_ranks); ++s) {
+    const int rank = static_cast<int>(s % layout.num_ranks);
+    f(rank, layout.CountOwned(rank, range));
+  }
+}
+
 }  // namespace longspan
 
 #endif  // LONGSPAN_SHARDING_SEQUENCE_LAYOUT_H_

@@ -94,5 +94,71 @@ TEST(CostModelTest, KeysAreWhatTheScheduleMoves) {
   }
 }
 
+// Numbers that are easy to compute with: hosts of 4, a byte a second within a host and half of that
+// between hosts.
+HardwareProfile EasyProfile() {
+  HardwareProfile profile;
+  profile.bytes_per_s = 10;
+  profile.flops_per_s = 100;
+  profile.ranks_per_host = 4;
+  profile.within_host = {.latency_s = 1000, .bytes_per_s = 1};
+  profile.between_hosts = {.latency_s = 1e6, .bytes_per_s = 0.5};
+  profile.call_s = 1e9;
+  return profile;
+}
+
+TEST(CostModelTest, AKernelIsAsSlowAsTheSlowerOfItsBytesAndFlops) {
+  HardwareProfile profile = EasyProfile();
+  profile.kernels[static_cast<int>(Kernel::kScore)] = {.efficiency = 0.5, .overhead_s = 3};
+  EXPECT_EQ(KernelSeconds(profile, 1, Kernel::kScore, {.bytes = 100, .flops = 500}), 3 + 10 / 0.5);
+  EXPECT_EQ(KernelSeconds(profile, 1, Kernel::kScore, {.bytes = 10, .flops = 500}), 3 + 5 / 0.5);
+  EXPECT_EQ(KernelSeconds(profile, 1, Kernel::kAttend, {.bytes = 10, .flops = 500}), 5);
+  EXPECT_EQ(KernelSeconds(profile, 1, Kernel::kScore, {}), 0) << "no call at all";
+}
+
+TEST(CostModelTest, RanksTakeTurnsOnTheProcessorsOfAHost) {
+  HardwareProfile profile = EasyProfile();
+  const Work work = {.bytes = 10};
+  EXPECT_EQ(KernelSeconds(profile, 64, Kernel::kAttend, work), 1);
+  profile.processors_per_host = 2;
+  EXPECT_EQ(KernelSeconds(profile, 1, Kernel::kAttend, work), 1);
+  EXPECT_EQ(KernelSeconds(profile, 3, Kernel::kAttend, work), 1.5);
+  EXPECT_EQ(KernelSeconds(profile, 64, Kernel::kAttend, work), 2) << "four on each host";
+}
+
+TEST(CostModelTest, CollectivesOfOneRankAreFree) {
+  const HardwareProfile profile = EasyProfile();
+  EXPECT_EQ(LinkSeconds(profile, AllGatherUse(profile, 1, 100)), 0);
+  EXPECT_EQ(LinkSeconds(profile, AllReduceUse(profile, 1, 100)), 0);
+  EXPECT_EQ(LinkSeconds(profile, BroadcastUse(profile, 1, 100)), 0);
+  EXPECT_EQ(LinkSeconds(profile, MessageUse(profile, 3, 3, 100)), 0);
+}
+
+TEST(CostModelTest, AnAllGatherReceivesWhatOthersHave) {
+  const HardwareProfile profile = EasyProfile();
+  // 3 ranks of one host: 2 messages, two thirds of the bytes.
+  EXPECT_EQ(LinkSeconds(profile, AllGatherUse(profile, 3, 30)), 1e9 + 2000 + 20);
+  // 16 ranks of 10 bytes on 4 hosts: 3 x 10 bytes from the peers on other hosts at half a byte a
+  // second, then 3 x 40 from the host's.
+  EXPECT_EQ(LinkSeconds(profile, AllGatherUse(profile, 16, 160)),
+            1e9 + 2 * 1e6 + 30 / 0.5 + 2 * 1000 + 120);
+}
+
+TEST(CostModelTest, AnAllReduceSendsAllOrHalvesIt) {
+  const HardwareProfile profile = EasyProfile();
+  EXPECT_EQ(LinkSeconds(profile, AllReduceUse(profile, 16, 8)),
+            1e9 + 2 * (1e6 + 8 / 0.5) + 2 * (1000 + 8));
+  const double bytes = 2 * kHalvingBytes;
+  EXPECT_EQ(LinkSeconds(profile, AllReduceUse(profile, 16, bytes)),
+            1e9 + 4 * 1e6 + 2 * bytes / 4 * 3 / 4 / 0.5 + 4 * 1000 + 2 * bytes * 3 / 4);
+}
+
+TEST(CostModelTest, MessagesAndBroadcastsKnowHosts) {
+  const HardwareProfile profile = EasyProfile();
+  EXPECT_EQ(LinkSeconds(profile, MessageUse(profile, 0, 3, 7)), 1000 + 7);
+  EXPECT_EQ(LinkSeconds(profile, MessageUse(profile, 3, 4, 7)), 1e6 + 14);
+  EXPECT_EQ(LinkSeconds(profile, BroadcastUse(profile, 8, 7)), 1e9 + 1e6 + 14 + 2 * (1000 + 7));
+}
+
 }  // namespace
 }  // namespace longspan

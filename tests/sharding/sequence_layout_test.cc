@@ -155,5 +155,24 @@ TEST_F(SequenceLayoutTest, RangesOfABlockFollowTheDefinition) {
   }
 }
 
+TEST_F(SequenceLayoutTest, OwnersOfARangeShareIt) {
+  for (const int ranks : {1, 2, 3, 7}) {
+    const SequenceLayout layout = {4, ranks};
+    for (int64_t begin = 0; begin < 20; ++begin) {
+      for (int64_t end = begin; end < 70; end += 3) {
+        std::vector<int64_t> tokens(ranks, 0);
+        ForEachOwner(layout, {begin, end}, [&](int rank, int64_t owned) {
+          ASSERT_EQ(tokens[rank], 0) << "named twice";
+          ASSERT_GT(owned, 0);
+          tokens[rank] = owned;
+        });
+        for (int r = 0; r < ranks; ++r) {
+          ASSERT_EQ(tokens[r], layout.CountOwned(r, {begin, end}));
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace longspan
