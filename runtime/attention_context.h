@@ -14,7 +14,7 @@
 #include "runtime/kv_shard.h"
 #include "runtime/phase_clock.h"
 #include "sharding/attention_ranges.h"
-#include "sharding/cost_model.h"
+#include "sharding/layer_schedule.h"
 #include "sharding/merge_choice.h"
 #include "sharding/sequence_layout.h"
 
@@ -35,13 +35,6 @@ struct AttentionCounts {
 // Told what each block of queries selected in each layer, ascending.
 using SelectionObserver =
     std::function<void(int64_t layer, Range block, absl::Span<const int64_t> selected)>;
-
-// Buffers that would grow with the context are cut to these sizes; the work is done in parts.
-struct BufferLimits {
-  int64_t ring_round_tokens = 32768;     // different positions that one round of the ring moves
-  int64_t tile_maxima_bytes = 16 << 20;  // of one block: tiles grow instead
-  int64_t tile_group_bytes = 32 << 20;   // of the blocks that share a reduction of maxima
-};
 
 // What attention on one rank needs beside activations and cache; lives as long as the engine.
 struct AttentionContext {

@@ -1,28 +1,15 @@
 #include "runtime/esa_attention.h"
 
-#include <numeric>
 #include <vector>
 
 #include "kernels/base/status_macros.h"
+#include "runtime/layer_collectives.h"
 #include "runtime/partial_attention.h"
 #include "runtime/ring_attention.h"
 #include "runtime/selection.h"
-#include "sharding/cost_model.h"
 
 namespace longspan {
 namespace {
-
-BlockKeys ReadsOf(Range block, int rank, const AttentionRanges& ranges,
-                  const std::vector<int64_t>& selected) {
-  BlockKeys keys;
-  keys.rank = rank;
-  keys.queries = block.size();
-  keys.far.resize(ranges.initial.size());
-  std::iota(keys.far.begin(), keys.far.end(), ranges.initial.begin);
-  keys.far.insert(keys.far.end(), selected.begin(), selected.end());
-  keys.near = ranges.near;
-  return keys;
-}
 
 // Counts what a block reads, and tells the observer.
 void Record(const AttentionContext& context, int64_t layer, Range block, const BlockKeys& keys,
@@ -32,17 +19,6 @@ void Record(const AttentionContext& context, int64_t layer, Range block, const B
     context.counts->dense += p + 1;
   }
   if (context.on_selection) context.on_selection(layer, block, selected);
-}
-
-// Deterministic attention has every key at the query's rank.
-Moving ChooseMoving(const AttentionContext& context, absl::Span<const BlockKeys> keys) {
-  if (context.deterministic) return Moving::kKeys;
-  if (context.moving.has_value()) return *context.moving;
-  const int64_t query = context.shape.query_dim() * static_cast<int64_t>(sizeof(float));
-  const int64_t lse = context.shape.heads * static_cast<int64_t>(sizeof(float));
-  return CheaperToMove(
-      context.layout, keys,
-      {.key_value = 2 * context.kv.row_bytes(), .query = query, .partial = query + lse});
 }
 
 }  // namespace
@@ -58,7 +34,7 @@ absl::Status AttendBlocks(const AttentionContext& context, int64_t layer, KvShar
     keys.push_back(ReadsOf(blocks[b].tokens, blocks[b].rank, blocks[b].ranges, selections[b]));
     Record(context, layer, blocks[b].tokens, keys[b], selections[b]);
   }
-  return ChooseMoving(context, keys) == Moving::kKeys
+  return ChooseMoving(LayerShapeOf(context), keys) == Moving::kKeys
              ? AttendBlocksInRing(context, layer, cache, blocks, keys, first_row, queries, output)
              : AttendBlocksByPartials(context, layer, cache, blocks, keys, queries, output);
 }

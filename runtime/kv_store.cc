@@ -54,25 +54,8 @@ absl::Status ExchangeHalos(const AttentionContext& context, int64_t layer,
 }  // namespace
 
 std::vector<HaloMove> HaloMoves(const AttentionContext& context, const PrefillChunk& chunk) {
-  const int64_t stripe = context.layout.stripe_tokens;
-  const int64_t halo = context.kv.halo;
-  const int64_t last = (chunk.capacity - 1) / stripe;
-  std::vector<HaloMove> moves;
-  const auto add = [&](int64_t from, int64_t to, Range edge) {
-    const Range positions = Intersect(edge, chunk.tokens);
-    if (!positions.empty()) moves.push_back({from, to, positions});
-  };
-  if (chunk.behind_cached) {
-    // The stripe behind that of the last cached token is new.
-    const int64_t s = (chunk.tokens.begin - 1) / stripe;
-    const Range positions = {(s + 1) * stripe - halo, chunk.tokens.begin};
-    if (s < last && !positions.empty()) moves.push_back({s, s + 1, positions});
-  }
-  for (int64_t s = chunk.tokens.begin / stripe; s * stripe < chunk.tokens.end; ++s) {
-    if (s > 0) add(s, s - 1, {s * stripe, s * stripe + halo});
-    if (s < last) add(s, s + 1, {(s + 1) * stripe - halo, (s + 1) * stripe});
-  }
-  return moves;
+  return HaloMoves(context.layout, context.kv.halo, chunk.tokens, chunk.capacity,
+                   chunk.behind_cached);
 }
 
 absl::Status StoreChunk(const AttentionContext& context, int64_t layer, const PrefillChunk& chunk,

@@ -9,13 +9,7 @@
 
 namespace longspan {
 
-// Score keys that a stripe keeps of its neighbour's edge.
-struct HaloMove {
-  int64_t from = 0;  // stripe that the positions belong to
-  int64_t to = 0;    // stripe whose halo takes them
-  Range positions;
-};
-// Those of a chunk's tokens, and of cached ones before it, in an order that all ranks share.
+// What a chunk's stripes and their neighbours keep of each other.
 std::vector<HaloMove> HaloMoves(const AttentionContext& context, const PrefillChunk& chunk);
 
 // Stores one layer's keys and values [rows, kv_dim] float32 of this rank's blocks of the chunk, and

@@ -5,6 +5,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/block_in_flight.h"
+#include "runtime/layer_collectives.h"
 
 namespace longspan {
 namespace {
@@ -58,12 +59,11 @@ class QueryRing {
         own_queries_(queries),
         rank_(context.communicator->rank()),
         ranks_(context.communicator->size()),
-        rows_(ranks_),
+        rows_(QueryRows(ranks_, keys)),
         queries_(ranks_),
         partials_(ranks_),
         query_exchanges_(ranks_),
         partial_exchanges_(ranks_) {
-    for (const PrefillBlock& block : blocks) rows_[block.rank] += block.tokens.size();
     merged_.resize(ranks_ * PartialSize(context, rows_[rank_]));
   }
 
@@ -166,9 +166,9 @@ absl::Status AttendTokensByPartials(const AttentionContext& context, int64_t lay
               {tokens[t].position, tokens[t].position + 1}, queries + t * dim,
               mine.data() + t * dim, mine.data() + rows * dim + t * context.shape.heads);
   }
-  std::vector<float> partials(context.layout.num_ranks * mine.size());
-  LONGSPAN_RETURN_IF_ERROR(context.communicator->AllGather(
-      "decode.partials", mine.data(), partials.data(), BytesOf(static_cast<int64_t>(mine.size()))));
+  std::vector<float> partials;
+  LONGSPAN_RETURN_IF_ERROR(AllGather(context.communicator,
+                                     GatherPartials(LayerShapeOf(context), rows), mine, &partials));
   Merge(context, partials, rows, output);
   return absl::OkStatus();
 }

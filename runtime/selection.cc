@@ -11,6 +11,7 @@
 #include "kernels/linear.h"
 #include "kernels/score.h"
 #include "kernels/select.h"
+#include "runtime/layer_collectives.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -62,16 +63,14 @@ ScoreKeys KeysOf(const AttentionContext& context, int64_t layer, KvShard* cache,
 }
 
 // Step 2: every rank gets the compressed queries of all scored blocks, packed for the kernels.
-absl::Status GatherQueries(const AttentionContext& context, int64_t layer,
-                           absl::Span<const PrefillBlock> blocks, int64_t first_row,
-                           const float* queries, std::vector<ScoredBlock>* scored) {
+absl::Status ShareQueries(const AttentionContext& context, int64_t layer, const Collective& gather,
+                          absl::Span<const PrefillBlock> blocks, int64_t first_row,
+                          const float* queries, std::vector<ScoredBlock>* scored) {
   const int64_t dim = context.kv.score_dim;
-  std::vector<int64_t> bytes(context.layout.num_ranks, 0);
   std::vector<float> mine;
   const int64_t panel = std::max<int64_t>(1, context.panel_rows);
   for (const ScoredBlock& block : *scored) {
     const PrefillBlock& source = blocks[block.index];
-    bytes[source.rank] += block.count * dim * static_cast<int64_t>(sizeof(float));
     if (source.rank != context.communicator->rank()) continue;
     const int64_t padded = (block.count + panel - 1) / panel * panel;
     const std::vector<float> compressed = CompressQueries(
@@ -79,16 +78,14 @@ absl::Status GatherQueries(const AttentionContext& context, int64_t layer,
         /*decode=*/false);
     mine.insert(mine.end(), compressed.begin(), compressed.begin() + block.count * dim);
   }
-  const int64_t total = std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
-  std::vector<float> all(total / static_cast<int64_t>(sizeof(float)));
-  LONGSPAN_RETURN_IF_ERROR(
-      context.communicator->AllGatherV("select.queries", mine.data(), all.data(), bytes));
+  std::vector<float> all;
+  LONGSPAN_RETURN_IF_ERROR(AllGather(context.communicator, gather, mine, &all));
 
   std::vector<const float*> next(context.layout.num_ranks);  // rows of each rank's next block
   const float* from = all.data();
   for (int r = 0; r < context.layout.num_ranks; ++r) {
     next[r] = from;
-    from += bytes[r] / static_cast<int64_t>(sizeof(float));
+    from += gather.bytes[r] / static_cast<int64_t>(sizeof(float));
   }
   for (ScoredBlock& block : *scored) {
     block.panels.resize(NumPanels(block.count) * dim * kPanelLanes);
@@ -99,64 +96,24 @@ absl::Status GatherQueries(const AttentionContext& context, int64_t layer,
   return absl::OkStatus();
 }
 
-// The same on all ranks: of the rank with the most keys.
-int64_t TileMaximaBytes(const AttentionContext& context, const ScoredBlock& block,
-                        int64_t tile_keys) {
-  const SequenceLayout& layout = context.layout;
-  const int64_t stripes =
-      layout.stripe(block.middle.end - 1) - layout.stripe(block.middle.begin) + 1;
-  const int64_t runs = (stripes + layout.num_ranks - 1) / layout.num_ranks;
-  const int64_t keys = std::min(block.middle.size(), runs * layout.stripe_tokens);
-  return (keys / tile_keys + runs) * block.lanes() * static_cast<int64_t>(sizeof(float));
-}
-
-// Cuts the blocks into groups whose tile maxima are held at once; chooses the tiles.
-std::vector<absl::Span<ScoredBlock>> GroupBlocks(const AttentionContext& context,
-                                                 absl::Span<ScoredBlock> scored) {
-  std::vector<absl::Span<ScoredBlock>> groups;
-  int64_t bytes = 0;
-  for (size_t s = 0; s < scored.size(); ++s) {
-    int64_t& tile_keys = scored[s].tile_keys;
-    tile_keys = kMinTileKeys;
-    while (tile_keys < scored[s].middle.size() &&
-           TileMaximaBytes(context, scored[s], tile_keys) > context.limits.tile_maxima_bytes) {
-      tile_keys *= 2;
-    }
-    const int64_t more = TileMaximaBytes(context, scored[s], tile_keys);
-    if (groups.empty() || bytes + more > context.limits.tile_group_bytes) {
-      groups.push_back(scored.subspan(s, 0));
-      bytes = 0;
-    }
-    groups.back() = absl::MakeSpan(groups.back().data(), groups.back().size() + 1);
-    bytes += more;
-  }
-  return groups;
-}
-
 // Tile maxima of any group, uninitialised. The size is one for all chunks, as far as limits can be
 // kept: buffers that grow with the context would leave the heap full of holes.
 std::unique_ptr<float[]> MakeTileMaxima(const AttentionContext& context,
-                                        absl::Span<const absl::Span<ScoredBlock>> groups) {
+                                        absl::Span<const MaximaGroup> groups) {
   int64_t largest = context.limits.tile_group_bytes;
-  for (const absl::Span<ScoredBlock> group : groups) {
-    int64_t bytes = 0;
-    for (const ScoredBlock& block : group) {
-      bytes += TileMaximaBytes(context, block, block.tile_keys);
-    }
-    largest = std::max(largest, bytes);
-  }
+  for (const MaximaGroup& group : groups) largest = std::max(largest, group.tile_bytes);
   return std::unique_ptr<float[]>(new float[largest / static_cast<int64_t>(sizeof(float))]);
 }
 
 // Step 3, pass one: each query's maximum over its block's middle, over all ranks.
-absl::Status ReduceMaxima(const AttentionContext& context, int64_t layer, KvShard* cache,
-                          absl::Span<ScoredBlock> scored, std::vector<float>* maxima,
-                          float* tile_maxima) {
-  int64_t lanes = 0;
-  for (const ScoredBlock& block : scored) lanes += block.lanes();
-  maxima->assign(lanes, -kInfinity);
+absl::Status AgreeOnMaxima(const AttentionContext& context, int64_t layer, KvShard* cache,
+                           const MaximaGroup& group, absl::Span<ScoredBlock> scored,
+                           std::vector<float>* maxima, float* tile_maxima) {
+  maxima->assign(group.lanes, -kInfinity);
   float* next = maxima->data();
-  for (ScoredBlock& block : scored) {
+  for (size_t s = 0; s < scored.size(); ++s) {
+    ScoredBlock& block = scored[s];
+    block.tile_keys = group.tile_keys[s];
     block.maxima = next;
     next += block.lanes();
     block.tile_maxima = tile_maxima;
@@ -176,8 +133,7 @@ absl::Status ReduceMaxima(const AttentionContext& context, int64_t layer, KvShar
     block.bounds.resize(tiles);
     tile_maxima += tiles * block.lanes();
   }
-  LONGSPAN_RETURN_IF_ERROR(
-      context.communicator->AllReduceMax("select.maxima", maxima->data(), lanes));
+  LONGSPAN_RETURN_IF_ERROR(AllReduceMax(context.communicator, ReduceMaxima(group), maxima));
   for (ScoredBlock& block : scored) {
     std::fill(block.maxima + block.count, block.maxima + block.lanes(), kInfinity);
   }
@@ -186,7 +142,8 @@ absl::Status ReduceMaxima(const AttentionContext& context, int64_t layer, KvShar
 
 // A score that top_k keys reach, over all ranks: if each of P ranks has top_k / P tiles whose best
 // key reaches t, then the smallest t will do. What lies below it need not be scored again.
-absl::Status AgreeOnThresholds(const AttentionContext& context, absl::Span<ScoredBlock> scored) {
+absl::Status AgreeOnThresholds(const AttentionContext& context, const MaximaGroup& group,
+                               absl::Span<ScoredBlock> scored) {
   const int64_t ranks = context.layout.num_ranks;
   const int64_t share = (context.esa.top_k + ranks - 1) / ranks;
   std::vector<float> negated;  // so that the largest over the ranks is the smallest threshold
@@ -201,8 +158,7 @@ absl::Status AgreeOnThresholds(const AttentionContext& context, absl::Span<Score
     }
     negated.push_back(-threshold);
   }
-  LONGSPAN_RETURN_IF_ERROR(context.communicator->AllReduceMax(
-      "select.thresholds", negated.data(), static_cast<int64_t>(negated.size())));
+  LONGSPAN_RETURN_IF_ERROR(AllReduceMax(context.communicator, ReduceThresholds(group), &negated));
   for (size_t s = 0; s < scored.size(); ++s) scored[s].threshold = -negated[s];
   return absl::OkStatus();
 }
@@ -311,27 +267,34 @@ absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int6
   if (!context.selects) return selections;
   const PhaseSpan span(context.phases, Phase::kScore);
   std::vector<ScoredBlock> scored;
+  std::vector<SelectingBlock> selecting;  // the same blocks
   for (size_t b = 0; b < blocks.size(); ++b) {
     const Range middle = blocks[b].ranges.middle;
     if (middle.size() <= context.esa.top_k) {
       selections[b] = AllOf(middle);
     } else {
       scored.push_back({.index = b, .middle = middle, .count = blocks[b].tokens.size()});
+      selecting.push_back({blocks[b].rank, blocks[b].tokens.size(), middle});
     }
   }
   if (scored.empty()) return selections;
 
-  LONGSPAN_RETURN_IF_ERROR(GatherQueries(context, layer, blocks, first_row, queries, &scored));
+  const LayerShape shape = LayerShapeOf(context);
+  LONGSPAN_RETURN_IF_ERROR(ShareQueries(context, layer, GatherQueries(shape, selecting), blocks,
+                                        first_row, queries, &scored));
   std::vector<Candidate> candidates(scored.size() * context.esa.top_k);
   Candidate* next = candidates.data();
-  const auto groups = GroupBlocks(context, absl::MakeSpan(scored));
+  const std::vector<MaximaGroup> groups = GroupMaxima(shape, selecting);
   const std::unique_ptr<float[]> tile_maxima = MakeTileMaxima(context, groups);
   std::vector<float> maxima;
-  for (const absl::Span<ScoredBlock> group : groups) {
+  absl::Span<ScoredBlock> rest = absl::MakeSpan(scored);
+  for (const MaximaGroup& group : groups) {
+    const absl::Span<ScoredBlock> of_group = rest.first(group.tile_keys.size());
+    rest.remove_prefix(of_group.size());
     LONGSPAN_RETURN_IF_ERROR(
-        ReduceMaxima(context, layer, cache, group, &maxima, tile_maxima.get()));
-    LONGSPAN_RETURN_IF_ERROR(AgreeOnThresholds(context, group));
-    for (const ScoredBlock& block : group) {
+        AgreeOnMaxima(context, layer, cache, group, of_group, &maxima, tile_maxima.get()));
+    LONGSPAN_RETURN_IF_ERROR(AgreeOnThresholds(context, group, of_group));
+    for (const ScoredBlock& block : of_group) {
       LocalTopK(context, cache, block.middle, BlockScorer(context, layer, cache, block), next);
       next += context.esa.top_k;
       context.communicator->Progress();

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "kernels/base/status_macros.h"
@@ -91,33 +90,6 @@ absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
   return cuda::PrefillAttention(args, run->stream());
 }
 
-// Blocks of a chunk, by their indices, in groups that are alike on all ranks: some of each rank's,
-// in order.
-std::vector<std::vector<size_t>> GroupBlocks(const CudaRun& run,
-                                             absl::Span<const PrefillBlock> blocks) {
-  std::vector<int64_t> of_rank(run.ranks(), 0);
-  for (const PrefillBlock& block : blocks) ++of_rank[block.rank];
-  const int64_t most = *std::max_element(of_rank.begin(), of_rank.end());
-  const int64_t a_group = (most + kRingGroups - 1) / kRingGroups;
-  std::vector<std::vector<size_t>> groups(a_group == 0 ? 0 : (most + a_group - 1) / a_group);
-  std::fill(of_rank.begin(), of_rank.end(), 0);
-  for (size_t b = 0; b < blocks.size(); ++b) {
-    groups[of_rank[blocks[b].rank]++ / a_group].push_back(b);
-  }
-  return groups;
-}
-
-BlockKeys KeysOf(const PrefillBlock& block, absl::Span<const int64_t> selected) {
-  BlockKeys keys;
-  keys.rank = block.rank;
-  keys.queries = block.tokens.size();
-  keys.far.resize(block.ranges.initial.size());
-  std::iota(keys.far.begin(), keys.far.end(), block.ranges.initial.begin);
-  keys.far.insert(keys.far.end(), selected.begin(), selected.end());
-  keys.near = block.ranges.near;
-  return keys;
-}
-
 // Blocks of this rank with their keys, which `ring` has brought.
 struct ArrivedBlocks {
   std::vector<cuda::AttentionBlock> blocks;
@@ -170,9 +142,14 @@ absl::Status AttendWhatArrives(CudaRun* run, int64_t layer, KvShard* cache,
   const CudaPhaseSpan span(run->phases, Phase::kRingWait);
   KeyRing ring(run, layer, cache);
   LONGSPAN_RETURN_IF_ERROR(ring.Start());
-  for (const std::vector<size_t>& group : GroupBlocks(*run, blocks)) {
+  std::vector<int> owners;
+  for (const PrefillBlock& block : blocks) owners.push_back(block.rank);
+  for (const std::vector<size_t>& group : RingGroups(owners, run->ranks(), kRingGroups)) {
     std::vector<BlockKeys> reads;
-    for (const size_t b : group) reads.push_back(KeysOf(blocks[b], selections[b]));
+    for (const size_t b : group) {
+      const PrefillBlock& block = blocks[b];
+      reads.push_back(ReadsOf(block.tokens, block.rank, block.ranges, selections[b]));
+    }
     LONGSPAN_RETURN_IF_ERROR(ring.Bring(reads));
     ArrivedBlocks arrived;
     for (size_t i = 0; i < group.size(); ++i) {
