@@ -18,12 +18,11 @@ enum class Kernel {
   kAttend,       // attention of a prompt
   kAttendToken,  // attention of a decoded token
   kCombine,      // partials become one result (bytes: the partials)
-  kPack,         // messages are put together and taken apart (bytes: the messages)
 };
-inline constexpr int kNumKernels = static_cast<int>(Kernel::kPack) + 1;
+inline constexpr int kNumKernels = static_cast<int>(Kernel::kCombine) + 1;
 inline constexpr std::array<const char*, kNumKernels> kKernelNames = {
     "linear", "linear_few", "score",        "score_token", "select",
-    "merge",  "attend",     "attend_token", "combine",     "pack"};
+    "merge",  "attend",     "attend_token", "combine"};
 
 // What becomes of a device's floors in one kind of work.
 struct KernelCost {

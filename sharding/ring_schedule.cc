@@ -98,28 +98,39 @@ std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const Blo
   return runs;
 }
 
+std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens) {
+  std::vector<Range> all;
+  for (const auto& runs : readers) all.insert(all.end(), runs.begin(), runs.end());
+  return Windows(Union(std::move(all)), max_tokens);
+}
+
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
                                 absl::Span<const BlockKeys> blocks, int64_t max_tokens) {
   const std::vector<std::vector<Range>> readers = RunsByReader(layout.num_ranks, blocks);
-  std::vector<Range> all;
-  for (const auto& runs : readers) all.insert(all.end(), runs.begin(), runs.end());
   std::vector<RingRound> rounds;
-  for (const Range& window : Windows(Union(std::move(all)), max_tokens)) {
+  for (const Range& window : RingWindows(readers, max_tokens)) {
     rounds.push_back(PlanRound(layout, rank, readers, window));
   }
   return rounds;
 }
 
-RingRound PlanGroup(const SequenceLayout& layout, int rank, absl::Span<const BlockKeys> blocks,
-                    std::vector<std::vector<Range>>* brought) {
-  brought->resize(layout.num_ranks);
-  std::vector<std::vector<Range>> readers = RunsByReader(layout.num_ranks, blocks);
-  Range window;
-  for (int reader = 0; reader < layout.num_ranks; ++reader) {
+std::vector<std::vector<Range>> NotBrought(std::vector<std::vector<Range>> readers,
+                                           std::vector<std::vector<Range>>* brought) {
+  brought->resize(readers.size());
+  for (size_t reader = 0; reader < readers.size(); ++reader) {
     std::vector<Range>& had = (*brought)[reader];
     readers[reader] = Without(readers[reader], had);
     had.insert(had.end(), readers[reader].begin(), readers[reader].end());
     had = Union(std::move(had));
+  }
+  return readers;
+}
+
+RingRound PlanGroup(const SequenceLayout& layout, int rank, absl::Span<const BlockKeys> blocks,
+                    std::vector<std::vector<Range>>* brought) {
+  const auto readers = NotBrought(RunsByReader(layout.num_ranks, blocks), brought);
+  Range window;
+  for (const std::vector<Range>& had : *brought) {
     if (!had.empty()) window.end = std::max(window.end, had.back().end);
   }
   return PlanRound(layout, rank, readers, window);

@@ -29,11 +29,19 @@ struct RingRound {
 // What the blocks of each rank read: runs, ascending and apart. [rank]
 std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const BlockKeys> blocks);
 
+// The windows of the ring's rounds: each has at most max_tokens of the positions that are read.
+std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens);
+
 // The rounds of `rank` that bring each token that a block reads to the block's rank, once for each
 // rank that reads it. Every rank derives matching rounds from the same blocks. A round moves at
 // most about `max_tokens` different positions, so that buffers do not grow with the context.
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
                                 absl::Span<const BlockKeys> blocks, int64_t max_tokens);
+
+// What the reader of each of `readers` was not brought before, as PlanGroup: [rank] runs. Adds it
+// to `brought`.
+std::vector<std::vector<Range>> NotBrought(std::vector<std::vector<Range>> readers,
+                                           std::vector<std::vector<Range>>* brought);
 
 // The round of `rank`, over all positions, that brings what `blocks` read and their ranks were not
 // brought before: [rank] runs of `brought`, ascending and apart, to which it adds. So blocks may

@@ -1,0 +1,345 @@
+#include "sharding/layer_program.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "sharding/topk_merge.h"
+
+namespace longspan {
+namespace {
+
+constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
+constexpr auto kCandidate = static_cast<int64_t>(sizeof(Candidate));
+
+Work BytesOnly(int64_t bytes) { return {static_cast<double>(bytes), 0}; }
+
+// One selection block, or one decoded token.
+struct Block {
+  Range tokens;
+  int rank = 0;  // owner of its queries
+  AttentionRanges ranges;
+  std::vector<int64_t> selected;
+};
+
+// Builds a program op by op.
+class Builder {
+ public:
+  explicit Builder(const JobShape& job) : job_(job) {}
+
+  LayerProgram Take() { return std::move(program_); }
+
+  void Add(Phase phase, decltype(LayerOp::what) what) {
+    program_.push_back({phase, std::move(what)});
+  }
+  // The same collective work on all ranks.
+  void AddEverywhere(Phase phase, Kernel kernel, const Work& work) {
+    Add(phase, Compute{kernel, std::vector<Work>(job_.ranks(), work)});
+  }
+  template <typename F>
+  void AddCompute(Phase phase, Kernel kernel, F&& work_of_rank) {
+    Compute compute = {kernel, std::vector<Work>(job_.ranks())};
+    for (int r = 0; r < job_.ranks(); ++r) compute.work[r] = work_of_rank(r);
+    Add(phase, std::move(compute));
+  }
+
+  // Products for the tokens that each rank owns.
+  void AddProducts(absl::Span<const Block> blocks, Work (*work)(const ModelShape&, int64_t)) {
+    std::vector<int64_t> rows(job_.ranks(), 0);
+    for (const Block& block : blocks) rows[block.rank] += block.tokens.size();
+    AddCompute(Phase::kLinear, Kernel::kLinear,
+               [&](int r) { return rows[r] > 0 ? work(job_.model, rows[r]) : Work{}; });
+  }
+
+  void AddHalos(const ChunkShape& chunk) {
+    const LayerShape& layer = job_.layer;
+    if (layer.score_row_bytes == 0 || layer.halo == 0) return;
+    // A GPU that is alone has stored its own halos, but not those of cached tokens.
+    if (job_.backend == Backend::kGpu && job_.ranks() == 1 && !chunk.behind_cached) return;
+    const std::vector<HaloMove> moves =
+        HaloMoves(layer.layout, layer.halo, chunk.tokens, chunk.capacity, chunk.behind_cached);
+    Add(Phase::kHalos, ExchangeHalos(layer, moves));
+  }
+
+  void AddSelection(absl::Span<const Block> blocks) {
+    if (job_.layer.top_k == 0) return;
+    std::vector<Block> selecting;
+    for (const Block& block : blocks) {
+      if (block.ranges.middle.size() > job_.layer.top_k) selecting.push_back(block);
+    }
+    if (job_.backend == Backend::kGpu) return AddSelectionOnGpu(blocks);
+    if (selecting.empty()) return;
+    std::vector<SelectingBlock> sizes;
+    for (const Block& block : selecting) {
+      sizes.push_back({block.rank, block.tokens.size(), block.ranges.middle});
+    }
+    Add(Phase::kQueries, GatherQueries(job_.layer, sizes));
+    absl::Span<const Block> rest = selecting;
+    for (const MaximaGroup& group : GroupMaxima(job_.layer, sizes)) {
+      const absl::Span<const Block> of_group = rest.first(group.tile_keys.size());
+      rest.remove_prefix(of_group.size());
+      AddCompute(Phase::kScore, Kernel::kScore, [&](int r) {
+        Work work;
+        for (const Block& block : of_group) work = work + ScoresOf(block, r);
+        return work;
+      });
+      Add(Phase::kMaxima, ReduceMaxima(group));
+      Add(Phase::kMaxima, ReduceThresholds(group));
+      AddLocalTopK(of_group);
+    }
+    AddMerge(selecting);
+  }
+
+  // Candidates become the selection that all ranks know.
+  void AddMerge(absl::Span<const Block> blocks) {
+    const auto rows = static_cast<int64_t>(blocks.size());
+    const int64_t of_rank = rows * job_.layer.top_k * kCandidate;
+    if (!job_.histogram.has_value()) {
+      Add(Phase::kCandidates, GatherCandidates(job_.layer, rows));
+      return AddEverywhere(Phase::kCandidates, Kernel::kMerge, BytesOnly(of_rank * job_.ranks()));
+    }
+    // Ranges, histograms, how many candidates are left, and those. How many lie within the last bin
+    // but are not winners is not known here: they are left out.
+    Add(Phase::kCandidates,
+        Collective{CollectiveKind::kAllReduceMax, "select.ranges", {rows * 2 * kFloat}, {}});
+    for (int i = 0; i < job_.histogram->histograms; ++i) {
+      AddEverywhere(Phase::kCandidates, Kernel::kMerge, BytesOnly(of_rank));
+      Add(Phase::kCandidates, Collective{CollectiveKind::kAllReduceSum,
+                                         "select.histograms",
+                                         {rows * job_.histogram->bins * kFloat},
+                                         {}});
+    }
+    Collective winners = {
+        CollectiveKind::kAllGather, "select.winners", std::vector<int64_t>(job_.ranks(), 0), {}};
+    for (const Block& block : blocks) {
+      for (const int64_t position : block.selected) {
+        winners.bytes[job_.layer.layout.owner(position)] += kCandidate;
+      }
+    }
+    const Work merge = BytesOnly(winners.TotalBytes());
+    Add(Phase::kCandidates, Collective{CollectiveKind::kAllGather,
+                                       "select.counts",
+                                       std::vector<int64_t>(job_.ranks(), rows * kFloat),
+                                       {}});
+    Add(Phase::kCandidates, std::move(winners));
+    AddEverywhere(Phase::kCandidates, Kernel::kMerge, merge);
+  }
+
+  // What each rank's own top-k reads: the scores of its keys.
+  void AddLocalTopK(absl::Span<const Block> blocks) {
+    AddCompute(Phase::kScore, Kernel::kSelect, [&](int r) {
+      int64_t scores = 0;
+      for (const Block& block : blocks) {
+        scores += job_.layer.layout.CountOwned(r, block.ranges.middle);
+      }
+      return BytesOnly(scores * kFloat);
+    });
+  }
+
+  void AddAttention(absl::Span<const Block> blocks) {
+    std::vector<BlockKeys> keys;
+    for (const Block& block : blocks) {
+      keys.push_back(ReadsOf(block.tokens, block.rank, block.ranges, block.selected));
+    }
+    const LayerShape& layer = job_.layer;
+    if (job_.backend == Backend::kGpu) return AddKeyGroups(keys);
+    if (ChooseMoving(layer, keys) == Moving::kKeys) return AddKeyRing(keys);
+    constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+    QueryRing ring = {QueryRows(job_.ranks(), keys), {}, layer.token};
+    std::vector<RingTraffic> rounds = TrafficOfRing(layer.layout, keys, kAll);
+    if (!rounds.empty()) ring.reads = std::move(rounds[0]);
+    Add(Phase::kRing, std::move(ring));
+  }
+
+  void AddKeyRing(absl::Span<const BlockKeys> keys) {
+    const LayerShape& layer = job_.layer;
+    Add(Phase::kRing, KeyRing{TrafficOfRing(layer.layout, keys, layer.limits.ring_round_tokens),
+                              layer.token.key_value, layer.deterministic});
+  }
+
+  void AddKeyGroups(absl::Span<const BlockKeys> keys) {
+    KeyGroups ring;
+    std::vector<int> owners;
+    for (const BlockKeys& block : keys) owners.push_back(block.rank);
+    std::vector<std::vector<Range>> brought;
+    for (const std::vector<size_t>& members : RingGroups(owners, job_.ranks(), job_.ring_groups)) {
+      KeyGroups::Group& group = ring.groups.emplace_back();
+      group.exchange = {CollectiveKind::kExchange, "ring.keys", {}, {}};
+      group.attend.resize(job_.ranks());
+      std::vector<BlockKeys> reads;
+      for (const size_t b : members) {
+        reads.push_back(keys[b]);
+        group.attend[keys[b].rank] = group.attend[keys[b].rank] + AttentionOf(keys[b]);
+      }
+      for (const RingShare& share : TrafficOfGroup(job_.layer.layout, reads, &brought).shares) {
+        if (share.reader == share.owner) continue;
+        group.exchange.messages.push_back(
+            {share.owner, share.reader, share.tokens * job_.layer.token.key_value});
+      }
+    }
+    // Alone with its pages on the device, a GPU reads them where they are.
+    if (job_.ranks() == 1) {
+      for (const KeyGroups::Group& group : ring.groups) {
+        Add(Phase::kAttend, Compute{Kernel::kAttend, group.attend});
+      }
+      return;
+    }
+    Add(Phase::kRing, std::move(ring));
+  }
+
+  void AddOwnAttention(absl::Span<const Block> tokens) {
+    std::vector<Work> work(job_.ranks());
+    for (const Block& token : tokens) {
+      const BlockKeys keys = ReadsOf(token.tokens, 0, token.ranges, token.selected);
+      std::vector<int64_t> own(job_.ranks(), 0);
+      const auto runs = RunsByReader(1, {&keys, 1});
+      for (const Range& run : runs[0]) {
+        ForEachOwner(job_.layer.layout, run, [&](int rank, int64_t count) { own[rank] += count; });
+      }
+      for (int r = 0; r < job_.ranks(); ++r) {
+        const auto count = static_cast<double>(own[r]);
+        work[r] = work[r] + AttendWork(job_.model, count, count);
+      }
+    }
+    Add(Phase::kAttend, Compute{Kernel::kAttendToken, std::move(work)});
+  }
+
+  // Of `block`, on `rank`.
+  Work ScoresOf(const Block& block, int rank) const {
+    return ScoreWork(job_.model, job_.layer.layout.CountOwned(rank, block.ranges.middle),
+                     block.tokens.size());
+  }
+
+ private:
+  void AddSelectionOnGpu(absl::Span<const Block> blocks) {
+    std::vector<int64_t> rows(job_.ranks(), 0);
+    Range hull;  // of all middles
+    for (const Block& block : blocks) {
+      rows[block.rank] +=
+          (block.tokens.size() + job_.panel_rows - 1) / job_.panel_rows * job_.panel_rows;
+      const Range middle = block.ranges.middle;
+      if (middle.empty()) continue;
+      hull = hull.empty()
+                 ? middle
+                 : Range{std::min(hull.begin, middle.begin), std::max(hull.end, middle.end)};
+    }
+    if (hull.empty()) return;
+    const int64_t most = *std::max_element(rows.begin(), rows.end());
+    if (job_.ranks() > 1) {
+      const int64_t bytes = most * job_.layer.query_row_bytes;
+      Add(Phase::kQueries, Collective{CollectiveKind::kAllGather,
+                                      "select.queries",
+                                      std::vector<int64_t>(job_.ranks(), bytes),
+                                      {}});
+    }
+    const auto pass = [&](int r) {
+      Work work;
+      for (const Block& block : blocks) work.flops += ScoresOf(block, r).flops;
+      work.bytes = ScoreWork(job_.model, job_.layer.layout.CountOwned(r, hull), 1).bytes;
+      return work;
+    };
+    AddCompute(Phase::kScore, Kernel::kScore, pass);
+    if (job_.ranks() > 1) {
+      Add(Phase::kMaxima,
+          Collective{
+              CollectiveKind::kAllReduceMax, "select.maxima", {job_.ranks() * most * kFloat}, {}});
+    }
+    AddCompute(Phase::kScore, Kernel::kScore, pass);
+    AddLocalTopK(blocks);
+    if (job_.ranks() > 1) AddMerge(blocks);
+  }
+
+  Work AttentionOf(const BlockKeys& block) const {
+    const int64_t reads = static_cast<int64_t>(block.far.size()) + block.near.size();
+    const double pairs = PairsWith(block, block.near) +
+                         static_cast<double>(block.queries) * static_cast<double>(block.far.size());
+    return AttendWork(job_.model, static_cast<double>(reads), pairs);
+  }
+
+  const JobShape& job_;
+  LayerProgram program_;
+};
+
+Block MakeBlock(const JobShape& job, Range tokens, const SelectionSource& select) {
+  Block block = {
+      tokens, job.layer.layout.owner(tokens.begin), RangesOfBlock(job.layer.sizes, tokens), {}};
+  if (job.layer.top_k > 0 && !block.ranges.middle.empty()) {
+    block.selected = select(tokens, block.ranges.middle);
+  }
+  return block;
+}
+
+}  // namespace
+
+LayerProgram PrefillProgram(const JobShape& job, const ChunkShape& chunk, int64_t blocks_out,
+                            const SelectionSource& select) {
+  Builder builder(job);
+  const std::vector<Range> ranges = SelectionBlocks(chunk.tokens, job.model.block_tokens);
+  const size_t first_out = ranges.size() - blocks_out;
+  std::vector<Block> blocks, out;
+  for (size_t b = 0; b < ranges.size(); ++b) {
+    blocks.push_back({ranges[b], job.layer.layout.owner(ranges[b].begin), {}, {}});
+    if (b >= first_out) out.push_back(MakeBlock(job, ranges[b], select));
+  }
+  builder.AddProducts(blocks, KeyValueWork);
+  builder.AddHalos(chunk);
+  if (out.empty()) return builder.Take();
+  builder.AddSelection(out);
+  builder.AddAttention(out);
+  builder.AddProducts(out, OtherLinearWork);
+  return builder.Take();
+}
+
+LayerProgram DecodeProgram(const JobShape& job, absl::Span<const int64_t> positions,
+                           const SelectionSource& select) {
+  Builder builder(job);
+  const auto rows = static_cast<int64_t>(positions.size());
+  std::vector<Block> tokens, selecting;
+  for (const int64_t position : positions) {
+    tokens.push_back(MakeBlock(job, {position, position + 1}, select));
+    // GPUs make the same calls for tokens of all lengths.
+    if (job.layer.top_k > 0 &&
+        (job.backend == Backend::kGpu || tokens.back().ranges.middle.size() > job.layer.top_k)) {
+      selecting.push_back(tokens.back());
+    }
+  }
+  builder.AddEverywhere(Phase::kLinear, Kernel::kLinearFew, LayerLinearWork(job.model, rows));
+  if (!selecting.empty()) {
+    builder.AddCompute(Phase::kScore, Kernel::kScoreToken, [&](int r) {
+      Work work;
+      for (const Block& token : selecting) work = work + builder.ScoresOf(token, r);
+      return work;
+    });
+    builder.AddLocalTopK(selecting);
+    if (job.backend == Backend::kCpu || job.ranks() > 1) builder.AddMerge(selecting);
+  }
+  const bool gpu = job.backend == Backend::kGpu;
+  if (!job.layer.deterministic) {
+    builder.AddOwnAttention(tokens);
+    if (gpu && job.ranks() == 1) return builder.Take();
+    Collective partials = GatherPartials(job.layer, rows);
+    if (gpu) partials.name = "attend.partials";
+    const Work combine = BytesOnly(partials.TotalBytes());
+    builder.Add(Phase::kPartials, std::move(partials));
+    builder.AddEverywhere(Phase::kPartials, Kernel::kCombine, combine);
+    return builder.Take();
+  }
+  for (const Block& token : tokens) {
+    BlockKeys keys = ReadsOf(token.tokens, token.rank, token.ranges, token.selected);
+    if (gpu) {
+      builder.AddKeyGroups({&keys, 1});
+      continue;
+    }
+    std::vector<BlockKeys> copies(job.ranks(), keys);
+    for (int r = 0; r < job.ranks(); ++r) copies[r].rank = r;
+    builder.AddKeyRing(copies);
+  }
+  if (gpu && job.ranks() > 1) {
+    const std::vector<int64_t> bytes(job.ranks(), rows * job.output_row_bytes);
+    builder.Add(Phase::kPartials,
+                Collective{CollectiveKind::kAllGather, "attend.outputs", bytes, {}});
+  }
+  return builder.Take();
+}
+
+}  // namespace longspan

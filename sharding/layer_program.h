@@ -1,0 +1,121 @@
+#ifndef LONGSPAN_SHARDING_LAYER_PROGRAM_H_
+#define LONGSPAN_SHARDING_LAYER_PROGRAM_H_
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "sharding/hardware_profile.h"
+#include "sharding/layer_schedule.h"
+#include "sharding/model_work.h"
+#include "sharding/ring_traffic.h"
+
+// What all ranks do in one layer, in order: the collectives of layer_schedule.h and the work
+// between them. The simulator replays it; a test holds its calls equal to those of real ranks.
+namespace longspan {
+
+// How CPU and GPU ranks differ: CPU ranks gather queries as they are, reduce maxima group by group
+// and agree on thresholds, and send keys or queries step by step. GPU ranks gather queries padded
+// to the rank with most, reduce maxima once, and bring keys for up to ring_groups groups of blocks.
+enum class Backend { kCpu, kGpu };
+
+// The merge of candidates by histogram: how many histograms it takes, of how many counts.
+struct HistogramMerge {
+  int histograms = 1;
+  int64_t bins = 1024;
+};
+
+// A model on some ranks.
+struct JobShape {
+  ModelShape model;  // its `ranks` are those of layer.layout
+  LayerShape layer;
+  Backend backend = Backend::kCpu;
+  int64_t panel_rows = 1;        // GPU: queries of a block are padded to these
+  int64_t ring_groups = 4;       // GPU
+  int64_t output_row_bytes = 0;  // GPU, deterministic decode: of what a token's owner gives to all
+  std::optional<HistogramMerge> histogram;  // empty: candidates are gathered
+
+  int ranks() const { return layer.layout.num_ranks; }
+};
+
+// What time is spent on. The enumerators' order is that of kPhaseNames.
+enum class Phase {
+  kLinear,
+  kScore,
+  kAttend,
+  kHalos,
+  kQueries,
+  kMaxima,
+  kCandidates,  // the merge of all ranks' candidates: collectives and work
+  kRing,        // the wait for keys, or for queries and partials, while nothing is computed
+  kPartials,    // the merge of a decoded token's partials: collective and work
+  kStep,        // plans, logits
+};
+inline constexpr int kNumPhases = static_cast<int>(Phase::kStep) + 1;
+inline constexpr std::array<const char*, kNumPhases> kPhaseNames = {
+    "linear", "score",      "attend", "halos",    "queries",
+    "maxima", "candidates", "ring",   "partials", "step"};
+
+// Work that no rank waits for another in. [ranks]
+struct Compute {
+  Kernel kernel = Kernel::kLinear;
+  std::vector<Work> work;
+};
+
+// Keys go round (CPU). In step i a rank sends to rank + i while it attends to what step i - 1
+// brought; `in_order`, it attends when all of a round has arrived.
+struct KeyRing {
+  std::vector<RingTraffic> rounds;
+  int64_t token_bytes = 0;
+  bool in_order = false;
+};
+
+// Queries go round (CPU): in step i a rank attends, with its own keys, for rank - i, and sends the
+// partials back.
+struct QueryRing {
+  std::vector<int64_t> rows;  // [ranks]
+  RingTraffic reads;          // of all keys
+  TokenBytes token;
+};
+
+// Keys come group by group (GPU), those of one group while the one before is attended to.
+struct KeyGroups {
+  struct Group {
+    Collective exchange;
+    std::vector<Work> attend;  // [ranks]
+  };
+  std::vector<Group> groups;
+};
+
+struct LayerOp {
+  Phase phase = Phase::kLinear;
+  std::variant<Compute, Collective, KeyRing, QueryRing, KeyGroups> what;
+};
+using LayerProgram = std::vector<LayerOp>;
+
+// What a block selects of `middle`, ascending: top_k positions, or all if there are no more.
+using SelectionSource = std::function<std::vector<int64_t>(Range block, Range middle)>;
+
+// The prompt tokens of one forward pass.
+struct ChunkShape {
+  Range tokens;
+  int64_t capacity = 0;  // tokens the sequence's cache has room for
+  bool behind_cached = false;
+};
+
+// One layer of a chunk. Only its last `blocks_out` selection blocks leave the layer: for the others
+// keys and values are all that is computed.
+LayerProgram PrefillProgram(const JobShape& job, const ChunkShape& chunk, int64_t blocks_out,
+                            const SelectionSource& select);
+
+// One layer of the newest tokens of some sequences.
+LayerProgram DecodeProgram(const JobShape& job, absl::Span<const int64_t> positions,
+                           const SelectionSource& select);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_SHARDING_LAYER_PROGRAM_H_
