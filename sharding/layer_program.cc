@@ -145,7 +145,7 @@ class Builder {
     if (job_.backend == Backend::kGpu) return AddKeyGroups(keys);
     if (ChooseMoving(layer, keys) == Moving::kKeys) return AddKeyRing(keys);
     constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
-    QueryRing ring = {QueryRows(job_.ranks(), keys), {}, layer.token};
+    QueryRing ring = {QueryRows(job_.ranks(), keys), {}, layer.token, CostOfAttention()};
     std::vector<RingTraffic> rounds = TrafficOfRing(layer.layout, keys, kAll);
     if (!rounds.empty()) ring.reads = std::move(rounds[0]);
     Add(Phase::kRing, std::move(ring));
@@ -153,8 +153,9 @@ class Builder {
 
   void AddKeyRing(absl::Span<const BlockKeys> keys) {
     const LayerShape& layer = job_.layer;
-    Add(Phase::kRing, KeyRing{TrafficOfRing(layer.layout, keys, layer.limits.ring_round_tokens),
-                              layer.token.key_value, layer.deterministic});
+    Add(Phase::kRing,
+        KeyRing{TrafficOfRing(layer.layout, keys, layer.limits.ring_round_tokens),
+                layer.token.key_value, layer.deterministic, CostOfAttention(), ListedKeys(keys)});
   }
 
   void AddKeyGroups(absl::Span<const BlockKeys> keys) {
@@ -169,6 +170,7 @@ class Builder {
       std::vector<BlockKeys> reads;
       for (const size_t b : members) {
         reads.push_back(keys[b]);
+        group.listed_keys += ListedKeys({&keys[b], 1});
         group.attend[keys[b].rank] = group.attend[keys[b].rank] + AttentionOf(keys[b]);
       }
       for (const RingShare& share : TrafficOfGroup(job_.layer.layout, reads, &brought).shares) {
@@ -249,11 +251,23 @@ class Builder {
     if (job_.ranks() > 1) AddMerge(blocks);
   }
 
+  static int64_t ListedKeys(absl::Span<const BlockKeys> blocks) {
+    int64_t keys = 0;
+    for (const BlockKeys& block : blocks) {
+      keys += static_cast<int64_t>(block.far.size()) + block.near.size();
+    }
+    return keys;
+  }
+
+  AttentionCost CostOfAttention() const {
+    return {AttendWork(job_.model, 1, 0), AttendWork(job_.model, 0, 1)};
+  }
+
   Work AttentionOf(const BlockKeys& block) const {
-    const int64_t reads = static_cast<int64_t>(block.far.size()) + block.near.size();
+    const auto reads = static_cast<double>(ListedKeys({&block, 1}));
     const double pairs = PairsWith(block, block.near) +
                          static_cast<double>(block.queries) * static_cast<double>(block.far.size());
-    return AttendWork(job_.model, static_cast<double>(reads), pairs);
+    return AttendWork(job_.model, reads, pairs);
   }
 
   const JobShape& job_;

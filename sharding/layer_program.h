@@ -66,12 +66,22 @@ struct Compute {
   std::vector<Work> work;
 };
 
+// What attention to some keys costs: shares of a ring say how many.
+struct AttentionCost {
+  Work read, pair;
+  Work Of(const RingShare& share) const {
+    return read * static_cast<double>(share.reads) + pair * share.pairs;
+  }
+};
+
 // Keys go round (CPU). In step i a rank sends to rank + i while it attends to what step i - 1
 // brought; `in_order`, it attends when all of a round has arrived.
 struct KeyRing {
   std::vector<RingTraffic> rounds;
   int64_t token_bytes = 0;
   bool in_order = false;
+  AttentionCost cost;
+  int64_t listed_keys = 0;  // of all ranks' blocks: what every rank plans from
 };
 
 // Queries go round (CPU): in step i a rank attends, with its own keys, for rank - i, and sends the
@@ -80,6 +90,7 @@ struct QueryRing {
   std::vector<int64_t> rows;  // [ranks]
   RingTraffic reads;          // of all keys
   TokenBytes token;
+  AttentionCost cost;
 };
 
 // Keys come group by group (GPU), those of one group while the one before is attended to.
@@ -87,6 +98,7 @@ struct KeyGroups {
   struct Group {
     Collective exchange;
     std::vector<Work> attend;  // [ranks]
+    int64_t listed_keys = 0;   // of all ranks' blocks
   };
   std::vector<Group> groups;
 };

@@ -1,0 +1,169 @@
+#include "sharding/prediction.h"
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+namespace longspan {
+namespace {
+
+constexpr int64_t kPlanBytes = 1024;  // of a step's plan, as rank 0 broadcasts it
+
+Prediction ResultOf(const Simulator& simulator) {
+  Prediction result;
+  result.seconds = simulator.seconds();
+  for (int p = 0; p < kNumPhases; ++p) {
+    result.mean[p] = simulator.MeanSeconds(static_cast<Phase>(p));
+    result.most[p] = simulator.MostSeconds(static_cast<Phase>(p));
+  }
+  result.imbalance = simulator.mean_imbalance();
+  result.exchange = simulator.mean_exchange();
+  for (const auto& [name, totals] : simulator.calls()) result.calls[std::string(name)] = totals;
+  return result;
+}
+
+// One layer among others of its kind: the second of two, since ranks enter it as they left the one
+// before.
+Prediction PredictLayer(const HardwareProfile& profile, int ranks, const LayerProgram& program) {
+  Simulator simulator(profile, ranks);
+  simulator.Run(program);
+  const Prediction first = ResultOf(simulator);
+  simulator.Run(program);
+  Prediction second = ResultOf(simulator);
+  second.Add(first, -1);
+  return second;
+}
+
+// What a forward pass takes beside its layers: the plan of rank 0, and logits where they are made.
+Prediction PredictStep(const HardwareProfile& profile, const JobShape& job, int64_t logits,
+                       int logits_rank) {
+  Simulator simulator(profile, job.ranks());
+  simulator.Run(
+      {Phase::kStep, Collective{CollectiveKind::kBroadcast, "step.plan", {kPlanBytes}, {}}});
+  if (logits > 0) {
+    Compute compute = {Kernel::kLinearFew, std::vector<Work>(job.ranks())};
+    compute.work[logits_rank] = LogitsWork(job.model, logits);
+    simulator.Run({Phase::kStep, compute});
+  }
+  Prediction step = ResultOf(simulator);
+  const int phase = static_cast<int>(Phase::kStep);
+  step.seconds += profile.step_s;
+  step.mean[phase] += profile.step_s;
+  step.most[phase] += profile.step_s;
+  return step;
+}
+
+// Draws that do not depend on the library's distributions.
+class Draws {
+ public:
+  explicit Draws(uint64_t seed) : random_(seed) {}
+
+  // `count` different numbers below `size`, ascending.
+  std::vector<int64_t> Take(int64_t count, int64_t size) {
+    count = std::min(count, size);
+    std::vector<int64_t> taken;
+    while (static_cast<int64_t>(taken.size()) < count) {
+      for (auto i = static_cast<int64_t>(taken.size()); i < count; ++i) {
+        taken.push_back(static_cast<int64_t>(random_() % static_cast<uint64_t>(size)));
+      }
+      std::sort(taken.begin(), taken.end());
+      taken.erase(std::unique(taken.begin(), taken.end()), taken.end());
+    }
+    return taken;
+  }
+
+ private:
+  std::mt19937_64 random_;
+};
+
+}  // namespace
+
+SelectionSource DrawUniformly(const JobShape& job, uint64_t seed) {
+  return [k = job.layer.top_k, draws = std::make_shared<Draws>(seed)](Range, Range middle) {
+    std::vector<int64_t> positions = draws->Take(k, middle.size());
+    for (int64_t& position : positions) position += middle.begin;
+    return positions;
+  };
+}
+
+SelectionSource DrawFromRank(const JobShape& job, int rank, uint64_t seed) {
+  return [k = job.layer.top_k, layout = job.layer.layout, rank,
+          draws = std::make_shared<Draws>(seed)](Range, Range middle) {
+    std::vector<int64_t> positions;
+    const std::vector<Range> runs = layout.OwnedRuns(rank, middle);
+    int64_t before = 0;  // owned positions of earlier runs
+    auto run = runs.begin();
+    for (const int64_t index : draws->Take(k, CountTokens(runs))) {
+      while (index - before >= run->size()) before += (run++)->size();
+      positions.push_back(run->begin + index - before);
+    }
+    return positions;
+  };
+}
+
+void Prediction::Add(const Prediction& other, double times) {
+  seconds += other.seconds * times;
+  for (int p = 0; p < kNumPhases; ++p) {
+    mean[p] += other.mean[p] * times;
+    most[p] += other.most[p] * times;
+  }
+  imbalance += other.imbalance * times;
+  exchange += other.exchange * times;
+  for (const auto& [name, totals] : other.calls) {
+    CallTotals& sum = calls[name];
+    sum.calls += static_cast<int64_t>(static_cast<double>(totals.calls) * times);
+    sum.bytes += totals.bytes * times;
+  }
+}
+
+Prediction PredictDecode(const HardwareProfile& profile, const JobShape& job,
+                         absl::Span<const int64_t> contexts, const SelectionSource& select) {
+  std::vector<int64_t> positions;
+  for (const int64_t context : contexts) positions.push_back(context - 1);
+  Prediction result = PredictStep(profile, job, static_cast<int64_t>(contexts.size()), 0);
+  result.Add(PredictLayer(profile, job.ranks(), DecodeProgram(job, positions, select)),
+             static_cast<double>(job.model.layers));
+  return result;
+}
+
+Prediction PredictChunk(const HardwareProfile& profile, const JobShape& job,
+                        const ChunkShape& chunk, bool is_last, const SelectionSource& select) {
+  const auto blocks =
+      static_cast<int64_t>(SelectionBlocks(chunk.tokens, job.model.block_tokens).size());
+  const int last_rank = job.layer.layout.owner(chunk.tokens.end - 1);
+  Prediction result = PredictStep(profile, job, is_last ? 1 : 0, last_rank);
+  result.Add(PredictLayer(profile, job.ranks(), PrefillProgram(job, chunk, blocks, select)),
+             static_cast<double>(job.model.layers - 1));
+  result.Add(
+      PredictLayer(profile, job.ranks(), PrefillProgram(job, chunk, is_last ? 1 : 0, select)), 1);
+  return result;
+}
+
+Prediction PredictPrompt(const HardwareProfile& profile, const JobShape& job, int64_t tokens,
+                         const SelectionSource& select, int64_t samples) {
+  const int64_t chunk = job.model.chunk_tokens;
+  const int64_t chunks = (tokens + chunk - 1) / chunk;
+  const auto predict = [&](int64_t index) {
+    const Range range = {index * chunk, std::min(tokens, (index + 1) * chunk)};
+    return PredictChunk(profile, job, {range, tokens}, index + 1 == chunks, select);
+  };
+  // The last chunk may be shorter, and gives logits: it is always simulated.
+  Prediction result = predict(chunks - 1);
+  const int64_t others = chunks - 1;
+  samples = std::min(samples, others);
+  int64_t before = -1;  // the sample before
+  for (int64_t s = 0; s < samples; ++s) {
+    const int64_t at = samples == 1 ? 0 : s * (others - 1) / (samples - 1);
+    const int64_t after = s + 1 < samples ? (s + 1) * (others - 1) / (samples - 1) : at;
+    // Chunks between two samples are their mean, on average.
+    const double between = static_cast<double>(after - at - 1 > 0 ? after - at - 1 : 0) / 2 +
+                           static_cast<double>(s > 0 ? at - before - 1 : 0) / 2;
+    result.Add(predict(at), 1 + between);
+    before = at;
+  }
+  return result;
+}
+
+}  // namespace longspan
