@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <string>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -91,10 +90,9 @@ TEST(HardwareProfileTest, ShippedProfilesLoad) {
     if (entry.path().filename() == "links.yaml") continue;
     const auto profile = LoadHardwareProfile(entry.path().string());
     ASSERT_TRUE(profile.ok()) << profile.status();
-    EXPECT_EQ(profile->name, entry.path().stem().string());
     ++profiles;
   }
-  EXPECT_GE(profiles, 4);
+  EXPECT_GE(profiles, 5);
 }
 
 // The selection of a decoded token on GPU ranks, and what it costs with eight of them.
