@@ -5,7 +5,9 @@
 #include <functional>
 #include <numeric>
 
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/layer_collectives.h"
 #include "sharding/histogram_select.h"
 #include "sharding/merge_choice.h"
 
@@ -16,10 +18,11 @@ absl::StatusOr<Selections> MergeByAllGather(const AttentionContext& context,
                                             absl::Span<const Candidate> mine, int64_t rows) {
   const int64_t k = context.esa.top_k;
   const int64_t ranks = context.layout.num_ranks;
+  const Collective gather = GatherCandidates(LayerShapeOf(context), rows);
+  LONGSPAN_CHECK(gather.bytes[0] == static_cast<int64_t>(mine.size() * sizeof(Candidate)));
   std::vector<Candidate> all(ranks * rows * k);  // [ranks, rows, top_k]
   LONGSPAN_RETURN_IF_ERROR(
-      context.communicator->AllGather("select.candidates", mine.data(), all.data(),
-                                      rows * k * static_cast<int64_t>(sizeof(Candidate))));
+      context.communicator->AllGather(gather.name, mine.data(), all.data(), gather.bytes[0]));
   Selections selections(rows);
   std::vector<Candidate> of_row(ranks * k);
   for (int64_t row = 0; row < rows; ++row) {

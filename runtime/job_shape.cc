@@ -45,6 +45,7 @@ JobShape MakeJobShape(const Config& config, const ModelConfig& model, int ranks)
   JobShape job;
   job.model = MakeModelShape(settled, model, context.kv, ranks);
   job.layer = LayerShapeOf(context);
+  job.merge = context.merge;
   if (!on_gpu) return job;
   job.backend = Backend::kGpu;
   job.panel_rows = std::max<int64_t>(1, context.panel_rows);

@@ -9,10 +9,6 @@
 namespace longspan {
 namespace {
 
-constexpr absl::string_view kNames[kNumPhases] = {
-    "linear", "score",           "attend",    "other_compute", "query_gather",
-    "maxima", "candidate_merge", "ring_wait", "partial_merge", "other_exchange"};
-
 // The first that fits counts. docs/ARCHITECTURE.md lists the names of calls.
 struct CallPrefix {
   absl::string_view prefix;
@@ -54,8 +50,6 @@ double Sum(const PhaseSeconds& seconds, int begin, int end) {
 }
 
 }  // namespace
-
-absl::string_view PhaseName(Phase phase) { return kNames[static_cast<int>(phase)]; }
 
 Phase PhaseOfCall(absl::string_view name) {
   for (const CallPrefix& call : kCalls) {

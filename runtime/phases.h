@@ -9,27 +9,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "collectives/communicator.h"
+#include "sharding/phase.h"
 
 namespace longspan {
-
-// What a rank spends its time on. Work on the rank itself comes first, then exchange with others:
-// transferring, and waiting for whoever is late.
-enum class Phase {
-  kLinear,          // projections and MLP, with the norms around them
-  kScore,           // compression, scores, local top-k
-  kAttend,          // attention to the keys that there are
-  kOtherCompute,    // embeddings, cache writes, logits
-  kQueryGather,     // compressed queries to all ranks
-  kMaxima,          // maxima of scores, and thresholds
-  kCandidateMerge,  // candidates to all ranks, and their merge
-  kRingWait,        // keys and values, or queries, that had not arrived when they were needed
-  kPartialMerge,    // partials to where their queries are, and their merge
-  kOtherExchange,   // margins of stripes, logits
-};
-inline constexpr int kNumPhases = 10;
-inline constexpr int kNumComputePhases = 4;  // of them, the first
-
-absl::string_view PhaseName(Phase phase);  // "candidate_merge"
 
 // What the waits of a collective count as, by the name of the call.
 Phase PhaseOfCall(absl::string_view name);

@@ -4,12 +4,14 @@
 #include <limits>
 #include <utility>
 
+#include "sharding/histogram_select.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
 namespace {
 
 constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
+constexpr auto kCount = static_cast<int64_t>(sizeof(uint32_t));
 constexpr auto kCandidate = static_cast<int64_t>(sizeof(Candidate));
 
 Work BytesOnly(int64_t bytes) { return {static_cast<double>(bytes), 0}; }
@@ -58,7 +60,7 @@ class Builder {
     if (job_.backend == Backend::kGpu && job_.ranks() == 1 && !chunk.behind_cached) return;
     const std::vector<HaloMove> moves =
         HaloMoves(layer.layout, layer.halo, chunk.tokens, chunk.capacity, chunk.behind_cached);
-    Add(Phase::kHalos, ExchangeHalos(layer, moves));
+    Add(Phase::kOtherExchange, ExchangeHalos(layer, moves));
   }
 
   void AddSelection(absl::Span<const Block> blocks) {
@@ -73,7 +75,7 @@ class Builder {
     for (const Block& block : selecting) {
       sizes.push_back({block.rank, block.tokens.size(), block.ranges.middle});
     }
-    Add(Phase::kQueries, GatherQueries(job_.layer, sizes));
+    Add(Phase::kQueryGather, GatherQueries(job_.layer, sizes));
     absl::Span<const Block> rest = selecting;
     for (const MaximaGroup& group : GroupMaxima(job_.layer, sizes)) {
       const absl::Span<const Block> of_group = rest.first(group.tile_keys.size());
@@ -94,35 +96,26 @@ class Builder {
   void AddMerge(absl::Span<const Block> blocks) {
     const auto rows = static_cast<int64_t>(blocks.size());
     const int64_t of_rank = rows * job_.layer.top_k * kCandidate;
-    if (!job_.histogram.has_value()) {
-      Add(Phase::kCandidates, GatherCandidates(job_.layer, rows));
-      return AddEverywhere(Phase::kCandidates, Kernel::kMerge, BytesOnly(of_rank * job_.ranks()));
+    const MergeWay way =
+        job_.merge.value_or(CheaperMerge(job_.ranks(), rows, job_.layer.top_k));
+    if (way == MergeWay::kAllGather || job_.backend == Backend::kGpu) {
+      Add(Phase::kCandidateMerge, GatherCandidates(job_.layer, rows));
+      return AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge,
+                           BytesOnly(of_rank * job_.ranks()));
     }
-    // Ranges, histograms, how many candidates are left, and those. How many lie within the last bin
-    // but are not winners is not known here: they are left out.
-    Add(Phase::kCandidates,
+    const auto sum = [](std::string_view name, int64_t bytes) {
+      return Collective{CollectiveKind::kAllReduceSum, name, {bytes}, {}};
+    };
+    Add(Phase::kCandidateMerge,
         Collective{CollectiveKind::kAllReduceMax, "select.ranges", {rows * 2 * kFloat}, {}});
-    for (int i = 0; i < job_.histogram->histograms; ++i) {
-      AddEverywhere(Phase::kCandidates, Kernel::kMerge, BytesOnly(of_rank));
-      Add(Phase::kCandidates, Collective{CollectiveKind::kAllReduceSum,
-                                         "select.histograms",
-                                         {rows * job_.histogram->bins * kFloat},
-                                         {}});
+    for (int i = 0; i < job_.histogram.histograms; ++i) {
+      AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(of_rank));
+      Add(Phase::kCandidateMerge, sum("select.histograms", rows * kHistogramBins * kCount));
     }
-    Collective winners = {
-        CollectiveKind::kAllGather, "select.winners", std::vector<int64_t>(job_.ranks(), 0), {}};
-    for (const Block& block : blocks) {
-      for (const int64_t position : block.selected) {
-        winners.bytes[job_.layer.layout.owner(position)] += kCandidate;
-      }
-    }
-    const Work merge = BytesOnly(winners.TotalBytes());
-    Add(Phase::kCandidates, Collective{CollectiveKind::kAllGather,
-                                       "select.counts",
-                                       std::vector<int64_t>(job_.ranks(), rows * kFloat),
-                                       {}});
-    Add(Phase::kCandidates, std::move(winners));
-    AddEverywhere(Phase::kCandidates, Kernel::kMerge, merge);
+    Add(Phase::kCandidateMerge, sum("select.counts", rows * job_.ranks() * kCount));
+    const int64_t winners = rows * (job_.layer.top_k + job_.histogram.excess) * kCandidate;
+    Add(Phase::kCandidateMerge, sum("select.winners", winners));
+    AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(winners));
   }
 
   // What each rank's own top-k reads: the scores of its keys.
@@ -145,26 +138,27 @@ class Builder {
     if (job_.backend == Backend::kGpu) return AddKeyGroups(keys);
     if (ChooseMoving(layer, keys) == Moving::kKeys) return AddKeyRing(keys);
     constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
-    QueryRing ring = {QueryRows(job_.ranks(), keys), {}, layer.token, CostOfAttention()};
+    RingOfQueries ring = {QueryRows(job_.ranks(), keys), {}, layer.token, CostOfAttention()};
     std::vector<RingTraffic> rounds = TrafficOfRing(layer.layout, keys, kAll);
     if (!rounds.empty()) ring.reads = std::move(rounds[0]);
-    Add(Phase::kRing, std::move(ring));
+    Add(Phase::kRingWait, std::move(ring));
   }
 
   void AddKeyRing(absl::Span<const BlockKeys> keys) {
     const LayerShape& layer = job_.layer;
-    Add(Phase::kRing,
-        KeyRing{TrafficOfRing(layer.layout, keys, layer.limits.ring_round_tokens),
-                layer.token.key_value, layer.deterministic, CostOfAttention(), ListedKeys(keys)});
+    Add(Phase::kRingWait,
+        RingOfKeys{TrafficOfRing(layer.layout, keys, layer.limits.ring_round_tokens),
+                   layer.token.key_value, layer.deterministic, CostOfAttention(),
+                   ListedKeys(keys)});
   }
 
   void AddKeyGroups(absl::Span<const BlockKeys> keys) {
-    KeyGroups ring;
+    GroupsOfKeys ring;
     std::vector<int> owners;
     for (const BlockKeys& block : keys) owners.push_back(block.rank);
     std::vector<std::vector<Range>> brought;
     for (const std::vector<size_t>& members : RingGroups(owners, job_.ranks(), job_.ring_groups)) {
-      KeyGroups::Group& group = ring.groups.emplace_back();
+      GroupsOfKeys::Group& group = ring.groups.emplace_back();
       group.exchange = {CollectiveKind::kExchange, "ring.keys", {}, {}};
       group.attend.resize(job_.ranks());
       std::vector<BlockKeys> reads;
@@ -181,12 +175,12 @@ class Builder {
     }
     // Alone with its pages on the device, a GPU reads them where they are.
     if (job_.ranks() == 1) {
-      for (const KeyGroups::Group& group : ring.groups) {
+      for (const GroupsOfKeys::Group& group : ring.groups) {
         Add(Phase::kAttend, Compute{Kernel::kAttend, group.attend});
       }
       return;
     }
-    Add(Phase::kRing, std::move(ring));
+    Add(Phase::kRingWait, std::move(ring));
   }
 
   void AddOwnAttention(absl::Span<const Block> tokens) {
@@ -229,10 +223,10 @@ class Builder {
     const int64_t most = *std::max_element(rows.begin(), rows.end());
     if (job_.ranks() > 1) {
       const int64_t bytes = most * job_.layer.query_row_bytes;
-      Add(Phase::kQueries, Collective{CollectiveKind::kAllGather,
-                                      "select.queries",
-                                      std::vector<int64_t>(job_.ranks(), bytes),
-                                      {}});
+      Add(Phase::kQueryGather, Collective{CollectiveKind::kAllGather,
+                                          "select.queries",
+                                          std::vector<int64_t>(job_.ranks(), bytes),
+                                          {}});
     }
     const auto pass = [&](int r) {
       Work work;
@@ -334,8 +328,8 @@ LayerProgram DecodeProgram(const JobShape& job, absl::Span<const int64_t> positi
     Collective partials = GatherPartials(job.layer, rows);
     if (gpu) partials.name = "attend.partials";
     const Work combine = BytesOnly(partials.TotalBytes());
-    builder.Add(Phase::kPartials, std::move(partials));
-    builder.AddEverywhere(Phase::kPartials, Kernel::kCombine, combine);
+    builder.Add(Phase::kPartialMerge, std::move(partials));
+    builder.AddEverywhere(Phase::kPartialMerge, Kernel::kCombine, combine);
     return builder.Take();
   }
   for (const Block& token : tokens) {
@@ -350,7 +344,7 @@ LayerProgram DecodeProgram(const JobShape& job, absl::Span<const int64_t> positi
   }
   if (gpu && job.ranks() > 1) {
     const std::vector<int64_t> bytes(job.ranks(), rows * job.output_row_bytes);
-    builder.Add(Phase::kPartials,
+    builder.Add(Phase::kPartialMerge,
                 Collective{CollectiveKind::kAllGather, "attend.outputs", bytes, {}});
   }
   return builder.Take();

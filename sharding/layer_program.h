@@ -11,7 +11,9 @@
 #include "absl/types/span.h"
 #include "sharding/hardware_profile.h"
 #include "sharding/layer_schedule.h"
+#include "sharding/merge_choice.h"
 #include "sharding/model_work.h"
+#include "sharding/phase.h"
 #include "sharding/ring_traffic.h"
 
 // What all ranks do in one layer, in order: the collectives of layer_schedule.h and the work
@@ -23,10 +25,10 @@ namespace longspan {
 // to the rank with most, reduce maxima once, and bring keys for up to ring_groups groups of blocks.
 enum class Backend { kCpu, kGpu };
 
-// The merge of candidates by histogram: how many histograms it takes, of how many counts.
+// A merge of candidates by histogram (histogram_select.h): what of it depends on the scores.
 struct HistogramMerge {
-  int histograms = 1;
-  int64_t bins = 1024;
+  int histograms = 1;   // that all rows of the merge take
+  int64_t excess = 256;  // candidates of a row that are exchanged and do not win; at most 512
 };
 
 // A model on some ranks.
@@ -37,28 +39,11 @@ struct JobShape {
   int64_t panel_rows = 1;        // GPU: queries of a block are padded to these
   int64_t ring_groups = 4;       // GPU
   int64_t output_row_bytes = 0;  // GPU, deterministic decode: of what a token's owner gives to all
-  std::optional<HistogramMerge> histogram;  // empty: candidates are gathered
+  std::optional<MergeWay> merge;  // empty: what is cheaper (CheaperMerge)
+  HistogramMerge histogram;
 
   int ranks() const { return layer.layout.num_ranks; }
 };
-
-// What time is spent on. The enumerators' order is that of kPhaseNames.
-enum class Phase {
-  kLinear,
-  kScore,
-  kAttend,
-  kHalos,
-  kQueries,
-  kMaxima,
-  kCandidates,  // the merge of all ranks' candidates: collectives and work
-  kRing,        // the wait for keys, or for queries and partials, while nothing is computed
-  kPartials,    // the merge of a decoded token's partials: collective and work
-  kStep,        // plans, logits
-};
-inline constexpr int kNumPhases = static_cast<int>(Phase::kStep) + 1;
-inline constexpr std::array<const char*, kNumPhases> kPhaseNames = {
-    "linear", "score",      "attend", "halos",    "queries",
-    "maxima", "candidates", "ring",   "partials", "step"};
 
 // Work that no rank waits for another in. [ranks]
 struct Compute {
@@ -76,7 +61,7 @@ struct AttentionCost {
 
 // Keys go round (CPU). In step i a rank sends to rank + i while it attends to what step i - 1
 // brought; `in_order`, it attends when all of a round has arrived.
-struct KeyRing {
+struct RingOfKeys {
   std::vector<RingTraffic> rounds;
   int64_t token_bytes = 0;
   bool in_order = false;
@@ -86,7 +71,7 @@ struct KeyRing {
 
 // Queries go round (CPU): in step i a rank attends, with its own keys, for rank - i, and sends the
 // partials back.
-struct QueryRing {
+struct RingOfQueries {
   std::vector<int64_t> rows;  // [ranks]
   RingTraffic reads;          // of all keys
   TokenBytes token;
@@ -94,7 +79,7 @@ struct QueryRing {
 };
 
 // Keys come group by group (GPU), those of one group while the one before is attended to.
-struct KeyGroups {
+struct GroupsOfKeys {
   struct Group {
     Collective exchange;
     std::vector<Work> attend;  // [ranks]
@@ -105,7 +90,7 @@ struct KeyGroups {
 
 struct LayerOp {
   Phase phase = Phase::kLinear;
-  std::variant<Compute, Collective, KeyRing, QueryRing, KeyGroups> what;
+  std::variant<Compute, Collective, RingOfKeys, RingOfQueries, GroupsOfKeys> what;
 };
 using LayerProgram = std::vector<LayerOp>;
 

@@ -40,15 +40,15 @@ Prediction PredictLayer(const HardwareProfile& profile, int ranks, const LayerPr
 Prediction PredictStep(const HardwareProfile& profile, const JobShape& job, int64_t logits,
                        int logits_rank) {
   Simulator simulator(profile, job.ranks());
-  simulator.Run(
-      {Phase::kStep, Collective{CollectiveKind::kBroadcast, "step.plan", {kPlanBytes}, {}}});
+  simulator.Run({Phase::kOtherExchange,
+                 Collective{CollectiveKind::kBroadcast, "step.plan", {kPlanBytes}, {}}});
   if (logits > 0) {
     Compute compute = {Kernel::kLinearFew, std::vector<Work>(job.ranks())};
     compute.work[logits_rank] = LogitsWork(job.model, logits);
-    simulator.Run({Phase::kStep, compute});
+    simulator.Run({Phase::kOtherCompute, compute});
   }
   Prediction step = ResultOf(simulator);
-  const int phase = static_cast<int>(Phase::kStep);
+  const int phase = static_cast<int>(Phase::kOtherCompute);
   step.seconds += profile.step_s;
   step.mean[phase] += profile.step_s;
   step.most[phase] += profile.step_s;

@@ -3,7 +3,7 @@
 namespace longspan {
 namespace {
 
-std::vector<Collective> CallsOfRank(const KeyRing& ring, int num_ranks, int rank) {
+std::vector<Collective> CallsOfRank(const RingOfKeys& ring, int num_ranks, int rank) {
   std::vector<Collective> calls;
   for (const RingTraffic& round : ring.rounds) {
     const size_t first = calls.size();
@@ -18,7 +18,7 @@ std::vector<Collective> CallsOfRank(const KeyRing& ring, int num_ranks, int rank
   return calls;
 }
 
-std::vector<Collective> CallsOfRank(const QueryRing& ring, int num_ranks, int rank) {
+std::vector<Collective> CallsOfRank(const RingOfQueries& ring, int num_ranks, int rank) {
   std::vector<Collective> calls;
   const auto add = [&](std::string_view name, int to, int from, int64_t sent, int64_t received) {
     Collective& call = calls.emplace_back(Collective{CollectiveKind::kExchange, name, {}, {}});
@@ -54,12 +54,12 @@ std::vector<Collective> CallsOfRank(const LayerProgram& program, int num_ranks, 
   for (const LayerOp& op : program) {
     if (const auto* collective = std::get_if<Collective>(&op.what)) {
       add_exchange(*collective);
-    } else if (const auto* groups = std::get_if<KeyGroups>(&op.what)) {
-      for (const KeyGroups::Group& group : groups->groups) add_exchange(group.exchange);
-    } else if (const auto* keys = std::get_if<KeyRing>(&op.what)) {
+    } else if (const auto* groups = std::get_if<GroupsOfKeys>(&op.what)) {
+      for (const GroupsOfKeys::Group& group : groups->groups) add_exchange(group.exchange);
+    } else if (const auto* keys = std::get_if<RingOfKeys>(&op.what)) {
       const auto more = CallsOfRank(*keys, num_ranks, rank);
       calls.insert(calls.end(), more.begin(), more.end());
-    } else if (const auto* queries = std::get_if<QueryRing>(&op.what)) {
+    } else if (const auto* queries = std::get_if<RingOfQueries>(&op.what)) {
       const auto more = CallsOfRank(*queries, num_ranks, rank);
       calls.insert(calls.end(), more.begin(), more.end());
     }

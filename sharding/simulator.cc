@@ -117,7 +117,7 @@ void Simulator::Run(Phase phase, const Collective& collective) {
 // In step i a rank waits for what step i moves, starts step i + 1, and attends. Of thousands of
 // ranks most steps of most ranks move nothing: only those that move something are looked at, and
 // the calls of the others are made up for when their rank is next looked at.
-void Simulator::Run(Phase phase, const KeyRing& ring) {
+void Simulator::Run(Phase phase, const RingOfKeys& ring) {
   for (int r = 0; r < ranks_; ++r) {
     Spend(phase, r, static_cast<double>(ring.listed_keys) * profile_.plan_key_s);
   }
@@ -179,7 +179,7 @@ int64_t Simulator::MoveKeys(Phase phase, absl::Span<const RingShare> shares, int
   return moved;
 }
 
-void Simulator::Run(Phase phase, const QueryRing& ring) {
+void Simulator::Run(Phase phase, const RingOfQueries& ring) {
   std::vector<double> started(ranks_), arrived(ranks_), returned(ranks_);
   const auto send_queries = [&](int step) {
     if (step >= ranks_) return;
@@ -230,11 +230,11 @@ void Simulator::Run(Phase phase, const QueryRing& ring) {
   Count("ring.partials", ranks_ - 1, rows * static_cast<double>(ring.token.partial) / ranks_);
 }
 
-void Simulator::Run(Phase phase, const KeyGroups& groups) {
+void Simulator::Run(Phase phase, const GroupsOfKeys& groups) {
   // The host plans group by group, and exchanges follow each other; neither waits for attention.
   std::vector<double> host = now_;
   std::vector<double> lane = now_;
-  for (const KeyGroups::Group& group : groups.groups) {
+  for (const GroupsOfKeys::Group& group : groups.groups) {
     for (int r = 0; r < ranks_; ++r) {
       host[r] += static_cast<double>(group.listed_keys) * profile_.plan_key_s;
       lane[r] = std::max(lane[r], host[r]) + profile_.call_s;

@@ -59,9 +59,9 @@ class Simulator {
 
   void Run(Phase phase, const Compute& compute);
   void Run(Phase phase, const Collective& collective);
-  void Run(Phase phase, const KeyRing& ring);
-  void Run(Phase phase, const QueryRing& ring);
-  void Run(Phase phase, const KeyGroups& groups);
+  void Run(Phase phase, const RingOfKeys& ring);
+  void Run(Phase phase, const RingOfQueries& ring);
+  void Run(Phase phase, const GroupsOfKeys& groups);
 
   void Start(Phase phase, int rank, int step, RingCall* call);
   // Moves what goes in one step, and has its ranks wait for it and start the next one. Bytes.

@@ -35,7 +35,8 @@ class LayerProgramTest : public testing::Test {
       job.layer.moving = Integer(0, 1) == 0 ? Moving::kKeys : Moving::kQueries;
     job.backend = Integer(0, 1) == 0 ? Backend::kCpu : Backend::kGpu;
     job.output_row_bytes = 9;
-    if (Integer(0, 2) == 0) job.histogram = HistogramMerge{.histograms = 2, .bins = 16};
+    if (Integer(0, 2) == 0) job.merge = MergeWay::kHistogram;
+    job.histogram = {.histograms = 2, .excess = 16};
     job.model.block_tokens = block;
     job.model.sizes = job.layer.sizes;
     job.model.ranks = job.ranks();
@@ -172,14 +173,15 @@ TEST_F(LayerProgramTest, ADecodedTokenMergesCandidatesThenPartials) {
   EXPECT_EQ(gathers[1].name, "decode.partials");
   EXPECT_EQ(gathers[1].bytes, (std::vector<int64_t>{100, 100}));
 
-  job.histogram = HistogramMerge{.histograms = 1, .bins = 16};
+  job.merge = MergeWay::kHistogram;
+  job.histogram = {.histograms = 1, .excess = 16};
   const std::vector<Collective> histogram = CallsOfRank(DecodeProgram(job, {50}, select), 2, 1);
   ASSERT_EQ(histogram.size(), 5u);
   EXPECT_EQ(histogram[0].name, "select.ranges");
-  EXPECT_EQ(histogram[1].bytes, (std::vector<int64_t>{16 * 4}));
+  EXPECT_EQ(histogram[1].bytes, (std::vector<int64_t>{1024 * 4}));
   EXPECT_EQ(histogram[2].name, "select.counts");
-  // Positions 5 and 6 are rank 1's, 8 is rank 0's.
-  EXPECT_EQ(histogram[3].bytes, (std::vector<int64_t>{8, 16}));
+  EXPECT_EQ(histogram[2].bytes, (std::vector<int64_t>{2 * 4}));
+  EXPECT_EQ(histogram[3].bytes, (std::vector<int64_t>{(3 + 16) * 8}));
 }
 
 }  // namespace

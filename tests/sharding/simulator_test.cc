@@ -40,10 +40,10 @@ TEST(SimulatorTest, RanksDoNotWaitInWork) {
 TEST(SimulatorTest, AGatherBeginsWhenTheLastArrives) {
   Simulator simulator(EasyProfile(), 2);
   simulator.Run({Phase::kLinear, WorkOf({10, 30})});
-  simulator.Run({Phase::kQueries, Collective{CollectiveKind::kAllGather, "test", {4, 6}, {}}});
+  simulator.Run({Phase::kQueryGather, Collective{CollectiveKind::kAllGather, "test", {4, 6}, {}}});
   // One message of half of all bytes.
   EXPECT_EQ(simulator.seconds(), 30 + 100 + 5);
-  EXPECT_EQ(simulator.MostSeconds(Phase::kQueries), 125);
+  EXPECT_EQ(simulator.MostSeconds(Phase::kQueryGather), 125);
   EXPECT_EQ(simulator.mean_imbalance(), 10);
   EXPECT_EQ(simulator.calls().at("test").calls, 1);
   EXPECT_EQ(simulator.calls().at("test").bytes, 5);
@@ -52,22 +52,22 @@ TEST(SimulatorTest, AGatherBeginsWhenTheLastArrives) {
 TEST(SimulatorTest, AMessageWaitsForBothEnds) {
   Simulator simulator(EasyProfile(), 3);
   simulator.Run({Phase::kLinear, WorkOf({10, 30, 0})});
-  simulator.Run({Phase::kHalos, Exchange({{0, 1, 7}})});
+  simulator.Run({Phase::kOtherExchange, Exchange({{0, 1, 7}})});
   EXPECT_EQ(simulator.seconds(), 30 + 100 + 7);
-  EXPECT_EQ(simulator.MostSeconds(Phase::kHalos), 127);
-  EXPECT_EQ(simulator.MeanSeconds(Phase::kHalos), (127 + 107 + 0) / 3.0) << "not rank 2";
+  EXPECT_EQ(simulator.MostSeconds(Phase::kOtherExchange), 127);
+  EXPECT_EQ(simulator.MeanSeconds(Phase::kOtherExchange), (127 + 107 + 0) / 3.0) << "not rank 2";
 }
 
 TEST(SimulatorTest, APortSendsOneMessageAfterTheOther) {
   Simulator simulator(EasyProfile(), 4);
   // To another host: the second begins when the bytes of the first are out, latencies overlap.
-  simulator.Run({Phase::kHalos, Exchange({{0, 2, 7}, {0, 3, 5}})});
+  simulator.Run({Phase::kOtherExchange, Exchange({{0, 2, 7}, {0, 3, 5}})});
   EXPECT_EQ(simulator.seconds(), 7 + 5 + 1000);
   Simulator receives(EasyProfile(), 4);
-  receives.Run({Phase::kHalos, Exchange({{1, 0, 7}, {2, 0, 5}})});
+  receives.Run({Phase::kOtherExchange, Exchange({{1, 0, 7}, {2, 0, 5}})});
   EXPECT_EQ(receives.seconds(), 7 + 5 + 1000);
   Simulator both(EasyProfile(), 4);
-  both.Run({Phase::kHalos, Exchange({{1, 0, 7}, {0, 1, 7}})});
+  both.Run({Phase::kOtherExchange, Exchange({{1, 0, 7}, {0, 1, 7}})});
   EXPECT_EQ(both.seconds(), 107) << "a port sends and receives at once";
 }
 
@@ -75,7 +75,7 @@ TEST(SimulatorTest, CallsCostTime) {
   HardwareProfile profile = EasyProfile();
   profile.call_s = 3;
   Simulator simulator(profile, 2);
-  simulator.Run({Phase::kHalos, Exchange({{0, 1, 7}})});
+  simulator.Run({Phase::kOtherExchange, Exchange({{0, 1, 7}})});
   simulator.Run({Phase::kMaxima, Collective{CollectiveKind::kAllReduceMax, "max", {8}, {}}});
   EXPECT_EQ(simulator.seconds(), 3 + 107 + 3 + 108);
 }
@@ -88,29 +88,29 @@ RingShare Share(int reader, int owner, int64_t tokens) {
 }
 
 TEST(SimulatorTest, ARingAttendsWhileTheNextStepComes) {
-  KeyRing ring = {{}, /*token_bytes=*/2, /*in_order=*/false, kSecondARead};
+  RingOfKeys ring = {{}, /*token_bytes=*/2, /*in_order=*/false, kSecondARead};
   // Rank 0 reads 200 keys of its own and 30 of rank 1's.
   ring.rounds.push_back({{0, 100}, {Share(0, 0, 200), Share(0, 1, 30)}});
   Simulator simulator(EasyProfile(), 2);
-  simulator.Run({Phase::kRing, ring});
+  simulator.Run({Phase::kRingWait, ring});
   EXPECT_EQ(simulator.seconds(), 230) << "60 bytes and 100 s of latency hide behind 200 s of work";
-  EXPECT_EQ(simulator.MostSeconds(Phase::kRing), 160) << "of rank 1, which only sends";
+  EXPECT_EQ(simulator.MostSeconds(Phase::kRingWait), 160) << "of rank 1, which only sends";
   EXPECT_EQ(simulator.mean_exchange(), 80);
   ring.in_order = true;
   Simulator in_order(EasyProfile(), 2);
-  in_order.Run({Phase::kRing, ring});
+  in_order.Run({Phase::kRingWait, ring});
   EXPECT_EQ(in_order.seconds(), 160 + 230);
 }
 
 TEST(SimulatorTest, ALaterStepOfARingWaitsForItsOwner) {
   HardwareProfile profile = EasyProfile();
   profile.ranks_per_host = 3;
-  KeyRing ring = {{}, 1, false, kSecondARead};
+  RingOfKeys ring = {{}, 1, false, kSecondARead};
   // Step 1: rank 1 reads 10 of rank 0. Step 2: rank 1 reads 5 of rank 2, which has 400 s to do
   // first.
   ring.rounds.push_back({{0, 100}, {Share(2, 2, 400), Share(1, 0, 10), Share(1, 2, 5)}});
   Simulator simulator(profile, 3);
-  simulator.Run({Phase::kRing, ring});
+  simulator.Run({Phase::kRingWait, ring});
   // Rank 2 starts step 2 only when it has attended to its own keys.
   EXPECT_EQ(simulator.seconds(), 400 + 105 + 5);
   EXPECT_EQ(simulator.calls().at("ring.step").calls, 2);
@@ -121,22 +121,23 @@ TEST(SimulatorTest, EveryRankMakesEveryCallOfARing) {
   HardwareProfile profile = EasyProfile();
   profile.ranks_per_host = 9;
   profile.call_s = 1;
-  KeyRing ring = {{}, 1, false, kSecondARead};
+  RingOfKeys ring = {{}, 1, false, kSecondARead};
   ring.rounds.push_back({{0, 100}, {Share(4, 2, 10)}});  // step 2 of 8
   Simulator simulator(profile, 9);
-  simulator.Run({Phase::kRing, ring});
+  simulator.Run({Phase::kRingWait, ring});
   EXPECT_EQ(simulator.seconds(), 2 + 110 + 6 + 10);
-  EXPECT_EQ(simulator.MeanSeconds(Phase::kRing), (2 * 118 + 7 * 8) / 9.0);
+  EXPECT_EQ(simulator.MeanSeconds(Phase::kRingWait), (2 * 118 + 7 * 8) / 9.0);
 }
 
 TEST(SimulatorTest, QueriesGoRoundAndPartialsComeBack) {
   HardwareProfile profile = EasyProfile();
   profile.ranks_per_host = 3;
-  QueryRing ring = {.rows = {1, 0, 0}, .token = {.query = 10, .partial = 20}, .cost = kSecondARead};
+  RingOfQueries ring = {
+      .rows = {1, 0, 0}, .token = {.query = 10, .partial = 20}, .cost = kSecondARead};
   // Rank 0's query meets 1 key of its own, 50 of rank 1's (steps 2 of keys) and 300 of rank 2's.
   ring.reads = {{0, 100}, {Share(0, 0, 1), Share(0, 2, 300), Share(0, 1, 50)}};
   Simulator simulator(profile, 3);
-  simulator.Run({Phase::kRing, ring});
+  simulator.Run({Phase::kRingWait, ring});
   // The query is on rank 1 at 110, and goes to rank 2, when rank 0 has waited for that, at 110; it
   // is there at 220, and rank 2 is done at 520.
   EXPECT_EQ(simulator.seconds(), 520 + 120);
@@ -145,11 +146,11 @@ TEST(SimulatorTest, QueriesGoRoundAndPartialsComeBack) {
 }
 
 TEST(SimulatorTest, GroupsArriveWhileThoseBeforeAreAttendedTo) {
-  KeyGroups groups;
+  GroupsOfKeys groups;
   groups.groups.push_back({Exchange({{1, 0, 10}}), {{500, 0}, {}}});
   groups.groups.push_back({Exchange({{1, 0, 20}}), {{7, 0}, {}}});
   Simulator simulator(EasyProfile(), 2);
-  simulator.Run({Phase::kRing, groups});
+  simulator.Run({Phase::kRingWait, groups});
   EXPECT_EQ(simulator.seconds(), 110 + 500 + 7);
   EXPECT_EQ(simulator.MostSeconds(Phase::kAttend), 507);
   // Planning delays a group, but goes on beside attention.
@@ -158,7 +159,7 @@ TEST(SimulatorTest, GroupsArriveWhileThoseBeforeAreAttendedTo) {
   HardwareProfile profile = EasyProfile();
   profile.plan_key_s = 1;
   Simulator plans(profile, 2);
-  plans.Run({Phase::kRing, groups});
+  plans.Run({Phase::kRingWait, groups});
   EXPECT_EQ(plans.seconds(), 1005 + 120 + 7);
 }
 
