@@ -59,7 +59,7 @@ class QueryRing {
         own_queries_(queries),
         rank_(context.communicator->rank()),
         ranks_(context.communicator->size()),
-        rows_(QueryRows(ranks_, keys)),
+        rows_(QueriesByRank(ranks_, keys)),
         queries_(ranks_),
         partials_(ranks_),
         query_exchanges_(ranks_),

@@ -34,7 +34,7 @@ class Builder {
   void Add(Phase phase, decltype(LayerOp::what) what) {
     program_.push_back({phase, std::move(what)});
   }
-  // The same collective work on all ranks.
+  // The same work on all ranks.
   void AddEverywhere(Phase phase, Kernel kernel, const Work& work) {
     Add(phase, Compute{kernel, std::vector<Work>(job_.ranks(), work)});
   }
@@ -65,11 +65,11 @@ class Builder {
 
   void AddSelection(absl::Span<const Block> blocks) {
     if (job_.layer.top_k == 0) return;
+    if (job_.backend == Backend::kGpu) return AddSelectionOnGpu(blocks);
     std::vector<Block> selecting;
     for (const Block& block : blocks) {
       if (block.ranges.middle.size() > job_.layer.top_k) selecting.push_back(block);
     }
-    if (job_.backend == Backend::kGpu) return AddSelectionOnGpu(blocks);
     if (selecting.empty()) return;
     std::vector<SelectingBlock> sizes;
     for (const Block& block : selecting) {
@@ -96,8 +96,7 @@ class Builder {
   void AddMerge(absl::Span<const Block> blocks) {
     const auto rows = static_cast<int64_t>(blocks.size());
     const int64_t of_rank = rows * job_.layer.top_k * kCandidate;
-    const MergeWay way =
-        job_.merge.value_or(CheaperMerge(job_.ranks(), rows, job_.layer.top_k));
+    const MergeWay way = job_.merge.value_or(CheaperMerge(job_.ranks(), rows, job_.layer.top_k));
     if (way == MergeWay::kAllGather || job_.backend == Backend::kGpu) {
       Add(Phase::kCandidateMerge, GatherCandidates(job_.layer, rows));
       return AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge,
@@ -138,7 +137,7 @@ class Builder {
     if (job_.backend == Backend::kGpu) return AddKeyGroups(keys);
     if (ChooseMoving(layer, keys) == Moving::kKeys) return AddKeyRing(keys);
     constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
-    RingOfQueries ring = {QueryRows(job_.ranks(), keys), {}, layer.token, CostOfAttention()};
+    RingOfQueries ring = {QueriesByRank(job_.ranks(), keys), {}, layer.token, CostOfAttention()};
     std::vector<RingTraffic> rounds = TrafficOfRing(layer.layout, keys, kAll);
     if (!rounds.empty()) ring.reads = std::move(rounds[0]);
     Add(Phase::kRingWait, std::move(ring));

@@ -27,7 +27,7 @@ enum class Backend { kCpu, kGpu };
 
 // A merge of candidates by histogram (histogram_select.h): what of it depends on the scores.
 struct HistogramMerge {
-  int histograms = 1;   // that all rows of the merge take
+  int histograms = 1;    // that all rows of the merge take
   int64_t excess = 256;  // candidates of a row that are exchanged and do not win; at most 512
 };
 
@@ -36,16 +36,16 @@ struct JobShape {
   ModelShape model;  // its `ranks` are those of layer.layout
   LayerShape layer;
   Backend backend = Backend::kCpu;
-  int64_t panel_rows = 1;        // GPU: queries of a block are padded to these
-  int64_t ring_groups = 4;       // GPU
-  int64_t output_row_bytes = 0;  // GPU, deterministic decode: of what a token's owner gives to all
+  int64_t panel_rows = 1;         // GPU: queries of a block are padded to these
+  int64_t ring_groups = 4;        // GPU
+  int64_t output_row_bytes = 0;   // GPU, deterministic decode: of what a token's owner gives to all
   std::optional<MergeWay> merge;  // empty: what is cheaper (CheaperMerge)
   HistogramMerge histogram;
 
   int ranks() const { return layer.layout.num_ranks; }
 };
 
-// Work that no rank waits for another in. [ranks]
+// Work in which no rank waits for another. [ranks]
 struct Compute {
   Kernel kernel = Kernel::kLinear;
   std::vector<Work> work;

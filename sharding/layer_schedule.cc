@@ -149,7 +149,7 @@ Moving ChooseMoving(const LayerShape& shape, absl::Span<const BlockKeys> blocks)
                                   : CheaperToMove(shape.layout, blocks, shape.token);
 }
 
-std::vector<int64_t> QueryRows(int num_ranks, absl::Span<const BlockKeys> blocks) {
+std::vector<int64_t> QueriesByRank(int num_ranks, absl::Span<const BlockKeys> blocks) {
   std::vector<int64_t> rows(num_ranks, 0);
   for (const BlockKeys& block : blocks) rows[block.rank] += block.queries;
   return rows;

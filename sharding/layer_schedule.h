@@ -104,7 +104,7 @@ BlockKeys ReadsOf(Range block, int rank, const AttentionRanges& ranges,
 Moving ChooseMoving(const LayerShape& shape, absl::Span<const BlockKeys> blocks);
 
 // Queries that each rank sends to all others when queries move. [ranks]
-std::vector<int64_t> QueryRows(int num_ranks, absl::Span<const BlockKeys> blocks);
+std::vector<int64_t> QueriesByRank(int num_ranks, absl::Span<const BlockKeys> blocks);
 
 // Every rank gets all ranks' partials of `rows` decoded tokens.
 Collective GatherPartials(const LayerShape& shape, int64_t rows);

@@ -154,8 +154,8 @@ Config SmallConfig() {
   return config;
 }
 
-// How many histograms a merge takes, and how many candidates come with the winners, follows from the
-// scores: what a plan says of that.
+// How many histograms a merge takes, and how many candidates come with the winners, follows from
+// the scores: what a plan says of that.
 std::vector<Collective> WithoutScores(const std::vector<Collective>& real) {
   constexpr int64_t kCandidate = 8;
   std::vector<Collective> calls;

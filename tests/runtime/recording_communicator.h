@@ -44,6 +44,10 @@ class RecordingCommunicator final : public Communicator {
     calls_.push_back({CollectiveKind::kAllReduceSum, name, {count * 8}, {}});
     return communicator_->AllReduceSum(name, data, count);
   }
+  absl::Status AllReduceSum(std::string_view name, uint32_t* data, int64_t count) override {
+    calls_.push_back({CollectiveKind::kAllReduceSum, name, {count * 4}, {}});
+    return communicator_->AllReduceSum(name, data, count);
+  }
   absl::StatusOr<ExchangeId> StartExchange(std::string_view name, absl::Span<const Transfer> sends,
                                            absl::Span<const Transfer> receives) override {
     Collective& call = calls_.emplace_back(Collective{CollectiveKind::kExchange, name, {}, {}});
