@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "runtime/server/api.h"
+#include "runtime/server/call.h"
 
 namespace longspan {
 
