@@ -7,9 +7,11 @@
 #include "absl/flags/reflection.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/edit_distance.h"
 
 namespace {
 
@@ -76,38 +78,52 @@ absl::CommandLineFlag* FindFlag(absl::string_view name,
   return known ? absl::FindCommandLineFlag(name) : nullptr;
 }
 
+// " (did you mean --x?)", or nothing where half of the name would have to change.
+std::string Suggestion(absl::string_view unknown, absl::Span<const absl::string_view> allowed) {
+  constexpr size_t kLongest = 64;
+  absl::string_view nearest;
+  int64_t nearest_distance = static_cast<int64_t>(std::min(unknown.size(), kLongest) + 1) / 2;
+  for (const absl::string_view name : allowed) {
+    const int64_t distance = EditDistance(unknown.substr(0, kLongest), name);
+    if (distance >= nearest_distance) continue;
+    nearest = name;
+    nearest_distance = distance;
+  }
+  return nearest.empty() ? "" : absl::StrCat(" (did you mean --", nearest, "?)");
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> ParseFlags(absl::Span<const std::string> arguments,
                                                     absl::Span<const absl::string_view> allowed) {
   std::vector<std::string> positional;
   for (size_t i = 0; i < arguments.size(); ++i) {
-    absl::string_view name = arguments[i];
-    if (name == "--") {
+    absl::string_view argument = arguments[i];
+    if (argument == "--") {
       positional.insert(positional.end(), arguments.begin() + i + 1, arguments.end());
       break;
     }
-    if (name == "-" || !absl::ConsumePrefix(&name, "-")) {
+    if (argument == "-" || !absl::ConsumePrefix(&argument, "-")) {
       positional.push_back(arguments[i]);
       continue;
     }
-    absl::ConsumePrefix(&name, "-");
-    const size_t equals = name.find('=');
-    std::string value;
-    if (equals != name.npos) value = std::string(name.substr(equals + 1));
-    name = name.substr(0, equals);
+    absl::ConsumePrefix(&argument, "-");
+    const size_t equals = argument.find('=');
+    const bool has_value = equals != argument.npos;
+    std::string value(has_value ? argument.substr(equals + 1) : "");
+    const std::string name = absl::StrReplaceAll(argument.substr(0, equals), {{"-", "_"}});
 
     absl::CommandLineFlag* flag = FindFlag(name, allowed);
     absl::string_view negated = name;
-    const bool negates =
-        flag == nullptr && equals == name.npos && absl::ConsumePrefix(&negated, "no");
+    const bool negates = flag == nullptr && !has_value && absl::ConsumePrefix(&negated, "no");
     if (negates) flag = FindFlag(negated, allowed);
     if (flag == nullptr || (negates && !flag->IsOfType<bool>())) {
-      return absl::InvalidArgumentError(absl::StrCat("unknown flag --", name));
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown flag --", argument.substr(0, equals), Suggestion(name, allowed)));
     }
-    if (equals == name.npos && flag->IsOfType<bool>()) {
+    if (!has_value && flag->IsOfType<bool>()) {
       value = negates ? "false" : "true";
-    } else if (equals == arguments[i].npos) {
+    } else if (!has_value) {
       if (++i == arguments.size()) {
         return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value"));
       }

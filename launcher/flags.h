@@ -33,8 +33,9 @@ ABSL_DECLARE_FLAG(std::string, verbosity);
 namespace longspan {
 
 // Sets flags from `--name=value`, `--name value`, `--name` and `--noname` (the last two: booleans),
-// up to `--`. Only flags in `allowed` are known. Returns the other arguments. Unlike
-// absl::ParseCommandLine it returns errors: under mpirun one rank alone must tell them.
+// up to `--`; a hyphen in a name is as good as an underscore. Only flags in `allowed` are known.
+// Returns the other arguments. Unlike absl::ParseCommandLine it returns errors: under mpirun one
+// rank alone must tell them.
 absl::StatusOr<std::vector<std::string>> ParseFlags(absl::Span<const std::string> arguments,
                                                     absl::Span<const absl::string_view> allowed);
 

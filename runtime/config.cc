@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <numeric>
 #include <set>
 #include <type_traits>
 #include <utility>
@@ -19,6 +18,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/edit_distance.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -121,20 +121,6 @@ bool IsSection(absl::string_view name) {
     return absl::StartsWith(key.name, name) && key.name.size() > name.size() &&
            key.name[name.size()] == '.';
   });
-}
-
-int64_t EditDistance(absl::string_view a, absl::string_view b) {
-  std::vector<int64_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), 0);
-  for (size_t i = 0; i < a.size(); ++i) {
-    int64_t diagonal = std::exchange(row[0], static_cast<int64_t>(i) + 1);
-    for (size_t j = 0; j < b.size(); ++j) {
-      const int64_t substituted = diagonal + (a[i] != b[j]);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({row[j] + 1, row[j + 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
 }
 
 // " (did you mean `x`?)", or nothing when no key is close. A key in the wrong section is close.

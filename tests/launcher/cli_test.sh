@@ -60,6 +60,7 @@ case $case in
     expect 2 "$longspan" conquer; says 'unknown subcommand conquer'
     expect 2 "$longspan" generate; says '--input and --output are needed'
     expect 2 "$longspan" generate --max_tokens=5; says 'unknown flag --max_tokens'
+    expect 2 "$longspan" ask --max-token=5 q; says 'unknown flag --max-token (did you mean --max_tokens?)'
     expect 2 "$longspan" ask --max_tokens=many q; says '--max_tokens: not a valid value: many'
     expect 2 "$longspan" ask --model; says '--model needs a value'
     expect 2 "$longspan" generate --input a --output b --set top_k; says 'must be key=value'

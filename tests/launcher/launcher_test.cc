@@ -25,6 +25,8 @@
 #include "launcher/flags.h"
 #include "launcher/progress.h"
 
+ABSL_FLAG(bool, test_switch, false, "");
+
 namespace longspan {
 namespace {
 
@@ -323,6 +325,29 @@ TEST(ParseFlags, SetsKnownFlagsOnly) {
   EXPECT_FALSE(ParseFlags({"--model"}, allowed).ok());
   EXPECT_FALSE(ParseFlags({"--max_tokens=x"}, allowed).ok());
   EXPECT_FALSE(ParseFlags({"--"}, allowed)->size() > 0);
+}
+
+TEST(ParseFlags, TakesHyphensForUnderscores) {
+  const std::vector<absl::string_view> allowed = {"max_tokens", "prompt_template", "test_switch"};
+  const auto positional =
+      ParseFlags({"--max-tokens=7", "--prompt-template", "a-b", "--test-switch"}, allowed);
+  ASSERT_TRUE(positional.ok()) << positional.status();
+  EXPECT_EQ(absl::GetFlag(FLAGS_max_tokens), 7);
+  EXPECT_EQ(absl::GetFlag(FLAGS_prompt_template), "a-b");
+  EXPECT_TRUE(absl::GetFlag(FLAGS_test_switch));
+  ASSERT_TRUE(ParseFlags({"--notest-switch"}, allowed).ok());
+  EXPECT_FALSE(absl::GetFlag(FLAGS_test_switch));
+}
+
+TEST(ParseFlags, NamesTheFlagThatWasMeant) {
+  const std::vector<absl::string_view> allowed = {"max_tokens", "prompt_template", "set", "port"};
+  const auto message = [&](const std::string& flag) {
+    return std::string(ParseFlags({flag}, allowed).status().message());
+  };
+  EXPECT_EQ(message("--max-token=5"), "unknown flag --max-token (did you mean --max_tokens?)");
+  EXPECT_EQ(message("--poort"), "unknown flag --poort (did you mean --port?)");
+  EXPECT_EQ(message("--host"), "unknown flag --host");  // is not far from --port
+  EXPECT_EQ(message("--" + std::string(100'000, 'x')).size(), 100'015u);
 }
 
 BenchReport KernelReport() {
