@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -108,12 +109,14 @@ class JsonWalker : public nlohmann::json_sax<nlohmann::json> {
   std::string malformed_;
 };
 
-// What a body may hold, and at which URL. Those that are not read by name below change nothing at
-// the value that they must have.
+// What a body may hold, and at which URL. What has a neutral value and is not read by name below
+// may have that value alone, as JSON, which changes nothing; null is neutral for all but the
+// prompt.
 enum class Url { kAny, kCompletions, kChat };
 struct Param {
   absl::string_view name;
   Url url = Url::kAny;
+  absl::string_view neutral = "";
 };
 constexpr Param kParams[] = {
     {"max_tokens"},
@@ -126,13 +129,23 @@ constexpr Param kParams[] = {
     {"logprobs"},
     {"model"},
     {"user"},
-    {"n"},
-    {"stream"},
-    {"presence_penalty"},
-    {"frequency_penalty"},
+    {"n", Url::kAny, "1"},
+    {"stream", Url::kAny, "false"},
+    {"presence_penalty", Url::kAny, "0"},
+    {"frequency_penalty", Url::kAny, "0"},
+    {"repetition_penalty", Url::kAny, "1"},
+    {"length_penalty", Url::kAny, "1"},
+    {"use_beam_search", Url::kAny, "false"},
+    {"min_p", Url::kAny, "0"},
+    {"min_tokens", Url::kAny, "0"},
+    {"logit_bias", Url::kAny, "{}"},
+    {"stop_token_ids", Url::kAny, "[]"},
+    {"include_stop_str_in_output", Url::kAny, "false"},
+    {"skip_special_tokens", Url::kAny, "true"},
     {"prompt", Url::kCompletions},
     {"echo", Url::kCompletions},
-    {"best_of", Url::kCompletions},
+    {"best_of", Url::kCompletions, "1"},
+    {"suffix", Url::kCompletions, "\"\""},
     {"messages", Url::kChat},
     {"tools", Url::kChat},
     {"tool_choice", Url::kChat},
@@ -151,25 +164,8 @@ const Param* FindParam(absl::string_view name) {
 
 // Those that only a server reads.
 constexpr absl::string_view kServedParams[] = {"stream_options", "attended"};
-
-struct NeutralParam {
-  absl::string_view name;
-  absl::string_view value;
-};
-constexpr NeutralParam kNeutralParams[] = {{"n", "1"},
-                                           {"best_of", "1"},
-                                           {"stream", "false"},
-                                           {"presence_penalty", "0"},
-                                           {"frequency_penalty", "0"}};
 // `tool_choice: auto` lets the template show the tools, which is all that is done with them here.
 constexpr absl::string_view kToolChoice = "auto";
-
-const NeutralParam* FindNeutral(absl::string_view name) {
-  for (const NeutralParam& param : kNeutralParams) {
-    if (param.name == name) return &param;
-  }
-  return nullptr;
-}
 
 class RequestWalker final : public JsonWalker {
  public:
@@ -190,6 +186,8 @@ class RequestWalker final : public JsonWalker {
   void VisitElement(Scalar& value);
   void CheckParams();
   void ReadChat(absl::string_view line);
+  // What must stand where a list or an object, or an element of one, cannot.
+  std::string Expected(absl::string_view param) const;
   // Whether path_ is within a part of the body that ReadChat reads.
   bool InChatPart() const;
   bool IsKnown(absl::string_view param) const {
@@ -247,10 +245,12 @@ std::optional<double> Number(const Scalar& value) {
   return std::nullopt;
 }
 
-bool IsNeutral(const Scalar& value, absl::string_view neutral) {
-  const bool* boolean = std::get_if<bool>(&value);
-  if (neutral == "false") return boolean != nullptr && !*boolean;
-  return Number(value) == (neutral == "1" ? 1.0 : 0.0);
+bool Equals(const Scalar& value, absl::string_view json) {
+  if (const bool* boolean = std::get_if<bool>(&value)) return json == (*boolean ? "true" : "false");
+  if (const auto* text = std::get_if<std::string>(&value)) return text->empty() && json == "\"\"";
+  const std::optional<double> number = Number(value);
+  double expected = 0;
+  return number && absl::SimpleAtod(json, &expected) && *number == expected;
 }
 
 void RequestWalker::VisitKey() {
@@ -291,9 +291,10 @@ void RequestWalker::VisitContainer(bool is_array) {
       request_.is_tokenized = has_prompt_ = true;
     } else if (is_served_ && !is_array && At("body", "stream_options")) {
       // its members are read one by one
+    } else if (path_.size() == 2 && Expected(path_[1]) == (is_array ? "[]" : "{}")) {
+      // empty, or its first element is refused
     } else if (!is_array || !At("body", "stop")) {
-      FailParam(path_[1],
-                path_[1] == "prompt" ? "one text or one list of token ids" : "a single value");
+      FailParam(path_[1], Expected(path_[1]));
     }
   }
 }
@@ -332,7 +333,7 @@ void RequestWalker::VisitBody(Scalar& value) {
   SamplingParams& sampling = request_.sampling;
   if (param == "prompt") {
     std::string* text = std::get_if<std::string>(&value);
-    if (text == nullptr) return FailParam(param, "one text or one list of token ids");
+    if (text == nullptr) return FailParam(param, Expected(param));
     request_.prompt_text = std::move(*text);
     has_prompt_ = true;
     return;
@@ -387,8 +388,8 @@ void RequestWalker::VisitBody(Scalar& value) {
     std::string* text = std::get_if<std::string>(&value);
     if (text == nullptr) return FailParam(param, "text");
     if (param == "model") request_.model = std::move(*text);
-  } else if (const NeutralParam* neutral = FindNeutral(param)) {
-    if (!IsNeutral(value, neutral->value)) FailParam(param, neutral->value);
+  } else if (const Param* known = FindParam(param); known != nullptr && !known->neutral.empty()) {
+    if (!Equals(value, known->neutral)) FailParam(param, known->neutral);
   }
 }
 
@@ -400,7 +401,7 @@ void RequestWalker::VisitElement(Scalar& value) {
     }
     return Boolean("stream_options.include_usage", value, &request_.include_usage);
   }
-  if (path_[1] != "prompt") return;
+  if (path_[1] != "prompt") return FailParam(path_[1], Expected(path_[1]));
   std::string* text = std::get_if<std::string>(&value);
   if (is_served_ && text != nullptr && request_.prompt_tokens.empty() &&
       static_cast<int64_t>(request_.more_prompts.size()) < kMaxChoices) {
@@ -408,15 +409,28 @@ void RequestWalker::VisitElement(Scalar& value) {
     (is_first ? request_.prompt_text : request_.more_prompts.emplace_back()) = std::move(*text);
     return;
   }
+  constexpr int32_t kMaxId = std::numeric_limits<int32_t>::max();
   const int64_t* id = std::get_if<int64_t>(&value);
-  if (id == nullptr || *id < 0 || *id > std::numeric_limits<int32_t>::max() ||
-      !request_.is_tokenized) {
-    return FailParam("prompt", is_served_ ? absl::StrCat("one text, one list of token ids, or a "
-                                                         "list of at most ",
-                                                         kMaxChoices, " texts")
-                                          : "one text or one list of token ids");
+  if (request_.is_tokenized && id != nullptr && *id >= 0 && *id <= kMaxId) {
+    return request_.prompt_tokens.push_back(static_cast<int32_t>(*id));
   }
-  request_.prompt_tokens.push_back(static_cast<int32_t>(*id));
+  const std::optional<double> number = Number(value);
+  if (!request_.is_tokenized || !number) return FailParam("prompt", Expected("prompt"));
+  const std::string shown = id == nullptr ? Json(*number).dump() : absl::StrCat(*id);
+  Fail(
+      absl::StrCat("`prompt` has ", shown, ", which is no token id: an integer from 0 to ", kMaxId),
+      "prompt");
+}
+
+std::string RequestWalker::Expected(absl::string_view param) const {
+  if (param == "prompt") {
+    return is_served_ ? absl::StrCat("one text, one list of token ids, or a list of at most ",
+                                     kMaxChoices, " texts")
+                      : "one text or one list of token ids";
+  }
+  const Param* known = FindParam(param);
+  const bool is_empty = known != nullptr && (known->neutral == "{}" || known->neutral == "[]");
+  return is_empty ? std::string(known->neutral) : "a single value";
 }
 
 bool RequestWalker::InChatPart() const {

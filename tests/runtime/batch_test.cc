@@ -44,7 +44,10 @@ TEST(ParseBatchLine, ReadsEveryParameter) {
   const BatchRequest request = ParseBody(
       R"({"model":"m","prompt":"a\u00e9\ud83d\ude00","max_tokens":7,"temperature":0.5,"top_p":1,)"
       R"("seed":-3,"stop":["x","y"],"ignore_eos":true,"echo":true,"logprobs":2,"user":"u","n":1,)"
-      R"("stream":false,"best_of":1.0,"presence_penalty":0,"frequency_penalty":0.0})");
+      R"("stream":false,"best_of":1.0,"presence_penalty":0,"frequency_penalty":-0.0,"suffix":"",)"
+      R"("logit_bias":{},"repetition_penalty":1.0,"length_penalty":1,"use_beam_search":false,)"
+      R"("min_p":0,"min_tokens":0,"stop_token_ids":[],"skip_special_tokens":true,)"
+      R"("include_stop_str_in_output":false})");
   ASSERT_FALSE(request.error.has_value()) << Message(request);
   EXPECT_EQ(request.custom_id, "a");
   EXPECT_EQ(request.model, "m");
@@ -63,7 +66,8 @@ TEST(ParseBatchLine, ReadsEveryParameter) {
 TEST(ParseBatchLine, DefaultsAreTheApis) {
   const BatchRequest request = ParseBody(
       R"({"prompt":[0,2147483647],"max_tokens":null,"temperature":null,"stop":null,"seed":null,)"
-      R"("logprobs":null,"echo":null,"n":null,"user":null,"model":null})");
+      R"("logprobs":null,"echo":null,"n":null,"user":null,"model":null,"suffix":null,)"
+      R"("logit_bias":null,"repetition_penalty":null,"stop_token_ids":null})");
   ASSERT_FALSE(request.error.has_value()) << Message(request);
   EXPECT_TRUE(request.is_tokenized);
   EXPECT_THAT(request.prompt_tokens, ElementsAre(0, 2147483647));
@@ -195,10 +199,10 @@ TEST(ParseBatchLine, WrongParametersNameTheKey) {
       {R"({"prompt":["a","b"]})", "prompt", "one text or one list"},
       {R"({"prompt":[[1],[2]]})", "prompt", "one text or one list"},
       {R"({"prompt":{"a":1}})", "prompt", "one text or one list"},
-      {R"({"prompt":[1.0]})", "prompt", "one text or one list"},
-      {R"({"prompt":[-1]})", "prompt", "one text or one list"},
-      {R"({"prompt":[2147483648]})", "prompt", "one text or one list"},
-      {R"({"prompt":[18446744073709551616]})", "prompt", "one text or one list"},
+      {R"({"prompt":[1.0]})", "prompt", "`prompt` has 1.0, which is no token id"},
+      {R"({"prompt":[0,-1]})", "prompt", "`prompt` has -1, which is no token id"},
+      {R"({"prompt":[2147483648]})", "prompt", "has 2147483648, which"},
+      {R"({"prompt":[18446744073709551616]})", "prompt", "has 1.8446744073709552e+19, which"},
       {R"({"prompt":[null]})", "prompt", "one text or one list"},
       {R"({"prompt":"a","prompt":"b"})", "prompt", "`body.prompt` is stated twice"},
       {R"({"prompt":"a","max_tokens":"5"})", "max_tokens", "an integer from 0"},
@@ -226,8 +230,18 @@ TEST(ParseBatchLine, WrongParametersNameTheKey) {
       {R"({"prompt":"a","stream":true})", "stream", "must be false"},
       {R"({"prompt":"a","stream":0})", "stream", "must be false"},
       {R"({"prompt":"a","presence_penalty":0.5})", "presence_penalty", "must be 0"},
-      {R"({"prompt":"a","min_p":5})", "min_p", "unknown parameter `min_p`"},
-      {R"({"prompt":"a","logit_bias":{"5":1}})", "logit_bias", "unknown parameter"},
+      {R"({"prompt":"a","min_p":5})", "min_p", "must be 0"},
+      {R"({"prompt":"a","repetition_penalty":1.1})", "repetition_penalty", "must be 1"},
+      {R"({"prompt":"a","skip_special_tokens":false})", "skip_special_tokens", "must be true"},
+      {R"({"prompt":"a","suffix":"z"})", "suffix", "must be \"\""},
+      {R"({"prompt":"a","suffix":0})", "suffix", "must be \"\""},
+      {R"({"prompt":"a","logit_bias":{"5":1}})", "logit_bias", "must be {}"},
+      {R"({"prompt":"a","logit_bias":{"5":{}}})", "logit_bias", "must be {}"},
+      {R"({"prompt":"a","logit_bias":[]})", "logit_bias", "must be {}"},
+      {R"({"prompt":"a","logit_bias":0})", "logit_bias", "must be {}"},
+      {R"({"prompt":"a","stop_token_ids":[1]})", "stop_token_ids", "must be []"},
+      {R"({"prompt":"a","stop_token_ids":[[]]})", "stop_token_ids", "must be []"},
+      {R"({"prompt":"a","guided_json":{}})", "guided_json", "unknown parameter"},
   };
   for (const auto& wrong : cases) {
     const BatchRequest request = ParseBody(wrong.body);
