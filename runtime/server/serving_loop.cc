@@ -19,9 +19,15 @@ absl::Time Now() { return absl::UnixEpoch() + absl::Seconds(MonotonicSeconds());
 absl::Status ServingLoop::Submit(std::vector<Generation> generations,
                                  absl::FunctionRef<void(std::vector<int64_t> ids)> accepted) {
   const auto count = static_cast<int64_t>(generations.size());
+  const int64_t most = limits_.max_num_seqs + limits_.max_waiting;
+  if (count > most) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the request asks for ", count, " sequences, its prompts times `n`; this ",
+        "server takes at most ", most, ": ", limits_.max_num_seqs, " run (max_num_seqs) and ",
+        limits_.max_waiting, " wait (server.max_waiting)"));
+  }
   const std::lock_guard lock(mutex_);
   if (!accepting_) return absl::UnavailableError("the server is stopping");
-  const int64_t most = limits_.max_num_seqs + limits_.max_waiting;
   if (outstanding_ + count > most) {
     return absl::ResourceExhaustedError(absl::StrCat(
         outstanding_.load(), " sequences run or wait, of at most ", most, ": try again later"));

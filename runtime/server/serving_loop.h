@@ -42,9 +42,10 @@ class ServingLoop {
   };
   ServingLoop(const Limits& limits, Metrics* metrics) : limits_(limits), metrics_(metrics) {}
 
-  // Any thread. Queues all of them, or none: ResourceExhausted if too many wait already,
-  // Unavailable if the server stops. `accepted` is told what Cancel wants, before anyone is told of
-  // an update; the engine's thread waits for it.
+  // Any thread. Queues all of them, or none: InvalidArgument if they are more than ever run and
+  // wait, ResourceExhausted if too many wait already, Unavailable if the server stops. `accepted`
+  // is told what Cancel wants, before anyone is told of an update; the engine's thread waits for
+  // it.
   absl::Status Submit(std::vector<Generation> generations,
                       absl::FunctionRef<void(std::vector<int64_t> ids)> accepted);
   // Any thread. Their cache is free with the next step. Unknown ids are ignored.

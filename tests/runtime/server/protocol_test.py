@@ -410,6 +410,20 @@ class ProtocolTest(unittest.TestCase):
         self.assertTrue(self.server.wait_for(
             lambda: self.post(COMPLETIONS, {"prompt": "a", "max_tokens": 1})[0] == 200))
 
+    def test_more_than_ever_fits(self):
+        body = {"prompt": "a", "max_tokens": 1, "temperature": 1, "n": 13}  # 4 run, 8 wait
+        self.error(self.post(COMPLETIONS, body), 400, "13 sequences", "at most 12",
+                   "max_num_seqs", "server.max_waiting")
+        self.error(self.post(COMPLETIONS, {**body, "n": 1, "prompt": ["a"] * 13}), 400, "12")
+        self.assertEqual(self.post(COMPLETIONS, {**body, "n": 12})[0], 200)
+
+    def test_neutral_values_of_what_is_not_there(self):
+        body = {"prompt": "a", "max_tokens": 1, "suffix": None, "logit_bias": {}, "best_of": 1,
+                "repetition_penalty": 1.0, "min_p": 0.0, "presence_penalty": 0}
+        self.assertEqual(self.post(COMPLETIONS, body)[0], 200)
+        self.error(self.post(COMPLETIONS, {**body, "logit_bias": {"5": 1}}), 400,
+                   "`logit_bias` must be {}")
+
     def test_idle_connections(self):
         idle = [self.connect() for _ in range(200)]
         self.assertEqual(self.call("GET", "/health")[0], 200)
