@@ -107,7 +107,10 @@ void Detokenize(const CallPtr& call, const std::string& body) {
   }
   for (const Json& token : *list) {
     if (!token.is_number_integer() || token < 0 || token >= vocab) {
-      return call->Fail(400, absl::StrCat("`tokens` must be ids from 0 to ", vocab - 1), "tokens");
+      return call->Fail(400,
+                        absl::StrCat("`tokens` must be ids from 0 to ", vocab - 1, ", not ",
+                                     DumpJson(token).substr(0, 64)),
+                        "tokens");
     }
     tokens.push_back(token.get<int32_t>());
   }

@@ -242,6 +242,7 @@ class ProtocolTest(unittest.TestCase):
 
     def test_wrong_bodies(self):
         a = {"prompt": "a"}
+        kinds = ["`prompt` must be one text, one list of token ids, or a list of at most 64 texts"]
         for path, body, words in [
             (COMPLETIONS, "{", ["not valid JSON at byte 2 of the body"]),
             (COMPLETIONS, "", ["not valid JSON"]),
@@ -260,8 +261,12 @@ class ProtocolTest(unittest.TestCase):
             (COMPLETIONS, {"prompt": ["a", 1]}, ["prompt"]),
             (COMPLETIONS, {"prompt": [1, "a"]}, ["prompt"]),
             (COMPLETIONS, {"prompt": [["a"]]}, ["prompt"]),
-            (COMPLETIONS, {"prompt": [-1]}, ["prompt"]),
-            (COMPLETIONS, {"prompt": [100000]}, ["100000"]),
+            (COMPLETIONS, {"prompt": None}, kinds),
+            (COMPLETIONS, {"prompt": [[1, 2], [3]]}, kinds),
+            (COMPLETIONS, {"prompt": [1, None]}, kinds),
+            (COMPLETIONS, {"prompt": [7, -1]}, ["`prompt` has -1, which is no token id"]),
+            (COMPLETIONS, {"prompt": [1.5]}, ["`prompt` has 1.5, which is no token id"]),
+            (COMPLETIONS, {"prompt": [100000]}, ["token id 100000 is not in the vocabulary"]),
             (COMPLETIONS, {"prompt": ["a"] * 65}, ["64"]),
             (COMPLETIONS, {"prompt": ["a"] * 33, "n": 2}, ["64"]),
             (COMPLETIONS, {"prompt": "a", "n": 0}, ["`n`"]),
@@ -290,7 +295,8 @@ class ProtocolTest(unittest.TestCase):
             ("/tokenize", {"text": "a"}, ["unknown parameter `text`"]),
             ("/tokenize", {"prompt": 1}, ["prompt"]),
             ("/detokenize", {"tokens": "a"}, ["tokens"]),
-            ("/detokenize", {"tokens": [2**40]}, ["tokens"]),
+            ("/detokenize", {"tokens": [2**40]}, ["`tokens` must be ids from 0", "not %d" % 2**40]),
+            ("/detokenize", {"tokens": [0, 1.5]}, ["not 1.5"]),
         ]:
             with self.subTest(path=path, body=str(body)[:80]):
                 self.error(self.post(path, body), 400, *words)
