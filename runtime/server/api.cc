@@ -119,9 +119,13 @@ void Detokenize(const CallPtr& call, const std::string& body) {
 
 void Health(const CallPtr& call, const std::string&) { call->RespondText(200, "text/plain", ""); }
 
+const char* WhyNotReady(const ServerContext& context) {
+  return context.engine == nullptr ? "the model is still being loaded" : "the server is stopping";
+}
+
 void Ready(const CallPtr& call, const std::string&) {
   if (call->context().ready()) return call->RespondText(200, "text/plain", "");
-  call->Fail(503, "the model is not loaded yet, or the server is stopping");
+  call->Fail(503, WhyNotReady(call->context()));
 }
 
 void MetricsText(const CallPtr& call, const std::string&) {
@@ -200,10 +204,7 @@ std::optional<Refusal> RefusalOf(const ServerContext& context, const HttpRequest
       !absl::StartsWithIgnoreCase(head.content_type, "application/json")) {
     return Refusal{415, "the Content-Type must be application/json"};
   }
-  if (route->needs_model && !context.ready()) {
-    return Refusal{503, context.engine == nullptr ? "the model is still being loaded"
-                                                  : "the server is stopping"};
-  }
+  if (route->needs_model && !context.ready()) return Refusal{503, WhyNotReady(context)};
   return std::nullopt;
 }
 

@@ -1,5 +1,7 @@
 #include "runtime/server/serving_loop.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <chrono>
 #include <iterator>
@@ -62,6 +64,8 @@ absl::Status ServingLoop::Run(Engine& engine, const std::function<bool()>& stop)
       const std::lock_guard lock(mutex_);
       accepting_ = false;
       end = Now() + limits_.drain_limit;
+      spdlog::info("stopping: {} under way, for at most {} s", outstanding_.load(),
+                   absl::ToInt64Seconds(limits_.drain_limit));
     }
     TakeQueued(engine, /*may_wait=*/accepting_ && !engine.HasWork());
     const absl::Time now = Now();

@@ -17,6 +17,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/server/api.h"
 #include "tests/runtime/server/fake_engine.h"
 
 namespace longspan {
@@ -229,6 +230,23 @@ TEST_F(CompletionsTest, AStopEndsWhatRuns) {
   for (const auto& exchange : exchanges) EXPECT_TRUE(exchange->finished);
   EXPECT_THAT(engine_.cancelled, ElementsAre(0, 1));
   EXPECT_EQ(log_->count, 2u);
+}
+
+TEST_F(CompletionsTest, ReadyTellsLoadingFromStopping) {
+  const auto ready = [this](const ServerContext& context) {
+    auto exchange = std::make_shared<FakeExchange>(engine_);
+    longspan::Answer(context, {"GET", "/ready"}, exchange);
+    return std::move(exchange->response);
+  };
+  ServerContext loading = context_;
+  loading.engine = nullptr;
+  loading.loop = nullptr;
+  EXPECT_EQ(ready(loading).status, 503);
+  EXPECT_THAT(ready(loading).body, HasSubstr("the model is still being loaded"));
+  EXPECT_EQ(ready(context_).status, 200);
+  ServeUntil([] { return true; });
+  EXPECT_EQ(ready(context_).status, 503);
+  EXPECT_THAT(ready(context_).body, HasSubstr("the server is stopping"));
 }
 
 }  // namespace

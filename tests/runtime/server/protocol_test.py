@@ -5,6 +5,8 @@ protocol_test.py BINARY SOURCE_DIR [unittest arguments]
 
 import json
 import os
+import re
+import signal
 import socket
 import sys
 import time
@@ -485,6 +487,18 @@ class SettingsTest(unittest.TestCase):
         self.assertEqual(server.stop(), 0)
         events(text + read_all(sock))
         sock.close()
+
+    def test_stopping_is_told_at_once(self):
+        server = self.start("server.drain_timeout_s=60", max_model_len=200000)
+        sock, _ = server.stream({"prompt": "a", "max_tokens": 150000, **GREEDY, "stream": True})
+        os.kill(server.rank0, signal.SIGTERM)
+        self.assertTrue(server.wait_for(lambda: any(
+            "stopping: 1 under way, for at most 60 s" in line for line in server.log)))
+        status, _, text = server.call("GET", "/ready")
+        self.assertEqual((status, json.loads(text)["error"]["message"]),
+                         (503, "the server is stopping"))
+        sock.close()  # it waits for nobody else
+        self.assertEqual(server.process.wait(60), 0)
 
     def test_stopping_waits_only_so_long(self):
         server = self.start("server.drain_timeout_s=0", max_model_len=200000)
