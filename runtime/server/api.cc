@@ -197,7 +197,10 @@ std::optional<Refusal> RefusalOf(const ServerContext& context, const HttpRequest
                    "key"};
   }
   if (!route->is_open && !context.keys.Allow(head.authorization)) {
-    return Refusal{401, "an API key is needed, as `Authorization: Bearer KEY`", "invalid_api_key"};
+    const bool has_key = !ApiKeys::KeyOf(head.authorization).empty();
+    return Refusal{
+        401, has_key ? "incorrect API key" : "an API key is needed, as `Authorization: Bearer KEY`",
+        "invalid_api_key"};
   }
   // A page of another site could send any other type to a server on this machine unasked.
   if (route->method == "POST" &&

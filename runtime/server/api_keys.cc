@@ -51,11 +51,15 @@ absl::StatusOr<ApiKeys> ApiKeys::Load(const std::string& path) {
   return ApiKeys(std::move(keys));
 }
 
+absl::string_view ApiKeys::KeyOf(absl::string_view authorization) {
+  constexpr absl::string_view kScheme = "Bearer ";
+  if (!absl::StartsWithIgnoreCase(authorization, kScheme)) return "";
+  return authorization.substr(kScheme.size());
+}
+
 bool ApiKeys::Allow(absl::string_view authorization) const {
   if (keys_.empty()) return true;
-  constexpr absl::string_view kScheme = "Bearer ";
-  if (!absl::StartsWithIgnoreCase(authorization, kScheme)) return false;
-  const absl::string_view given = authorization.substr(kScheme.size());
+  const absl::string_view given = KeyOf(authorization);
   bool allowed = false;
   for (const std::string& key : keys_) allowed |= EqualInConstantTime(given, key);
   return allowed;

@@ -17,7 +17,9 @@ class ApiKeys {
   explicit ApiKeys(std::vector<std::string> keys) : keys_(std::move(keys)) {}
 
   bool empty() const { return keys_.empty(); }
-  // Whether an Authorization header of `Bearer KEY` has one of the keys, or none is asked for. The
+  // Of an Authorization header of `Bearer KEY`; empty: it is none.
+  static absl::string_view KeyOf(absl::string_view authorization);
+  // Whether an Authorization header has one of the keys, or none is asked for. The
   // time it takes depends on the lengths alone.
   bool Allow(absl::string_view authorization) const;
 

@@ -454,6 +454,12 @@ class SettingsTest(unittest.TestCase):
                                ({"Authorization": "secret"}, 401),
                                ({"Authorization": "Bearer secret"}, 200)):
             self.assertEqual(server.post(COMPLETIONS, ask, headers=header)[0], status, header)
+        for header, message in (({}, "an API key is needed"),
+                                ({"Authorization": "secret"}, "an API key is needed"),
+                                ({"Authorization": "Bearer wrong"}, "incorrect API key")):
+            error = server.post(COMPLETIONS, ask, headers=header)[1]["error"]
+            self.assertIn(message, error["message"])
+            self.assertEqual(error["code"], "invalid_api_key")
         self.assertEqual(server.call("GET", "/v1/models")[0], 401)
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
             sock.sendall(head(COMPLETIONS, 150000))  # no body, and none is waited for
