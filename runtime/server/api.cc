@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "runtime/answer_json.h"
@@ -43,19 +44,42 @@ std::optional<Json> ParseObject(Call& call, const std::string& body,
   return json;
 }
 
+// As of a part of a URL: a model's name may have slashes, which clients write as %2F.
+std::string DecodePercent(absl::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const absl::string_view digits = text.substr(i + 1).substr(0, 2);
+    uint32_t byte = 0;
+    const bool is_encoded =
+        text[i] == '%' && digits.size() == 2 && absl::SimpleHexAtoi(digits, &byte);
+    decoded += is_encoded ? static_cast<char>(byte) : text[i];
+    if (is_encoded) i += 2;
+  }
+  return decoded;
+}
+
 // ---- What each path does ----
 
 using CallPtr = std::shared_ptr<Call>;
 
+Json ModelJson(const ServerContext& context) {
+  return {{"id", context.model_name},
+          {"object", "model"},
+          {"created", context.started},
+          {"owned_by", "longspan"},
+          {"max_model_len", context.engine->config().max_model_len}};
+}
+
 void Models(const CallPtr& call, const std::string&) {
-  const ServerContext& context = call->context();
-  call->Respond(
-      200, {{"object", "list"},
-            {"data", Json::array({{{"id", context.model_name},
-                                   {"object", "model"},
-                                   {"created", context.started},
-                                   {"owned_by", "longspan"},
-                                   {"max_model_len", context.engine->config().max_model_len}}})}});
+  call->Respond(200, {{"object", "list"}, {"data", Json::array({ModelJson(call->context())})}});
+}
+
+constexpr absl::string_view kModelPath = "/v1/models/";
+
+void Model(const CallPtr& call, const std::string&) {
+  const std::string name = DecodePercent(absl::StripPrefix(call->path(), kModelPath));
+  if (name != call->context().model_name) return call->FailUnknownModel(name);
+  call->Respond(200, ModelJson(call->context()));
 }
 
 void TextCompletions(const CallPtr& call, const std::string& body) {
@@ -128,6 +152,10 @@ void Ready(const CallPtr& call, const std::string&) {
   call->Fail(503, WhyNotReady(call->context()));
 }
 
+void Version(const CallPtr& call, const std::string&) {
+  call->Respond(200, {{"version", LONGSPAN_VERSION}});
+}
+
 void MetricsText(const CallPtr& call, const std::string&) {
   call->RespondText(200, "text/plain; version=0.0.4; charset=utf-8",
                     call->context().metrics->Text());
@@ -149,7 +177,7 @@ void Page(const CallPtr& call, const std::string&) {
 }
 
 struct Route {
-  absl::string_view path;
+  absl::string_view path;  // kModelPath: and what is below it
   absl::string_view method;
   bool is_open;  // needs no key
   bool needs_model;
@@ -159,10 +187,12 @@ constexpr Route kRoutes[] = {
     {"/v1/completions", "POST", false, true, TextCompletions},
     {"/v1/chat/completions", "POST", false, true, ChatCompletions},
     {"/v1/models", "GET", false, true, Models},
+    {kModelPath, "GET", false, true, Model},
     {"/tokenize", "POST", false, true, Tokenize},
     {"/detokenize", "POST", false, true, Detokenize},
     {"/health", "GET", true, false, Health},
     {"/ready", "GET", true, false, Ready},
+    {"/version", "GET", true, false, Version},
     {"/metrics", "GET", true, false, MetricsText},
     {"/", "GET", true, false, Page<kPageHtml>},
     {"/page.css", "GET", true, false, Page<kPageCss>},
@@ -171,8 +201,10 @@ constexpr Route kRoutes[] = {
 };
 
 const Route* FindRoute(const HttpRequest& request) {
+  const bool is_model = absl::StartsWith(request.path, kModelPath);
+  const absl::string_view path = is_model ? kModelPath : absl::string_view(request.path);
   const auto* route = std::find_if(std::begin(kRoutes), std::end(kRoutes),
-                                   [&](const Route& r) { return r.path == request.path; });
+                                   [path](const Route& r) { return r.path == path; });
   return route == std::end(kRoutes) ? nullptr : route;
 }
 

@@ -15,6 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxRequestIdBytes = 128;
+constexpr size_t kMaxLoggedPath = 256;
 
 int HttpStatus(const absl::Status& status) {
   switch (status.code()) {
@@ -69,7 +70,7 @@ Call::Call(const ServerContext& context, const HttpRequest& request,
       exchange_(std::move(exchange)),
       id_(RequestId(request.request_id)),
       method_(request.method),
-      path_(request.path.substr(0, 256)),
+      path_(request.path),
       start_(MonotonicSeconds()) {}
 
 // The log is for machines: one JSON object a line.
@@ -78,7 +79,7 @@ Call::~Call() {
   Json line = {{"event", "request"},
                {"request_id", id_},
                {"method", method_},
-               {"path", path_},
+               {"path", path_.substr(0, kMaxLoggedPath)},
                {"status", left_ ? 499 : status_},
                {"duration_s", MonotonicSeconds() - start_}};
   if (prompt_tokens_ > 0) {
@@ -130,6 +131,13 @@ void Call::Fail(int status, const std::string& message, const std::string& param
 
 void Call::Fail(const absl::Status& status) {
   Fail(HttpStatus(status), std::string(status.message()));
+}
+
+void Call::FailUnknownModel(const std::string& name) {
+  Fail(404,
+       absl::StrCat("the model `", name.substr(0, 256), "` does not exist; this server has `",
+                    context_.model_name, "`"),
+       "model", "model_not_found");
 }
 
 void Call::StartEvents() {

@@ -48,6 +48,7 @@ class Call : public std::enable_shared_from_this<Call> {
   ~Call();
 
   const std::string& id() const { return id_; }
+  const std::string& path() const { return path_; }
   const ServerContext& context() const { return context_; }
   void Respond(int status, const nlohmann::ordered_json& body);
   void RespondText(int status, const std::string& content_type, std::string text);
@@ -57,6 +58,7 @@ class Call : public std::enable_shared_from_this<Call> {
             const std::string& code = "");
   // With the HTTP status that fits.
   void Fail(const absl::Status& status);
+  void FailUnknownModel(const std::string& name);
 
   // Server-sent events.
   void StartEvents();

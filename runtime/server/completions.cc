@@ -37,11 +37,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
     BatchRequest request = ParseRequestBody(body, is_chat_);
     if (request.error) return call_->Fail(400, request.error->message, request.error->param);
     if (!request.model.empty() && request.model != context_.model_name) {
-      return call_->Fail(
-          404,
-          absl::StrCat("the model `", request.model.substr(0, 256),
-                       "` does not exist; this server has `", context_.model_name, "`"),
-          "model", "model_not_found");
+      return call_->FailUnknownModel(request.model);
     }
     if (request.sampling.echo && request.sampling.logprobs &&
         (request.stream || request.n > 1 || !request.more_prompts.empty())) {

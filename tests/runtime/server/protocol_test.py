@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 import unittest
@@ -76,6 +77,20 @@ class ProtocolTest(unittest.TestCase):
         status, _, text = self.call("GET", "/v1/models")
         model = json.loads(text)["data"][0]
         self.assertEqual((status, model["id"], model["max_model_len"]), (200, "model", 4096))
+        for path in ("/v1/models/model", "/v1/models/m%6Fdel"):
+            status, _, text = self.call("GET", path)
+            self.assertEqual((status, json.loads(text)), (200, model))
+        for path, name in (("/v1/models/gpt-9", "gpt-9"), ("/v1/models/a%2Fb", "a/b"),
+                           ("/v1/models/", ""), ("/v1/models/model%", "model%")):
+            status, _, text = self.call("GET", path)
+            error = self.error((status, json.loads(text)), 404, f"the model `{name}` does not")
+            self.assertEqual((error["code"], error["param"]), ("model_not_found", "model"))
+
+    def test_version(self):
+        status, _, text = self.call("GET", "/version")
+        program = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True)
+        self.assertEqual((status, json.loads(text)),
+                         (200, {"version": program.stdout.split()[1]}))
 
     def test_completion(self):
         status, answer = self.post(COMPLETIONS, {"prompt": HAY, "max_tokens": 5, **GREEDY})
@@ -464,7 +479,7 @@ class SettingsTest(unittest.TestCase):
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
             sock.sendall(head(COMPLETIONS, 150000))  # no body, and none is waited for
             self.assertTrue(read_all(sock).startswith("HTTP/1.1 401 "))
-        for path in ("/health", "/ready", "/metrics"):
+        for path in ("/health", "/ready", "/version", "/metrics"):
             self.assertEqual(server.call("GET", path)[0], 200)
 
     def test_a_deadline(self):
