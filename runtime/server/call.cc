@@ -6,8 +6,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "runtime/answer_json.h"
-#include "runtime/clock.h"
 
 namespace longspan {
 namespace {
@@ -77,15 +78,19 @@ Call::Call(const ServerContext& context, const HttpRequest& request,
 Call::~Call() {
   context_.metrics->CountHttp(left_ ? 499 : status_);  // nginx's for a client that left
   Json line = {{"event", "request"},
+               {"time", absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone())},
                {"request_id", id_},
                {"method", method_},
                {"path", path_.substr(0, kMaxLoggedPath)},
                {"status", left_ ? 499 : status_},
                {"duration_s", MonotonicSeconds() - start_}};
+  if (stream_) line["stream"] = *stream_;
+  if (first_token_ > 0) line["time_to_first_token_s"] = first_token_ - start_;
   if (prompt_tokens_ > 0) {
     line["prompt_tokens"] = prompt_tokens_;
     line["completion_tokens"] = generated_tokens_;
   }
+  if (error_status_ > 0) line["error_status"] = error_status_;
   if (!error_.empty()) line["error"] = error_;
   const bool is_probe = path_ == "/health" || path_ == "/ready" || path_ == "/metrics";
   context_.log->log(is_probe ? spdlog::level::debug : spdlog::level::info, DumpJson(line));
@@ -162,7 +167,8 @@ void Call::FinishEvents() {
 // The status line is gone: clients look for `error` in an event.
 void Call::FailEvents(const absl::Status& status) {
   error_ = std::string(status.message());
-  Event(ErrorJson(error_, ErrorType(HttpStatus(status)), "", ""));
+  error_status_ = HttpStatus(status);
+  Event(ErrorJson(error_, ErrorType(error_status_), "", ""));
   FinishEvents();
 }
 

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "runtime/chat_prompt.h"
 #include "runtime/chat_template.h"
+#include "runtime/clock.h"
 #include "runtime/engine.h"
 #include "runtime/server/answer_threads.h"
 #include "runtime/server/api_keys.h"
@@ -69,9 +70,14 @@ class Call : public std::enable_shared_from_this<Call> {
 
   void OnDisconnect(std::function<void()> callback);
   // For the log.
+  void SetStream(bool stream) { stream_ = stream; }
   void SetTokens(int64_t prompt, int64_t generated) {
     prompt_tokens_ = prompt;
     generated_tokens_ = generated;
+  }
+  // By the engine's thread alone.
+  void NoteToken() {
+    if (first_token_ == 0) first_token_ = MonotonicSeconds();
   }
 
  private:
@@ -82,8 +88,11 @@ class Call : public std::enable_shared_from_this<Call> {
   std::shared_ptr<HttpExchange> exchange_;
   std::string id_, method_, path_;
   double start_;
+  double first_token_ = 0;          // 0: there was none
   std::atomic<bool> left_ = false;  // the client has
   int status_ = 0;
+  int error_status_ = 0;  // of an error behind the head
+  std::optional<bool> stream_;
   int64_t prompt_tokens_ = 0, generated_tokens_ = 0;
   std::string error_;
 };

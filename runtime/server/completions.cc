@@ -36,6 +36,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
   void Start(const std::string& body) {
     BatchRequest request = ParseRequestBody(body, is_chat_);
     if (request.error) return call_->Fail(400, request.error->message, request.error->param);
+    call_->SetStream(request.stream);
     if (!request.model.empty() && request.model != context_.model_name) {
       return call_->FailUnknownModel(request.model);
     }
@@ -138,6 +139,7 @@ class Completions : public std::enable_shared_from_this<Completions> {
     const auto self = shared_from_this();
     for (size_t c = 0; c < generations.size(); ++c) {
       generations[c].on_update = [self, c](RequestUpdate update) {
+        if (update.token) self->call_->NoteToken();
         if (!self->stream_ && !update.finished) return;
         self->Post(
             [self, c, update = std::move(update)]() mutable { self->Take(c, std::move(update)); });

@@ -217,6 +217,28 @@ class ProtocolTest(unittest.TestCase):
         self.assertTrue(self.server.wait_for(lambda: any(
             entry["request_id"] == "my-id.1" for entry in self.server.requests_logged())))
 
+    def logged(self, request_id):
+        """The log's line of a request, which may come after its answer."""
+        def found():
+            return [line for line in self.server.requests_logged()
+                    if line["request_id"] == request_id]
+        self.assertTrue(self.server.wait_for(found), request_id)
+        return found()[0]
+
+    def test_the_log(self):
+        for stream in (False, True):
+            body = {"prompt": HAY, "max_tokens": 3, "stream": stream, **GREEDY}
+            self.call("POST", COMPLETIONS, body, {"X-Request-Id": f"log-{stream}"})
+            line = self.logged(f"log-{stream}")
+            self.assertRegex(line["time"], r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
+            self.assertEqual((line["status"], line["stream"]), (200, stream))
+            self.assertEqual((line["prompt_tokens"], line["completion_tokens"]), (len(HAY), 3))
+            self.assertLess(0, line["time_to_first_token_s"])
+            self.assertLess(line["time_to_first_token_s"], line["duration_s"])
+            self.assertNotIn("error_status", line)
+        self.call("GET", "/v1/models", headers={"X-Request-Id": "log-models"})
+        self.assertFalse({"stream", "time_to_first_token_s"} & set(self.logged("log-models")))
+
     def test_a_connection_serves_many_requests(self):
         sock = self.connect()
         body = json.dumps({"prompt": "ab", "max_tokens": 1, **GREEDY}).encode()
@@ -489,6 +511,9 @@ class SettingsTest(unittest.TestCase):
         self.assertEqual(status, 504, answer)
         chunks = events(server.call("POST", COMPLETIONS, {**long, "stream": True})[2])
         self.assertIn("took longer", chunks[-1]["error"]["message"])
+        self.assertTrue(server.wait_for(lambda: len(server.requests_logged()) == 2))
+        self.assertEqual([(line["status"], line.get("error_status"))
+                          for line in server.requests_logged()], [(504, None), (200, 504)])
 
     def test_too_many_connections(self):
         server = self.start("server.max_connections=20")
