@@ -63,13 +63,16 @@ class ServeJob {
     limits.max_body_bytes = server.max_body_bytes;
     limits.max_connections = server.max_connections;
     limits.body_timeout = absl::Seconds(server.body_timeout_s);
+    HttpServer::Callbacks callbacks;
+    callbacks.admit = [this](const HttpRequest& head) { return Admit(*current_.load(), head); };
+    callbacks.refuse = [this](const HttpRequest& head, int status, const std::string& message) {
+      return Refuse(*current_.load(), head, status, message);
+    };
+    callbacks.handle = [this](HttpRequest request, auto exchange) {
+      Dispatch(std::move(request), std::move(exchange));
+    };
     LONGSPAN_ASSIGN_OR_RETURN(
-        http_, HttpServer::Start(
-                   host, static_cast<int>(port), limits,
-                   [this](const HttpRequest& head) { return Admit(*current_.load(), head); },
-                   [this](HttpRequest request, auto exchange) {
-                     Dispatch(std::move(request), std::move(exchange));
-                   }));
+        http_, HttpServer::Start(host, static_cast<int>(port), limits, std::move(callbacks)));
     url_ =
         absl::StrCat("http://", absl::StrContains(host, ':') ? absl::StrCat("[", host, "]") : host,
                      ":", http_->port());

@@ -243,6 +243,23 @@ std::optional<Refusal> RefusalOf(const ServerContext& context, const HttpRequest
   return std::nullopt;
 }
 
+// The answer to a request that has no exchange yet.
+HttpResponse Refused(const ServerContext& context, const HttpRequest& head,
+                     const Refusal& refusal) {
+  class Kept final : public HttpExchange {
+   public:
+    void Respond(HttpResponse given) override { response = std::move(given); }
+    void StartStream(HttpResponse) override {}
+    void Write(std::string) override {}
+    void Finish() override {}
+    void OnDisconnect(std::function<void()>) override {}
+    HttpResponse response;
+  };
+  const auto kept = std::make_shared<Kept>();
+  Call(context, head, kept).Fail(refusal.status, refusal.message, "", refusal.code);
+  return std::move(kept->response);
+}
+
 }  // namespace
 
 bool IsLoopback(absl::string_view host) {
@@ -260,20 +277,14 @@ bool IsQuick(const HttpRequest& request) {
 }
 
 std::optional<HttpResponse> Admit(const ServerContext& context, const HttpRequest& head) {
-  class Kept final : public HttpExchange {
-   public:
-    void Respond(HttpResponse given) override { response = std::move(given); }
-    void StartStream(HttpResponse) override {}
-    void Write(std::string) override {}
-    void Finish() override {}
-    void OnDisconnect(std::function<void()>) override {}
-    std::optional<HttpResponse> response;
-  };
   const std::optional<Refusal> refusal = RefusalOf(context, head);
   if (!refusal) return std::nullopt;
-  const auto kept = std::make_shared<Kept>();
-  Call(context, head, kept).Fail(refusal->status, refusal->message, "", refusal->code);
-  return std::move(kept->response);
+  return Refused(context, head, *refusal);
+}
+
+HttpResponse Refuse(const ServerContext& context, const HttpRequest& head, int status,
+                    const std::string& message) {
+  return Refused(context, head, {status, message});
 }
 
 void Answer(const ServerContext& context, HttpRequest request,

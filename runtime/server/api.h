@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/strings/string_view.h"
 #include "runtime/server/call.h"
@@ -19,6 +20,9 @@ bool IsQuick(const HttpRequest& request);
 
 // What refuses a request of which only the head is there, logged and counted; nullopt: nothing.
 std::optional<HttpResponse> Admit(const ServerContext& context, const HttpRequest& head);
+// The answer to a request that cannot be read, logged and counted too.
+HttpResponse Refuse(const ServerContext& context, const HttpRequest& head, int status,
+                    const std::string& message);
 
 // Answers a request, now or later. Called on a thread that may be kept busy for a while, as
 // encoding a long prompt does.

@@ -46,8 +46,7 @@ class Connection;
 // What connections share; touched by the server's thread alone, but for `count`.
 struct Shared {
   HttpLimits limits;
-  HttpServer::Admit admit;
-  HttpServer::Handler handler;
+  HttpServer::Callbacks callbacks;
   int64_t arriving = 0;  // bytes of bodies
   std::list<std::weak_ptr<Connection>> all;
   std::atomic<int64_t> count = 0;
@@ -211,7 +210,7 @@ asio::awaitable<void> Connection::Run() {
     answer_ = Answer{number};
     disconnected_ = false;
     WatchForDisconnect();
-    shared_.handler(*std::move(request), std::make_shared<Exchange>(self, number));
+    shared_.callbacks.handle(*std::move(request), std::make_shared<Exchange>(self, number));
     const bool usable = co_await WriteAnswer();
     Error ignored;
     socket_.cancel(ignored);  // the watch
@@ -230,21 +229,23 @@ asio::awaitable<std::optional<HttpRequest>> Connection::Read() {
   Limit(shared_.limits.idle_timeout);
   auto [error, read] = co_await http::async_read_header(socket_, buffer_, parser, kAwait);
   idle_ = false;
+  HttpRequest request = HeadOf(parser.get());
+  const auto refuse = [&](int status, const std::string& message) {
+    return Refuse(shared_.callbacks.refuse(request, status, message));
+  };
   if (!error && !parser.chunked() && parser.get().count(http::field::transfer_encoding) > 0) {
     // Beast would read a body of its Content-Length, and a proxy perhaps another.
-    co_await Refuse(ErrorResponse(501, "the Transfer-Encoding must be chunked"));
+    co_await refuse(501, "the Transfer-Encoding must be chunked");
     co_return std::nullopt;
   }
   if (!error && parser.get().version() == 11 && parser.get().count(http::field::host) != 1) {
-    co_await Refuse(ErrorResponse(400, "HTTP/1.1 needs one Host"));
+    co_await refuse(400, "HTTP/1.1 needs one Host");
     co_return std::nullopt;
   }
-  HttpRequest request;
   int64_t arriving = 0;
   const absl::Cleanup arrived = [&] { shared_.arriving -= arriving; };
-  if (!error) request = HeadOf(parser.get());
   if (!error && !parser.is_done()) {
-    if (std::optional<HttpResponse> refusal = shared_.admit(request)) {
+    if (std::optional<HttpResponse> refusal = shared_.callbacks.admit(request)) {
       co_await Refuse(*std::move(refusal));
       co_return std::nullopt;
     }
@@ -252,7 +253,7 @@ asio::awaitable<std::optional<HttpRequest>> Connection::Read() {
                                  parser.content_length().value_or(shared_.limits.max_body_bytes));
     shared_.arriving += arriving;
     if (shared_.arriving > shared_.limits.max_bodies_bytes) {
-      co_await Refuse(ErrorResponse(503, "too many large requests are arriving: try again later"));
+      co_await refuse(503, "too many large requests are arriving: try again later");
       co_return std::nullopt;
     }
     Limit(shared_.limits.body_timeout);
@@ -266,17 +267,17 @@ asio::awaitable<std::optional<HttpRequest>> Connection::Read() {
   NoLimit();
   if (error) {
     if (timed_out_ && parser.got_some()) {
-      co_await Refuse(ErrorResponse(408, "the request took too long to arrive"));
+      co_await refuse(408, "the request took too long to arrive");
     } else if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      co_await Refuse(ErrorResponse(431, absl::StrCat("the request's header has more than ",
-                                                      shared_.limits.max_header_bytes, " bytes")));
+      co_await refuse(431, absl::StrCat("the request's header has more than ",
+                                        shared_.limits.max_header_bytes, " bytes"));
     } else if (error == http::error::body_limit) {
-      co_await Refuse(ErrorResponse(413, absl::StrCat("the request's body has more than ",
-                                                      shared_.limits.max_body_bytes, " bytes")));
+      co_await refuse(413, absl::StrCat("the request's body has more than ",
+                                        shared_.limits.max_body_bytes, " bytes"));
     } else if (parser.got_some() &&
                error.category() == http::make_error_code(http::error::partial_message).category() &&
                error != http::error::partial_message && error != http::error::end_of_stream) {
-      co_await Refuse(ErrorResponse(400, absl::StrCat("not valid HTTP: ", error.message())));
+      co_await refuse(400, absl::StrCat("not valid HTTP: ", error.message()));
     }
     co_return std::nullopt;
   }
@@ -404,10 +405,9 @@ void Connection::Disconnected() {
 
 class HttpServerImpl final : public HttpServer {
  public:
-  HttpServerImpl(const HttpLimits& limits, Admit admit, Handler handler) : acceptor_(io_) {
+  HttpServerImpl(const HttpLimits& limits, Callbacks callbacks) : acceptor_(io_) {
     shared_.limits = limits;
-    shared_.admit = std::move(admit);
-    shared_.handler = std::move(handler);
+    shared_.callbacks = std::move(callbacks);
     rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
     files.rlim_cur = files.rlim_max;
@@ -510,9 +510,9 @@ class HttpServerImpl final : public HttpServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, int port,
-                                                              const HttpLimits& limits, Admit admit,
-                                                              Handler handler) {
-  auto server = std::make_unique<HttpServerImpl>(limits, std::move(admit), std::move(handler));
+                                                              const HttpLimits& limits,
+                                                              Callbacks callbacks) {
+  auto server = std::make_unique<HttpServerImpl>(limits, std::move(callbacks));
   if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
   return server;
 }

@@ -65,12 +65,21 @@ class HttpServer {
   // Asked, by the same thread, before a body is read, of a request that has none yet: what refuses
   // it, if anything.
   using Admit = std::function<std::optional<HttpResponse>(const HttpRequest& head)>;
+  // The answer to a request that the connection itself refuses, for its size, say. Of one that is
+  // not HTTP `head` has what could be read.
+  using Refuse =
+      std::function<HttpResponse(const HttpRequest& head, int status, const std::string& message)>;
+  struct Callbacks {
+    Admit admit;
+    Refuse refuse;
+    Handler handle;
+  };
 
   // Listens on `host`, a name or an address, and `port` (0: any that is free), and answers on a
   // thread of its own. Unavailable if that cannot be had.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& host, int port,
-                                                           const HttpLimits& limits, Admit admit,
-                                                           Handler handler);
+                                                           const HttpLimits& limits,
+                                                           Callbacks callbacks);
   virtual ~HttpServer() = default;
 
   virtual int port() const = 0;

@@ -360,12 +360,34 @@ class ProtocolTest(unittest.TestCase):
                     b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"):
             sock = self.connect()
             sock.sendall(bad)
-            self.assertTrue(read_all(sock).startswith("HTTP/1.1 400 "), bad)
+            self.refused(sock, 400)
         for coding in (b"gzip", b"xchunked", b"chunked, identity"):
             sock = self.connect()
             sock.sendall(b"POST / HTTP/1.1\r\nTransfer-Encoding: " + coding
                          + b"\r\n\r\n0\r\n\r\n")
-            self.assertTrue(read_all(sock).startswith("HTTP/1.1 501 "), coding)
+            self.refused(sock, 501)
+
+    def refused(self, sock, status):
+        """Reads an answer that has an error, an id, and a line of the log that says the same."""
+        head, _, body = read_all(sock).partition("\r\n\r\n")
+        self.assertTrue(head.startswith(f"HTTP/1.1 {status} "), head)
+        line = self.logged(re.search(r"X-Request-Id: (\S+)", head)[1])
+        self.assertEqual((line["status"], line["error"]),
+                         (status, json.loads(body)["error"]["message"]))
+        return line
+
+    def test_what_the_connection_refuses_is_logged_and_counted(self):
+        sock = self.connect()
+        sock.sendall(head(COMPLETIONS, 300000, "X-Request-Id: too-large"))
+        line = self.refused(sock, 413)
+        self.assertEqual((line["request_id"], line["method"], line["path"]),
+                         ("too-large", "POST", COMPLETIONS))
+        sock = self.connect()
+        sock.sendall(b"GET /v1/models HTTP/1.1\r\nX: " + b"a" * 20000)
+        self.assertEqual(self.refused(sock, 431)["path"], "/v1/models")
+        _, _, text = self.call("GET", "/metrics")
+        self.assertRegex(text, r'http_responses_total{.*status="431"} [1-9]')
+        self.assertRegex(text, r'http_responses_total{.*status="413"} [1-9]')
 
     def test_a_wrong_head_is_refused_before_its_body(self):
         for path, more, status in [("/nothing", (), 404), ("/v1/models", (), 405),
@@ -379,7 +401,7 @@ class ProtocolTest(unittest.TestCase):
     def test_a_body_that_never_comes(self):
         sock = self.connect()
         sock.sendall(head(COMPLETIONS, 1000) + b'{"prompt":')
-        self.assertTrue(read_all(sock).startswith("HTTP/1.1 408 "))
+        self.refused(sock, 408)
 
     def test_a_body_that_comes_slowly(self):
         sock = self.connect()
