@@ -158,12 +158,15 @@ absl::StatusOr<int> Serve(const std::vector<std::string>& positional) {
 }  // namespace
 
 Subcommand ServeSubcommand() {
-  return {"serve",
-          "--config FILE [--model DIR] [--host ADDRESS] [--port N] [--set key=value]...",
-          "Answers the OpenAI API over HTTP. SIGTERM, SIGINT or SIGUSR1: takes no more requests, "
-          "ends\n      those that run, as far as server.drain_timeout_s lets it, and exits with 0.",
-          {"config", "model", "host", "port", "set", "verbosity"},
-          Serve};
+  return {
+      "serve",
+      "--config FILE [--model DIR] [--host ADDRESS] [--port N] [--set key=value]...",
+      "Answers the OpenAI API over HTTP. SIGTERM, SIGINT or SIGUSR1 to the process that the log\n"
+      "      names: takes no more requests, ends those that run, as far as server.drain_timeout_s\n"
+      "      lets it, saves the cache to kv_cache.prefix_dir, if that is set, and exits with 0.\n"
+      "      Ctrl-C or SIGTERM to mpirun kills the ranks two seconds later, and it exits with 1.",
+      {"config", "model", "host", "port", "set", "verbosity"},
+      Serve};
 }
 
 }  // namespace longspan
