@@ -10,10 +10,9 @@
 #include "collectives/communicator.h"
 #include "launcher/bench_report.h"
 #include "launcher/bench_shape.h"
+#include "sharding/layer_schedule.h"
 
 namespace longspan {
-
-enum class CollectiveKind { kAllGather, kAllReduceMax, kExchange };
 
 // What `bench collectives` measures: one collective of a layer, or one of the ring.
 struct CollectiveCase {

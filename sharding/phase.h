@@ -2,7 +2,6 @@
 #define LONGSPAN_SHARDING_PHASE_H_
 
 #include <array>
-#include <string_view>
 
 namespace longspan {
 
@@ -23,10 +22,10 @@ enum class Phase {
 inline constexpr int kNumPhases = 10;
 inline constexpr int kNumComputePhases = 4;  // of them, the first
 
-inline constexpr std::array<std::string_view, kNumPhases> kPhaseNames = {
+inline constexpr std::array<const char*, kNumPhases> kPhaseNames = {
     "linear", "score",           "attend",    "other_compute", "query_gather",
     "maxima", "candidate_merge", "ring_wait", "partial_merge", "other_exchange"};
-constexpr std::string_view PhaseName(Phase phase) { return kPhaseNames[static_cast<int>(phase)]; }
+constexpr const char* PhaseName(Phase phase) { return kPhaseNames[static_cast<int>(phase)]; }
 
 }  // namespace longspan
 
