@@ -39,6 +39,7 @@ void BM_Merge(benchmark::State& state, MergeWay way) {
     AttentionContext context;
     context.communicator = &communicator;
     context.layout = {1, ranks};
+    context.selects = true;
     context.esa.top_k = kTopK;
     context.merge = way;
     std::vector<Candidate> mine = MakeCandidates(communicator.rank(), ranks, rows);

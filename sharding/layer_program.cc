@@ -96,8 +96,10 @@ class Builder {
   void AddMerge(absl::Span<const Block> blocks) {
     const auto rows = static_cast<int64_t>(blocks.size());
     const int64_t of_rank = rows * job_.layer.top_k * kCandidate;
-    const MergeWay way = job_.merge.value_or(CheaperMerge(job_.ranks(), rows, job_.layer.top_k));
-    if (way == MergeWay::kAllGather || job_.backend == Backend::kGpu) {
+    const MergeWay cheaper = job_.backend == Backend::kGpu
+                                 ? MergeWay::kAllGather
+                                 : CheaperMerge(job_.ranks(), rows, job_.layer.top_k);
+    if (job_.merge.value_or(cheaper) == MergeWay::kAllGather) {
       Add(Phase::kCandidateMerge, GatherCandidates(job_.layer, rows));
       return AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge,
                            BytesOnly(of_rank * job_.ranks()));

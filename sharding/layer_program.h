@@ -39,7 +39,7 @@ struct JobShape {
   int64_t panel_rows = 1;         // GPU: queries of a block are padded to these
   int64_t ring_groups = 4;        // GPU
   int64_t output_row_bytes = 0;   // GPU, deterministic decode: of what a token's owner gives to all
-  std::optional<MergeWay> merge;  // empty: what is cheaper (CheaperMerge)
+  std::optional<MergeWay> merge;  // empty: on CPUs what is cheaper (CheaperMerge), GPUs gather
   HistogramMerge histogram;
 
   int ranks() const { return layer.layout.num_ranks; }

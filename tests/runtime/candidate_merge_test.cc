@@ -67,6 +67,7 @@ TEST_P(CandidateMergeTest, EveryRankGetsTheTopKOfEveryRow) {
     AttentionContext context;
     context.communicator = &communicator;
     context.layout = {8, communicator.size()};
+    context.selects = true;
     context.esa.top_k = kTopK;
     context.merge = way;
     std::vector<Candidate> mine = Propose(rows, context.layout, communicator.rank());

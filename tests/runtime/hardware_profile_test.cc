@@ -114,11 +114,12 @@ class SelectionAtScale : public testing::Test {
     EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
     config.device = "cuda";
     JobShape job = MakeJobShape(config, model_, ranks);
-    if (histogram) job.histogram = HistogramMerge{};
+    job.merge = histogram ? MergeWay::kHistogram : MergeWay::kAllGather;
     return PredictDecode(profile_, job, {context}, DrawUniformly(job, 1));
   }
   static double Selection(const Prediction& p) {
-    return p.mean[static_cast<int>(Phase::kScore)] + p.mean[static_cast<int>(Phase::kCandidates)];
+    return p.mean[static_cast<int>(Phase::kScore)] +
+           p.mean[static_cast<int>(Phase::kCandidateMerge)];
   }
 
   HardwareProfile profile_;
