@@ -1,24 +1,39 @@
 #include "sharding/ring_schedule.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace longspan {
 namespace {
 
-// Sorts runs and joins those that touch or overlap.
-std::vector<Range> Union(std::vector<Range> runs) {
-  std::sort(runs.begin(), runs.end(), [](Range a, Range b) { return a.begin < b.begin; });
-  std::vector<Range> joined;
-  for (const Range& run : runs) {
-    if (run.empty()) continue;
-    if (!joined.empty() && run.begin <= joined.back().end) {
-      joined.back().end = std::max(joined.back().end, run.end);
-    } else {
-      joined.push_back(run);
-    }
+// Runs that stand behind those before them, joined where they touch or overlap.
+void Append(Range run, std::vector<Range>* runs) {
+  if (run.empty()) return;
+  if (!runs->empty() && run.begin <= runs->back().end) {
+    runs->back().end = std::max(runs->back().end, run.end);
+  } else {
+    runs->push_back(run);
   }
+}
+
+// Of lists that are ascending and apart, as the result is.
+std::vector<Range> Union(absl::Span<const Range> a, absl::Span<const Range> b) {
+  std::vector<Range> joined;
+  joined.reserve(a.size() + b.size());
+  auto next_a = a.begin(), next_b = b.begin();
+  while (next_a != a.end() && next_b != b.end()) {
+    Append(next_a->begin < next_b->begin ? *next_a++ : *next_b++, &joined);
+  }
+  for (; next_a != a.end(); ++next_a) Append(*next_a, &joined);
+  for (; next_b != b.end(); ++next_b) Append(*next_b, &joined);
   return joined;
+}
+
+// By halves: every GPU's host plans for all ranks before it can send, so that this must be quick.
+std::vector<Range> UnionOfAll(absl::Span<const std::vector<Range>> lists) {
+  if (lists.empty()) return {};
+  if (lists.size() == 1) return lists[0];
+  const size_t half = lists.size() / 2;
+  return Union(UnionOfAll(lists.first(half)), UnionOfAll(lists.subspan(half)));
 }
 
 // What of `runs` is not in `others`; both are ascending and apart.
@@ -36,15 +51,12 @@ std::vector<Range> Without(absl::Span<const Range> runs, absl::Span<const Range>
   return left;
 }
 
-void AppendRuns(const BlockKeys& block, std::vector<Range>* runs) {
-  for (const int64_t position : block.far) {
-    if (!runs->empty() && runs->back().end == position) {
-      ++runs->back().end;
-    } else {
-      runs->push_back({position, position + 1});
-    }
-  }
-  runs->push_back(block.near);
+std::vector<Range> RunsOf(const BlockKeys& block) {
+  std::vector<Range> runs;
+  runs.reserve(block.far.size() + 1);
+  for (const int64_t position : block.far) Append({position, position + 1}, &runs);
+  Append(block.near, &runs);
+  return runs;
 }
 
 // Cuts the positions of `runs` into windows of at most max_tokens of them.
@@ -65,16 +77,18 @@ std::vector<Range> Windows(absl::Span<const Range> runs, int64_t max_tokens) {
   return windows;
 }
 
-// Appends the parts of `runs` inside `window` that `owner` keeps.
-std::vector<Range> Owned(const SequenceLayout& layout, int owner, absl::Span<const Range> runs,
-                         Range window) {
-  std::vector<Range> owned;
+// Calls f(owner, piece) for the parts of `runs` inside `window`, one a stripe.
+template <typename F>
+void ForEachStripe(const SequenceLayout& layout, absl::Span<const Range> runs, Range window,
+                   F&& f) {
   for (const Range& run : runs) {
-    for (const Range& piece : layout.OwnedRuns(owner, Intersect(run, window))) {
-      owned.push_back(piece);
+    Range piece = Intersect(run, window);
+    for (const int64_t end = piece.end; piece.begin < end; piece.begin = piece.end) {
+      const int64_t stripe = layout.stripe(piece.begin);
+      piece.end = std::min(end, (stripe + 1) * layout.stripe_tokens);
+      f(static_cast<int>(stripe % layout.num_ranks), piece);
     }
   }
-  return owned;
 }
 
 // What `rank` sends and receives inside `window` so that each reader has its runs.
@@ -82,9 +96,13 @@ RingRound PlanRound(const SequenceLayout& layout, int rank,
                     absl::Span<const std::vector<Range>> readers, Range window) {
   RingRound round;
   round.window = window;
-  for (int other = 0; other < layout.num_ranks; ++other) {
-    round.sends.push_back(Owned(layout, rank, readers[other], window));
-    round.receives.push_back(Owned(layout, other, readers[rank], window));
+  round.sends.resize(layout.num_ranks);
+  round.receives.resize(layout.num_ranks);
+  for (int reader = 0; reader < layout.num_ranks; ++reader) {
+    ForEachStripe(layout, readers[reader], window, [&](int owner, Range piece) {
+      if (owner == rank) round.sends[reader].push_back(piece);
+      if (reader == rank) round.receives[owner].push_back(piece);
+    });
   }
   return round;
 }
@@ -92,16 +110,15 @@ RingRound PlanRound(const SequenceLayout& layout, int rank,
 }  // namespace
 
 std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const BlockKeys> blocks) {
-  std::vector<std::vector<Range>> runs(num_ranks);
-  for (const BlockKeys& block : blocks) AppendRuns(block, &runs[block.rank]);
-  for (auto& of_rank : runs) of_rank = Union(std::move(of_rank));
+  std::vector<std::vector<std::vector<Range>>> lists(num_ranks);  // [reader][block]
+  for (const BlockKeys& block : blocks) lists[block.rank].push_back(RunsOf(block));
+  std::vector<std::vector<Range>> runs;
+  for (const auto& of_reader : lists) runs.push_back(UnionOfAll(of_reader));
   return runs;
 }
 
 std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens) {
-  std::vector<Range> all;
-  for (const auto& runs : readers) all.insert(all.end(), runs.begin(), runs.end());
-  return Windows(Union(std::move(all)), max_tokens);
+  return Windows(UnionOfAll(readers), max_tokens);
 }
 
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
@@ -120,8 +137,7 @@ std::vector<std::vector<Range>> NotBrought(std::vector<std::vector<Range>> reade
   for (size_t reader = 0; reader < readers.size(); ++reader) {
     std::vector<Range>& had = (*brought)[reader];
     readers[reader] = Without(readers[reader], had);
-    had.insert(had.end(), readers[reader].begin(), readers[reader].end());
-    had = Union(std::move(had));
+    had = Union(had, readers[reader]);
   }
   return readers;
 }
