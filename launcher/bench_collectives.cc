@@ -92,7 +92,8 @@ absl::StatusOr<int> RunCollectives(const BenchOptions& options, const Config& co
   }
   const absl::StatusOr<BenchShape> shape = ShapeOf(config, communicator.size());
   LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(&communicator, shape.status()));
-  const std::vector<CollectiveCase> cases = CollectiveCases(*shape, options.batch);
+  const std::vector<CollectiveCase> cases =
+      CollectiveCases(*shape, options.batch, config.device == "cuda");
   const int64_t runs = options.repeat.value_or(kRuns);
   return RunOrAbort(communicator, [&]() -> absl::StatusOr<int> {
     LONGSPAN_ASSIGN_OR_RETURN(report->rows,
@@ -116,12 +117,15 @@ std::string CollectiveCase::ToString() const {
   return absl::StrCat(bytes, " bytes to the next rank");
 }
 
-std::vector<CollectiveCase> CollectiveCases(const BenchShape& shape, int64_t batch) {
+std::vector<CollectiveCase> CollectiveCases(const BenchShape& shape, int64_t batch, bool on_gpu) {
   constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
   const int64_t candidates = shape.top_k * static_cast<int64_t>(sizeof(Candidate));
   const int64_t blocks = (shape.chunk_tokens + shape.block_tokens - 1) / shape.block_tokens;
   const int64_t own_tokens = (shape.chunk_tokens + shape.ranks - 1) / shape.ranks;
-  const int64_t score = shape.score_dim * SizeOf(shape.score_dtype);
+  // As they travel: CPU ranks score in float32, GPUs fp8 keys with bfloat16.
+  const DType of_gpu =
+      shape.score_dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : shape.score_dtype;
+  const int64_t score = shape.score_dim * SizeOf(on_gpu ? of_gpu : DType::kFloat32);
   std::vector<CollectiveCase> cases = {{"decode: partials", CollectiveKind::kAllGather,
                                         batch * (shape.query_dim() + shape.heads) * kFloat}};
   if (shape.selects()) {

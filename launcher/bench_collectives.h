@@ -34,7 +34,7 @@ struct CollectiveCase {
 
 // Those of a decoded token of each of `batch` sequences, of a whole chunk, and steps of the ring of
 // 4 KiB to 16 MiB.
-std::vector<CollectiveCase> CollectiveCases(const BenchShape& shape, int64_t batch);
+std::vector<CollectiveCase> CollectiveCases(const BenchShape& shape, int64_t batch, bool on_gpu);
 
 // The transfers of one step of the ring: to the next rank, and from the one before. `memory` has
 // room for two messages.

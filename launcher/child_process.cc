@@ -102,7 +102,8 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
   double told = 0;
   int status = 0;
   // Its own children may keep the pipes open: it has ended when it has ended.
-  while (waitpid(child, &status, WNOHANG) == 0) {
+  pid_t ended = 0;
+  while ((ended = waitpid(child, &status, WNOHANG)) == 0) {
     if (!result.stopped && !goes_on()) {
       result.stopped = true;
       told = MonotonicSeconds();
@@ -114,6 +115,10 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
     if (ends[0].revents != 0) ReadSome(&output.read, &result.output);
     if (ends[1].revents != 0) ReadSome(&errors.read, &result.errors);
     KeepEnd(&result.errors);
+  }
+  if (ended < 0) {  // SIGCHLD is ignored, say
+    return absl::InternalError(
+        absl::StrCat("how ", arguments[0], " ended cannot be told: ", strerror(errno)));
   }
   for (const auto& [end, text] :
        {std::pair{&output.read, &result.output}, std::pair{&errors.read, &result.errors}}) {

@@ -116,6 +116,7 @@ absl::StatusOr<std::vector<std::string>> ParseFlags(absl::Span<const std::string
     absl::CommandLineFlag* flag = FindFlag(name, allowed);
     absl::string_view negated = name;
     const bool negates = flag == nullptr && !has_value && absl::ConsumePrefix(&negated, "no");
+    if (negates) absl::ConsumePrefix(&negated, "_");  // --no-x
     if (negates) flag = FindFlag(negated, allowed);
     if (flag == nullptr || (negates && !flag->IsOfType<bool>())) {
       return absl::InvalidArgumentError(

@@ -278,7 +278,7 @@ Subcommand ScaleSubcommand() {
       "DIR",
       "Measures a grid of jobs on several numbers of ranks, starting mpirun for each, and "
       "compares what they\n      answer with one rank. Run again, it does what is missing. "
-      "Exit code: 0 all was measured and is equal,\n      1 not, 2 usage.",
+      "Exit code: 0 all was measured and no\n      output differs, 1 not, 2 usage.",
       {"config", "model", "set", "ranks", "context", "batch", "method", "weak", "decode", "repeat",
        "file", "reference", "hostfile", "mpirun", "slurm", "output", "progress", "verbosity"},
       Scale};

@@ -12,7 +12,8 @@ enum class OutputVerdict {
   kReference,    // it is the one-rank run
   kBitsEqual,    // tokens and log-probabilities, to the last bit
   kTokensEqual,  // and log-probabilities within the tolerance
-  kWithin,       // tokens part where two were equally likely, within the tolerance
+  kWithin,       // tokens part where two were equally likely, within the tolerance, or behind the
+                 // tokens whose log-probabilities are compared
   kNoReference,  // there is no one-rank run to compare with
   kDiffers,
 };

@@ -1,6 +1,8 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -75,7 +77,10 @@ absl::StatusOr<std::vector<int64_t>> SharedCores(Communicator& communicator,
   cpu_set_t threads, mine;
   CPU_ZERO(&threads);
   CPU_ZERO(&mine);
-  sched_getaffinity(0, sizeof(threads), &threads);
+  if (sched_getaffinity(0, sizeof(threads), &threads) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("the cores of this rank cannot be told: ", strerror(errno)));
+  }
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (CPU_ISSET(cpu, &threads)) CPU_SET(FirstThread(cpu), &mine);
   }

@@ -65,11 +65,15 @@ absl::StatusOr<ScalePoints> ReadPoints(const std::string& directory) {
   }
   std::error_code error;
   std::set<std::string> files;
-  for (const auto& entry : fs::directory_iterator(directory, error)) {
-    const std::string name = entry.path().filename();
+  for (auto entry = fs::directory_iterator(directory, error);
+       !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename();
     if (absl::StartsWith(name, "point-") && absl::EndsWith(name, ".json")) {
-      files.insert(entry.path());
+      files.insert(entry->path());
     }
+  }
+  if (error) {
+    return absl::DataLossError(absl::StrCat(directory, ": cannot be read: ", error.message()));
   }
   for (const std::string& file : files) {
     LONGSPAN_RETURN_IF_ERROR(ReadBytes(file, 0, -1, &text));
@@ -152,7 +156,8 @@ std::set<ScaleKey> MissingReferences(const std::set<ScaleKey>& grid) {
 absl::StatusOr<StoredStudy> ReadStudy(const std::string& directory) {
   constexpr size_t kMostBytes = 1 << 20;
   const std::string path = StudyPath(directory);
-  if (!fs::exists(path)) {
+  std::error_code error;
+  if (!fs::exists(path, error)) {
     return absl::NotFoundError(absl::StrCat(directory, ": holds no study: there is no study.json"));
   }
   LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonObject(path, kMostBytes));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
@@ -65,7 +66,7 @@ class StepRunner {
                                 }));
     }
     if (!plan.decodes.empty()) {
-      LONGSPAN_ASSIGN_OR_RETURN(result.decode_s, Timed(DecodePhases(), [&] {
+      LONGSPAN_ASSIGN_OR_RETURN(result.decode_s, Timed(DecodePhases(plan.decodes.size()), [&] {
                                   return Decode(plan.decodes, greedy, &result);
                                 }));
     }
@@ -85,15 +86,14 @@ class StepRunner {
   bool IsDriver() const { return communicator_->rank() == 0; }
 
   // Where the next decode step is counted, if it is. A GPU's steps take longer with the events that
-  // time them: one in so many has them, and the first of these, which records the graph, does not
-  // count.
-  StagePhases* DecodePhases() {
+  // time them: one in so many has them, and the first of so many rows, which records their graph,
+  // does not count.
+  StagePhases* DecodePhases(size_t rows) {
     constexpr int64_t kStepsOfGpu = 8;
     if (!counts_) return nullptr;
     if (model_->gpu == nullptr) return &phases_.decode;
-    const int64_t step = decodes_++;
-    if (step % kStepsOfGpu != 0) return nullptr;
-    return step == 0 ? &recording_ : &phases_.decode;
+    if (decodes_++ % kStepsOfGpu != 0) return nullptr;
+    return recorded_.insert(rows).second ? &recording_ : &phases_.decode;
   }
 
   // Runs a step's part of one stage, and counts it in `phases`, which may be null. Returns its
@@ -248,8 +248,9 @@ class StepRunner {
   PhaseClock clock_;
   bool counts_ = false;    // where time goes
   RankPhases phases_;      // since they were last taken
-  StagePhases recording_;  // of a GPU's first decode step that was counted
   int64_t decodes_ = 0;    // since counts_
+  StagePhases recording_;  // of a GPU's steps that recorded their graph
+  std::set<size_t> recorded_;
 };
 
 // Broadcasts a plan as a fixed first message, which small plans fit, and the rest.

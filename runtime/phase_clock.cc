@@ -69,12 +69,14 @@ void PhaseClock::AddGpu(const PhaseSeconds& seconds, const CommunicatorStats& ca
 void PhaseClock::End(StagePhases* stage) {
   Settle();
   const double wall = settled_ - begin_;
-  const CommunicatorStats calls = CallsSince(before_, communicator_.stats());
+  CommunicatorStats calls = CallsSince(before_, communicator_.stats());
+  // What GPUs say by way of the host counts there.
+  for (const auto& [name, call] : gpu_calls_) calls.erase(name);
+  if (on_gpu_) seconds_ = gpu_seconds_;
   for (const auto& [name, call] : calls) {
     seconds_[static_cast<int>(PhaseOfCall(name))] += call.seconds_waited;
   }
   if (on_gpu_) {
-    seconds_ = gpu_seconds_;
     seconds_[static_cast<int>(Phase::kOtherCompute)] +=
         wall - std::accumulate(seconds_.begin(), seconds_.end(), 0.0);
   }

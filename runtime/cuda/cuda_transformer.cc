@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/norm.h"
@@ -448,6 +449,7 @@ absl::StatusOr<CudaTransformer::StepGraph*> CudaTransformer::GraphOf(const CudaS
   if (found != graphs_.end()) return &found->second;
   StepGraph captured;
   if (has_phases) run_.phases = &captured.phases.emplace(run_.stream());
+  const absl::Cleanup reset = [this] { run_.phases = nullptr; };
   const CommunicatorStats before = run_.gpu->communicator->stats();
   LONGSPAN_ASSIGN_OR_RETURN(captured.graph,
                             cuda::Graph::Capture(run_.stream(), [&]() -> absl::Status {
@@ -456,7 +458,6 @@ absl::StatusOr<CudaTransformer::StepGraph*> CudaTransformer::GraphOf(const CudaS
                               if (has_phases) run_.phases->End();
                               return absl::OkStatus();
                             }));
-  run_.phases = nullptr;
   captured.calls = CallsSince(before, run_.gpu->communicator->stats());
   return &graphs_.emplace(std::pair(step.rows, has_phases), std::move(captured)).first->second;
 }

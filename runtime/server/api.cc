@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -50,8 +51,9 @@ std::string DecodePercent(absl::string_view text) {
   for (size_t i = 0; i < text.size(); ++i) {
     const absl::string_view digits = text.substr(i + 1).substr(0, 2);
     uint32_t byte = 0;
-    const bool is_encoded =
-        text[i] == '%' && digits.size() == 2 && absl::SimpleHexAtoi(digits, &byte);
+    const bool is_encoded = text[i] == '%' && digits.size() == 2 &&
+                            absl::ascii_isxdigit(digits[0]) && absl::ascii_isxdigit(digits[1]) &&
+                            absl::SimpleHexAtoi(digits, &byte);
     decoded += is_encoded ? static_cast<char>(byte) : text[i];
     if (is_encoded) i += 2;
   }

@@ -335,6 +335,9 @@ TEST(ParseFlags, TakesHyphensForUnderscores) {
   EXPECT_EQ(absl::GetFlag(FLAGS_max_tokens), 7);
   EXPECT_EQ(absl::GetFlag(FLAGS_prompt_template), "a-b");
   EXPECT_TRUE(absl::GetFlag(FLAGS_test_switch));
+  ASSERT_TRUE(ParseFlags({"--no-test-switch"}, allowed).ok());
+  EXPECT_FALSE(absl::GetFlag(FLAGS_test_switch));
+  ASSERT_TRUE(ParseFlags({"--test-switch"}, allowed).ok());
   ASSERT_TRUE(ParseFlags({"--notest-switch"}, allowed).ok());
   EXPECT_FALSE(absl::GetFlag(FLAGS_test_switch));
 }
