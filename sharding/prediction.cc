@@ -63,6 +63,23 @@ class Draws {
   // `count` different numbers below `size`, ascending.
   std::vector<int64_t> Take(int64_t count, int64_t size) {
     count = std::min(count, size);
+    if (count <= size / 2) return TakeFew(count, size);
+    // Those that are left are fewer, and soon found.
+    const std::vector<int64_t> left = TakeFew(size - count, size);
+    std::vector<int64_t> taken;
+    auto next = left.begin();
+    for (int64_t number = 0; number < size; ++number) {
+      if (next != left.end() && *next == number) {
+        ++next;
+      } else {
+        taken.push_back(number);
+      }
+    }
+    return taken;
+  }
+
+ private:
+  std::vector<int64_t> TakeFew(int64_t count, int64_t size) {
     std::vector<int64_t> taken;
     while (static_cast<int64_t>(taken.size()) < count) {
       for (auto i = static_cast<int64_t>(taken.size()); i < count; ++i) {
@@ -74,7 +91,6 @@ class Draws {
     return taken;
   }
 
- private:
   std::mt19937_64 random_;
 };
 
@@ -153,10 +169,14 @@ Prediction PredictPrompt(const HardwareProfile& profile, const JobShape& job, in
   Prediction result = predict(chunks - 1);
   const int64_t others = chunks - 1;
   samples = std::min(samples, others);
+  // Denser at the beginning, where blocks do not have all that they may attend to yet.
+  const auto sample_at = [&](int64_t s) {
+    return samples == 1 ? 0 : std::max(s, s * s * (others - 1) / ((samples - 1) * (samples - 1)));
+  };
   int64_t before = -1;  // the sample before
   for (int64_t s = 0; s < samples; ++s) {
-    const int64_t at = samples == 1 ? 0 : s * (others - 1) / (samples - 1);
-    const int64_t after = s + 1 < samples ? (s + 1) * (others - 1) / (samples - 1) : at;
+    const int64_t at = sample_at(s);
+    const int64_t after = s + 1 < samples ? sample_at(s + 1) : at;
     // Chunks between two samples are their mean, on average.
     const double between = static_cast<double>(after - at - 1 > 0 ? after - at - 1 : 0) / 2 +
                            static_cast<double>(s > 0 ? at - before - 1 : 0) / 2;

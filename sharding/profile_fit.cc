@@ -80,7 +80,14 @@ void FitKernel(Kernel kernel, absl::Span<const KernelPoint> points, HardwareProf
     rows.push_back({turns / point.seconds, floor / point.seconds});
   }
   if (rows.empty()) return;
-  const std::vector<double> x = NonNegativeLeastSquares(rows, 2);
+  std::vector<double> x = NonNegativeLeastSquares(rows, 2);
+  // Noise makes overheads, which do harm at other sizes: one must explain most of what is left
+  // without it.
+  constexpr double kExplained = 0.75;
+  std::vector<std::vector<double>> floors;
+  for (const std::vector<double>& row : rows) floors.push_back({row[1]});
+  const std::vector<double> alone = NonNegativeLeastSquares(floors, 1);
+  if (Residual(rows, x) > (1 - kExplained) * Residual(floors, alone)) x = {0, alone[0]};
   constexpr double kMostEfficient = 100;  // where times do not depend on sizes
   profile->kernels[static_cast<int>(kernel)] = {
       .efficiency = x[1] > 1 / kMostEfficient ? 1 / x[1] : kMostEfficient, .overhead_s = x[0]};

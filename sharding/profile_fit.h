@@ -45,8 +45,8 @@ struct ProfileFit {
 // Fits each kernel's overhead and efficiency, and the cost of a call, latencies and rates of links:
 // the numbers that are not negative and make the sum of squared relative errors smallest. What no
 // point speaks of stays as in `start`; so do floors and sizes. Points without positive seconds are
-// left out of the fit. A kernel that was measured at one size has all of its time in its
-// efficiency.
+// left out of the fit. A kernel gets an overhead only if that explains three quarters of the
+// squared errors which its efficiency alone leaves; what was measured at one size, none.
 ProfileFit FitProfile(const HardwareProfile& start, absl::Span<const KernelPoint> kernels,
                       absl::Span<const CallPoint> calls);
 

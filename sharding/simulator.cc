@@ -13,7 +13,9 @@ double Mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-LinkUse UseOf(const HardwareProfile& profile, int ranks, const Collective& collective) {
+}  // namespace
+
+LinkUse CollectiveUse(const HardwareProfile& profile, int ranks, const Collective& collective) {
   switch (collective.kind) {
     case CollectiveKind::kAllGather:
       return AllGatherUse(profile, ranks, static_cast<double>(collective.TotalBytes()));
@@ -23,8 +25,6 @@ LinkUse UseOf(const HardwareProfile& profile, int ranks, const Collective& colle
       return AllReduceUse(profile, ranks, static_cast<double>(collective.bytes[0]));
   }
 }
-
-}  // namespace
 
 Simulator::Simulator(const HardwareProfile& profile, int num_ranks)
     : profile_(profile),
@@ -104,7 +104,7 @@ void Simulator::Run(Phase phase, const Collective& collective) {
     for (int r = 0; r < ranks_; ++r) Advance(phase, r, done[r]);
     return Count(collective.name, 1, static_cast<double>(collective.TotalBytes()) / ranks_);
   }
-  const LinkUse use = UseOf(profile_, ranks_, collective);
+  const LinkUse use = CollectiveUse(profile_, ranks_, collective);
   const double begin = seconds();
   const double end = begin + LinkSeconds(profile_, use);
   for (int r = 0; r < ranks_; ++r) {

@@ -19,6 +19,9 @@ struct CallTotals {
   double bytes = 0;  // through the port of a rank, one way, on average
 };
 
+// What a gather, reduction or broadcast asks of links.
+LinkUse CollectiveUse(const HardwareProfile& profile, int ranks, const Collective& collective);
+
 // Replays programs on modelled kernels and links. Each rank has a clock and a port:
 // - work takes KernelSeconds; ranks do not wait for each other in it;
 // - a gather or reduction begins when the last rank has arrived, and then takes LinkSeconds for

@@ -56,6 +56,12 @@ TEST(PredictionTest, DrawsAreTopKOfTheMiddle) {
     EXPECT_EQ(job.layer.layout.owner(p), 2);
   }
   EXPECT_EQ(DrawUniformly(job, 7)({}, {4, 9}), (std::vector<int64_t>{4, 5, 6, 7, 8}));
+  // Most of a range: what is left out is drawn.
+  const std::vector<int64_t> most = DrawUniformly(job, 7)({}, {4, 34});
+  EXPECT_EQ(std::set<int64_t>(most.begin(), most.end()).size(), 24u);
+  EXPECT_TRUE(std::is_sorted(most.begin(), most.end()));
+  EXPECT_GE(most.front(), 4);
+  EXPECT_LT(most.back(), 34);
 }
 
 // One rank says nothing, so its time is that of its work.

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -86,6 +87,20 @@ TEST(ProfileFitTest, PredictsOtherPointsOfNoisyTimes) {
        ErrorsOf(fit.profile, KernelPoints(truth, exact), CallPoints(truth, exact))) {
     EXPECT_NEAR(error.relative(), 0, 0.06);
   }
+}
+
+TEST(ProfileFitTest, NoiseIsNoOverhead) {
+  HardwareProfile truth = TrueProfile();
+  truth.kernels[static_cast<int>(Kernel::kScore)] = {.efficiency = 0.5};
+  std::vector<KernelPoint> points;
+  for (const auto& [bytes, noise] : {std::pair(1e6, 1.2), {1e6, 1.0}, {4e6, 0.9}, {4e6, 1.0}}) {
+    const Work work = {.bytes = bytes};
+    points.push_back(
+        {"", Kernel::kScore, 1, work, 1, noise * KernelSeconds(truth, 1, Kernel::kScore, work)});
+  }
+  const ProfileFit fit = FitProfile(TrueProfile(), points, {});
+  EXPECT_EQ(fit.profile.kernel(Kernel::kScore).overhead_s, 0);
+  EXPECT_NEAR(fit.profile.kernel(Kernel::kScore).efficiency, 0.5, 0.03);
 }
 
 TEST(ProfileFitTest, NoConstantIsNegative) {
