@@ -374,6 +374,11 @@ absl::Status CheckBuild(const Config& config) {
         "`parallel.communicator: nccl`: this build has no NCCL; use mpi or threads");
   }
 #endif
+  return absl::OkStatus();
+}
+
+// Settings that ranks of this device do not have.
+absl::Status CheckDevice(const Config& config) {
   if (config.device == "cpu" && config.parallel.communicator == CommunicatorKind::kNccl) {
     return absl::InvalidArgumentError(
         "`parallel.communicator: nccl` is between GPUs: use mpi, or `device: cuda`");
@@ -429,6 +434,11 @@ absl::StatusOr<Config> LoadConfig(const std::string& path, const std::string& mo
 
 absl::Status ResolveConfig(int num_ranks, Config* config) {
   LONGSPAN_RETURN_IF_ERROR(CheckBuild(*config));
+  return SettleConfig(num_ranks, config);
+}
+
+absl::Status SettleConfig(int num_ranks, Config* config) {
+  LONGSPAN_RETURN_IF_ERROR(CheckDevice(*config));
   EsaConfig& esa = config->esa;
   ParallelConfig& parallel = config->parallel;
   if (parallel.ranks != 0 && parallel.ranks != num_ranks) {

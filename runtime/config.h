@@ -105,6 +105,9 @@ absl::StatusOr<Config> LoadConfig(const std::string& path, const std::string& mo
 // combinations that cannot work, with what to change.
 absl::Status ResolveConfig(int num_ranks, Config* config);
 
+// The same for a plan of a run elsewhere, whatever this build and machine have.
+absl::Status SettleConfig(int num_ranks, Config* config);
+
 // What differs from the defaults as YAML, one dotted key a line, and its inverse: how rank 0 tells
 // the other ranks.
 std::string ConfigToYaml(const Config& config);

@@ -113,6 +113,15 @@ absl::Status ReadTier(const YAML::Node& root, const std::string& file, const Lin
   return absl::OkStatus();
 }
 
+absl::Status ReadDevice(const YAML::Node& node, const std::string& file, bool* is_gpu) {
+  if (!node) return absl::OkStatus();
+  const std::string device = node.IsScalar() ? node.Scalar() : "";
+  *is_gpu = device == "cuda";
+  if (*is_gpu || device == "cpu") return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(Where(node, file), ": `device` must be cpu or cuda, not `", device, "`"));
+}
+
 absl::Status ReadKernels(const YAML::Node& node, const std::string& file,
                          HardwareProfile* profile) {
   std::set<std::string> names(kKernelNames.begin(), kKernelNames.end());
@@ -152,11 +161,12 @@ absl::StatusOr<HardwareProfile> ReadProfile(const YAML::Node& root, const std::s
                    {.name = "call_s", .to = &profile.call_s, .max = 10},
                    {.name = "plan_key_s", .to = &profile.plan_key_s, .max = 10},
                    {.name = "step_s", .to = &profile.step_s, .max = 10}},
-                  {"name", "kernels", "within_host", "between_hosts"}));
+                  {"name", "device", "kernels", "within_host", "between_hosts"}));
   if (!root["name"] || !root["name"].IsScalar() || root["name"].Scalar().empty()) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": lacks `name`, a plain word"));
   }
   profile.name = root["name"].Scalar();
+  LONGSPAN_RETURN_IF_ERROR(ReadDevice(root["device"], file, &profile.is_gpu));
   LONGSPAN_RETURN_IF_ERROR(ReadKernels(root["kernels"], file, &profile));
   LONGSPAN_RETURN_IF_ERROR(ReadTier(root, file, links, "within_host", &profile.within_host));
   LONGSPAN_RETURN_IF_ERROR(ReadTier(root, file, links, "between_hosts", &profile.between_hosts));
@@ -240,11 +250,12 @@ std::string HardwareProfileToYaml(const HardwareProfile& profile) {
                            cost.bytes_per_s);
   };
   std::string yaml = absl::StrFormat(
-      "name: %s\nbytes_per_s: %.6g\nflops_per_s: %.6g\nmemory_bytes: %d\nranks_per_host: %d\n"
+      "name: %s\ndevice: %s\nbytes_per_s: %.6g\nflops_per_s: %.6g\nmemory_bytes: "
+      "%d\nranks_per_host: %d\n"
       "processors_per_host: %d\ncall_s: %.6g\nplan_key_s: %.6g\nstep_s: %.6g\n",
-      name.c_str(), profile.bytes_per_s, profile.flops_per_s, profile.memory_bytes,
-      profile.ranks_per_host, profile.processors_per_host, profile.call_s, profile.plan_key_s,
-      profile.step_s);
+      name.c_str(), profile.is_gpu ? "cuda" : "cpu", profile.bytes_per_s, profile.flops_per_s,
+      profile.memory_bytes, profile.ranks_per_host, profile.processors_per_host, profile.call_s,
+      profile.plan_key_s, profile.step_s);
   absl::StrAppend(&yaml, link("within_host", profile.within_host),
                   link("between_hosts", profile.between_hosts), "kernels:\n");
   for (int k = 0; k < kNumKernels; ++k) {

@@ -42,6 +42,7 @@ struct LinkCost {
 // means and how it is measured.
 struct HardwareProfile {
   std::string name;
+  bool is_gpu = false;       // ranks are `device: cuda`
   double bytes_per_s = 1;    // of a rank's memory
   double flops_per_s = 1;    // of matrix products
   int64_t memory_bytes = 0;  // of a rank

@@ -38,6 +38,7 @@ TEST(HardwareProfileTest, ReadsAllKeys) {
   const auto profile = ParseHardwareProfile(kProfile, "test.yaml", kLinks);
   ASSERT_TRUE(profile.ok()) << profile.status();
   EXPECT_EQ(profile->name, "test");
+  EXPECT_FALSE(profile->is_gpu);
   EXPECT_EQ(profile->bytes_per_s, 1e9);
   EXPECT_EQ(profile->flops_per_s, 2e9);
   EXPECT_EQ(profile->memory_bytes, 1000);
@@ -69,6 +70,8 @@ TEST(HardwareProfileTest, NamesWhatIsWrong) {
   EXPECT_THAT(ErrorOf("ranks_per_host: 4", "ranks_per_host: 1.5"),
               HasSubstr("`ranks_per_host` must be a whole number"));
   EXPECT_THAT(ErrorOf("ranks_per_host: 4\n", ""), HasSubstr("lacks `ranks_per_host`"));
+  EXPECT_THAT(ErrorOf("name: test\n", "name: test\ndevice: tpu\n"),
+              HasSubstr("test.yaml:2: `device` must be cpu or cuda, not `tpu`"));
   EXPECT_THAT(ErrorOf("name: test\n", ""), HasSubstr("lacks `name`"));
   EXPECT_THAT(ErrorOf("within_host: fast\n", ""), HasSubstr("lacks `within_host`"));
   EXPECT_THAT(ErrorOf("fast", "slow"), HasSubstr("links.yaml has no link `slow`"));
@@ -111,8 +114,8 @@ class SelectionAtScale : public testing::Test {
   Prediction Decode(int ranks, int64_t context, bool histogram) const {
     Config config;
     config.prefill_chunk_tokens = int64_t{512} * ranks;
-    EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
     config.device = "cuda";
+    EXPECT_TRUE(SettleConfig(ranks, &config).ok());
     JobShape job = MakeJobShape(config, model_, ranks);
     job.merge = histogram ? MergeWay::kHistogram : MergeWay::kAllGather;
     return PredictDecode(profile_, job, {context}, DrawUniformly(job, 1));

@@ -1,0 +1,81 @@
+#include "runtime/gpu_memory.h"
+
+#include <algorithm>
+
+#include "gtest/gtest.h"
+#include "runtime/model.h"
+#include "tests/runtime/llama3_8b.h"
+
+namespace longspan {
+namespace {
+
+constexpr int64_t kParameters = 8'030'261'248;  // of Llama 3 8B
+
+// As ranks of configs/llama3-8b-256k.yaml resolve it on GPUs.
+Config Resolved(int ranks) {
+  Config config;
+  config.device = "cuda";
+  config.dtype = "bfloat16";
+  config.max_num_seqs = 1;
+  config.parallel.stripe_tokens = std::max<int64_t>(512, 4096 / ranks);
+  return config;
+}
+
+MemoryPlan Estimate(const Config& config, int ranks, int64_t tokens) {
+  return EstimateGpuMemory(config, Llama3Of8B(), ranks, kParameters, tokens);
+}
+
+int64_t Longest(const Config& config) {
+  MemoryPlan plan = Estimate(config, 1, 1);
+  plan.available = 150'000'000'000;  // an H200, as its driver shows it
+  plan.scores = plan.exchange = 0;
+  return LongestRequest(plan, 0.9, {4096, 1}, [&](int64_t tokens) {
+    const MemoryPlan longer = Estimate(config, 1, tokens);
+    return longer.activations + longer.scores + longer.exchange;
+  });
+}
+
+// docs/PERFORMANCE.md: what a GPU of 150 GB, of which some were in use, said.
+TEST(GpuMemoryTest, IsCloseToWhatAGpuSays) {
+  Config config = Resolved(1);
+  EXPECT_NEAR(static_cast<double>(Longest(config)), 839'680, 0.03 * 839'680);
+  config.kv_cache_dtype = "fp8_e4m3";
+  EXPECT_NEAR(static_cast<double>(Longest(config)), 1'675'264, 0.03 * 1'675'264);
+}
+
+TEST(GpuMemoryTest, GrowsWithTheContextAndFallsWithRanks) {
+  const MemoryPlan one = Estimate(Resolved(1), 1, 1 << 20);
+  const MemoryPlan longer = Estimate(Resolved(1), 1, 1 << 21);
+  const MemoryPlan eight = Estimate(Resolved(8), 8, 1 << 20);
+  EXPECT_EQ(one.weights, longer.weights);
+  EXPECT_EQ(one.activations, longer.activations);
+  EXPECT_GT(longer.scores, one.scores);
+  EXPECT_LT(eight.scores, one.scores);
+  EXPECT_LT(eight.activations, one.activations);
+  EXPECT_GT(eight.exchange, one.exchange);  // keys are brought
+  EXPECT_NEAR(static_cast<double>(8 * eight.page), static_cast<double>(one.page),
+              0.03 * static_cast<double>(one.page));  // margins, and whole granules
+}
+
+TEST(GpuMemoryTest, KeepsKeysAndValuesOnTheHostIfAsked) {
+  Config config = Resolved(1);
+  const MemoryPlan device = Estimate(config, 1, 1 << 20);
+  config.kv_cache_tier = "host";
+  const MemoryPlan host = Estimate(config, 1, 1 << 20);
+  EXPECT_EQ(device.host_page, 0);
+  EXPECT_EQ(host.host_page, int64_t{32} * 2 * 4096 * 1024 * 2);
+  EXPECT_LT(host.page, device.page / 10);
+  EXPECT_GT(host.exchange, device.exchange);
+}
+
+TEST(GpuMemoryTest, DenseAttentionScoresNothing) {
+  Config config = Resolved(2);
+  config.attention = Attention::kDense;
+  const MemoryPlan plan = Estimate(config, 2, 1 << 20);
+  EXPECT_EQ(plan.scores, 0);
+  // Every token comes to every rank.
+  EXPECT_GT(plan.exchange, (int64_t{1} << 20) * 2 * 1024 * 2);
+}
+
+}  // namespace
+}  // namespace longspan
