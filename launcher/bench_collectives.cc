@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "collectives/agree.h"
@@ -115,6 +116,28 @@ std::string CollectiveCase::ToString() const {
   if (kind == CollectiveKind::kAllGather) return absl::StrCat(bytes, " bytes of each rank");
   if (kind == CollectiveKind::kAllReduceMax) return absl::StrCat(count(), " numbers");
   return absl::StrCat(bytes, " bytes to the next rank");
+}
+
+std::optional<CollectiveCase> ParseCollectiveCase(absl::string_view name, absl::string_view shape) {
+  struct Unit {
+    absl::string_view text;
+    CollectiveKind kind;
+    int64_t bytes;
+  };
+  constexpr Unit kUnits[] = {{"bytes of each rank", CollectiveKind::kAllGather, 1},
+                             {"numbers", CollectiveKind::kAllReduceMax, sizeof(float)},
+                             {"bytes to the next rank", CollectiveKind::kExchange, 1}};
+  const absl::string_view size = shape.substr(0, shape.find(", "));  // without its way
+  const size_t space = size.find(' ');
+  int64_t count = 0;
+  if (space == size.npos || !absl::SimpleAtoi(size.substr(0, space), &count) || count < 0) {
+    return std::nullopt;
+  }
+  for (const Unit& unit : kUnits) {
+    if (size.substr(space + 1) != unit.text) continue;
+    return CollectiveCase{std::string(name), unit.kind, count * unit.bytes};
+  }
+  return std::nullopt;
 }
 
 std::vector<CollectiveCase> CollectiveCases(const BenchShape& shape, int64_t batch, bool on_gpu) {

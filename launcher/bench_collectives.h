@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ struct CollectiveCase {
   }
   std::string ToString() const;  // "16384 bytes of each rank"
 };
+
+// The inverse of ToString, and of CollectiveRow's shape; unset: it is neither.
+std::optional<CollectiveCase> ParseCollectiveCase(absl::string_view name, absl::string_view shape);
 
 // Those of a decoded token of each of `batch` sequences, of a whole chunk, and steps of the ring of
 // 4 KiB to 16 MiB.

@@ -23,15 +23,17 @@ std::vector<std::string>& SetFlagValues() {
 
 }  // namespace
 
-ABSL_FLAG(std::string, batch, "1",
-          "bench: sequences that are decoded together, or prompts, or rows of the kernels. scale: "
-          "prompts that run together; several numbers, separated by commas, are a grid");
+ABSL_FLAG(
+    std::string, batch, "1",
+    "bench: sequences that are decoded together, or prompts, or rows of the kernels. scale: "
+    "prompts that run together; several numbers, separated by commas, are a grid. plan: sequences "
+    "that decode together");
 ABSL_FLAG(std::string, context, "262144",
           "bench: tokens of the prompt, or of what is in the cache; several, separated by commas, "
-          "are measured one after the other. scale: tokens of each prompt, likewise");
+          "are measured one after the other. scale and plan: tokens of each prompt, likewise");
 ABSL_FLAG(std::string, config, "", "YAML file of the run; configs/needle.yaml explains every key");
 ABSL_FLAG(std::string, file, "", "The document, a text file; `-` is standard input");
-ABSL_FLAG(std::string, format, "table", "bench: table, csv or json");
+ABSL_FLAG(std::string, format, "table", "bench: table, csv or json. plan: table or json");
 ABSL_FLAG(
     std::string, input, "",
     "generate: JSONL of requests; `-` is standard input. calibrate: a text, or a .jsonl file of "
@@ -42,8 +44,8 @@ ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the c
 ABSL_FLAG(
     std::string, output, "",
     "generate: JSONL of answers; requests whose custom_id it answers already are not run again, "
-    "whatever has changed; `-` is standard output. bench: the results, by default on standard "
-    "output. calibrate: the "
+    "whatever has changed; `-` is standard output. bench and plan: the results, by default on "
+    "standard output; plan --fit: the profile. calibrate: the "
     "compressor, by default "
     "compressor.safetensors of the model");
 ABSL_FLAG(std::optional<int64_t>, port, std::nullopt,

@@ -30,7 +30,6 @@ ABSL_FLAG(std::string, hostfile, "", "mpirun's file of hosts and their slots");
 ABSL_FLAG(std::string, mpirun, "",
           "How ranks are started: a program and its arguments, without -n; mpirun if it is not "
           "given, and srun with --slurm");
-ABSL_FLAG(std::string, ranks, "", "Numbers of ranks, separated by commas");
 ABSL_FLAG(bool, reference, true,
           "Adds the runs on one rank that the grid lacks, to compare outputs with");
 ABSL_FLAG(std::string, slurm, "",

@@ -9,9 +9,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-// What `scale` and `scale point` have in common.
+// What `scale` has in common with `scale point` and `plan`.
 ABSL_DECLARE_FLAG(int64_t, decode);
 ABSL_DECLARE_FLAG(std::string, method);
+ABSL_DECLARE_FLAG(std::string, ranks);
 
 namespace longspan {
 

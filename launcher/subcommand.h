@@ -31,6 +31,7 @@ Subcommand CalibrateSubcommand();
 Subcommand DoctorSubcommand();
 Subcommand BenchSubcommand();
 Subcommand BenchServeSubcommand();
+Subcommand PlanSubcommand();
 Subcommand ScaleSubcommand();
 Subcommand ScalePointSubcommand();
 Subcommand ScaleReportSubcommand();

@@ -414,5 +414,88 @@ case $case in
     fi
     refuse 2 '`bench serve` takes its flags behind both words' serve
     ;;
+  plan)  # from a config.json alone, in a build for any device
+    mkdir shape
+    cp "$source/configs/shapes/llama3-8b/config.json" shape/
+    llama=("$longspan" plan --model shape --progress off)
+    h200=(--hardware h200 --context 65536)
+    expect 0 "${llama[@]}" "${h200[@]}" --gpus 8
+    grep -q '^longspan .* plan; hardware h200, device cuda; predicted, nothing was run' stdout
+    grep -q '^8 ranks, 65536 tokens, batch 1; chunk 4096, stripe 512' stdout
+    grep -q '^memory of a rank .*, fits (estimated): weights 16.1 GB, .* cache 1.[0-9] GB' stdout
+    grep -q '^candidate_merge ' stdout
+    grep -q '^prefill.chunk_tokens  *4096 ' stdout
+    expect 0 "${llama[@]}" "${h200[@]}" --ranks 1,2 --context 4096,65536 --format json
+    jq -e '[.[] | [.ranks, .context]] == [[1, 4096], [1, 65536], [2, 4096], [2, 65536]] and
+           all(.[]; .memory.fits and .time_to_first_token_s > 0 and .tokens_per_s > 0 and
+               (.token.seconds - ([.token.phases_s[]] | add) | . > -1e-9 and . < 1e-3))' \
+      stdout > jq_out
+    expect 1 "${llama[@]}" "${h200[@]}" --gpus 1 --context 2000000
+    grep -q '^memory of a rank .*, DOES NOT FIT' stdout
+    grep -q '^longest that fits  *8[0-9]* tokens' stdout
+
+    # The smallest machine, and what binds if there is none.
+    expect 0 "${llama[@]}" "${h200[@]}" --context 2000000 --target-tpot 9 --format json
+    jq -e '.[0].found.ranks as $found | $found > 1 and
+           all(.[0].tries[]; .ranks >= $found or (.fits | not) or .token_s > 0.009)' stdout > jq_out
+    expect 1 "${llama[@]}" "${h200[@]}" --context 8192 --target-ttft 0.001
+    grep -q '^none up to .* meets the target; what binds is the time to first token' stdout
+    sed 's/^memory_bytes.*/memory_bytes: 1000000000/' "$source/configs/hardware/h200.yaml" > tiny.yaml
+    cp "$source/configs/hardware/links.yaml" .
+    expect 1 "${llama[@]}" --hardware tiny.yaml --context 8192 --target-tpot 1000 --format json
+    jq -e '.[0].limit | startswith("memory: ")' stdout > jq_out
+
+    expect 0 "${llama[@]}" "${h200[@]}" --simulate --ranks 8,64
+    grep -q '^SIMULATED' stdout
+    grep -q '^64  *histogram ' stdout
+    grep -q 'select.winners' stdout
+
+    # A study that the model itself could have measured gives the profile back.
+    expect 0 "$longspan" scale point --config run.yaml --context 256 --decode 4 --progress off \
+      --output point.json
+    "$longspan" scale point --config run.yaml --context 512 --decode 4 --progress off >> point.json
+    expect 0 "$longspan" plan --fit point.json --hardware intel_xeon --holdout 512/1 \
+      --output mine.yaml
+    grep -q '^prompts, 1 rank, 512 tokens, batch 1, esa .* held out$' stdout
+    grep -q '^held out  *median .*, largest .* within 15%' stdout
+    expect 0 "$longspan" plan --config run.yaml --hardware ./mine.yaml --ranks 2 --context 512 \
+      --format json
+    jq -e '.[0].device == "cpu" and (.[0].memory.estimated | not)' stdout > jq_out
+
+    refuse() {  # CODE MESSAGE ARGUMENTS
+      local code=$1 message=$2
+      shift 2
+      expect "$code" "$longspan" plan "$@"
+      says "$message"
+      [ ! -s stdout ] || fail "there is output"
+    }
+    refuse 2 '--hardware: there is no profile `h300`: give a file, or one of a100, b200, h100, h200' \
+      --model shape --gpus 1 --hardware h300
+    refuse 2 '--gpus must be numbers from 1 to' --model shape --gpus 0 --hardware h200
+    refuse 2 '--ranks and --gpus mean the same' --model shape --gpus 1 --ranks 1 --hardware h200
+    refuse 2 '--ranks or --gpus is needed, as in --gpus 8, or a target' --model shape --hardware h200
+    refuse 2 '--context must be numbers from 1 to 4294967294' --model shape --gpus 1 \
+      --hardware h200 --context 4294967295
+    refuse 2 '--target_ttft must be above 0' --model shape --hardware h200 --target_ttft 0
+    refuse 2 'do not go together' --model shape --hardware h200 --target_ttft 1 --simulate
+    refuse 2 '--format of plan must be table or json' --model shape --hardware h200 --gpus 1 \
+      --format csv
+    refuse 2 'unexpected argument twice' --model shape --hardware h200 --gpus 1 twice
+    refuse 2 '--fit takes files' --hardware h200 --fit
+    refuse 2 '--holdout must be a number from 2' --hardware h200 --fit x --holdout 1
+    refuse 1 'at most 1024; --simulate looks beyond' --model shape --gpus 2048 --hardware h200
+    refuse 1 '--config or --model is needed' --gpus 1 --hardware h200
+    refuse 1 'absent.yaml: no such file' --model shape --gpus 1 --hardware absent.yaml
+    sed 's/^call_s/cal_s/' mine.yaml > bad.yaml
+    refuse 1 'bad.yaml:8: unknown key `cal_s`' --model shape --gpus 1 --hardware bad.yaml
+    refuse 1 '`prefill.chunk_tokens` (4096) must be a multiple' --model shape --gpus 1 \
+      --hardware h200 --set esa.selection_block=24
+    refuse 1 'add --set max_num_seqs=9' --model shape --gpus 1 --hardware h200 --batch 9
+    sed -i 's/"num_attention_heads": 32/"num_attention_heads": 30/' shape/config.json
+    refuse 1 'num_key_value_heads' --model shape --gpus 1 --hardware h200
+    refuse 1 'run.yaml: is neither CSV nor JSON; expected lines of a study' --hardware h200 \
+      --fit run.yaml
+    refuse 1 'absent.jsonl' --hardware h200 --fit absent.jsonl
+    ;;
   *) fail "unknown case $case" ;;
 esac

@@ -1,0 +1,301 @@
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/str_cat.h"
+#include "collectives/mpi_communicator.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/bench_report.h"
+#include "launcher/bootstrap.h"
+#include "launcher/flags.h"
+#include "launcher/plan_choices.h"
+#include "launcher/plan_fit.h"
+#include "launcher/plan_hardware.h"
+#include "launcher/plan_prediction.h"
+#include "launcher/plan_report.h"
+#include "launcher/plan_simulate.h"
+#include "launcher/plan_target.h"
+#include "launcher/progress.h"
+#include "launcher/scale_flags.h"
+#include "launcher/subcommand.h"
+#include "runtime/clock.h"
+#include "runtime/hardware_profile.h"
+#include "sharding/topk_merge.h"
+
+ABSL_FLAG(bool, fit, false,
+          "Fits the profile of --hardware to measurements: a study's points.jsonl, and reports of "
+          "`bench collectives` in CSV or JSON");
+ABSL_FLAG(std::string, gpus, "", "The same as --ranks, for machines that are counted in GPUs");
+ABSL_FLAG(std::string, hardware, "",
+          "A profile of configs/hardware, by its name, or a file like them");
+ABSL_FLAG(std::string, holdout, "",
+          "--fit: which points only judge the fit: every so-manieth, as in 3, or CONTEXT/RANKS, "
+          "separated by commas");
+ABSL_FLAG(bool, simulate, false,
+          "A table over --ranks, to thousands of them, of what a token and a chunk take by phase, "
+          "and bytes by collective, with either merge of candidates");
+ABSL_FLAG(std::optional<double>, target_tpot, std::nullopt,
+          "Milliseconds of a decoded token, at most: looks for the smallest number of ranks");
+ABSL_FLAG(std::optional<double>, target_ttft, std::nullopt,
+          "Seconds to the first token, at most: looks for the smallest number of ranks");
+
+namespace longspan {
+namespace {
+
+struct PlanOptions {
+  std::string hardware;  // file
+  std::vector<int64_t> ranks, contexts;
+  int64_t batch = 1;
+  PlanTarget target;
+  Holdout holdout;
+  ReportFormat format = ReportFormat::kTable;
+  std::string output;
+  ProgressStyle progress = ProgressStyle::kOff;
+
+  bool json() const { return format == ReportFormat::kJson; }
+};
+
+absl::StatusOr<std::vector<int64_t>> RanksFromFlags() {
+  const std::string ranks = absl::GetFlag(FLAGS_ranks), gpus = absl::GetFlag(FLAGS_gpus);
+  if (!ranks.empty() && !gpus.empty()) {
+    return absl::InvalidArgumentError("--ranks and --gpus mean the same: give one of them");
+  }
+  const char* flag = gpus.empty() ? "ranks" : "gpus";
+  return ParseNumbers(flag, gpus.empty() ? ranks : gpus, kMostPlannedRanks);
+}
+
+absl::StatusOr<PlanTarget> TargetFromFlags() {
+  PlanTarget target = {absl::GetFlag(FLAGS_target_ttft), absl::GetFlag(FLAGS_target_tpot)};
+  for (const auto& [flag, value] :
+       {std::pair("target_ttft", target.prompt_s), std::pair("target_tpot", target.token_s)}) {
+    if (value.has_value() && !(*value > 0)) {
+      return absl::InvalidArgumentError(absl::StrCat("--", flag, " must be above 0"));
+    }
+  }
+  if (target.token_s.has_value()) *target.token_s *= 1e-3;
+  return target;
+}
+
+// What may be said together: one of four tasks.
+absl::Status CheckTask(const PlanTarget& target, const std::vector<std::string>& files) {
+  const bool fit = absl::GetFlag(FLAGS_fit), simulate = absl::GetFlag(FLAGS_simulate);
+  if (static_cast<int>(fit) + static_cast<int>(simulate) + static_cast<int>(target.asks()) > 1) {
+    return absl::InvalidArgumentError("--fit, --simulate and targets do not go together");
+  }
+  if (!fit && !files.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unexpected argument ", files[0], "; files are for --fit"));
+  }
+  if (fit && files.empty()) {
+    return absl::InvalidArgumentError(
+        "--fit takes files: a study's points.jsonl, or reports of "
+        "`bench collectives`");
+  }
+  if (!fit && !absl::GetFlag(FLAGS_holdout).empty()) {
+    return absl::InvalidArgumentError("--holdout goes with --fit");
+  }
+  const bool sized = !absl::GetFlag(FLAGS_ranks).empty() || !absl::GetFlag(FLAGS_gpus).empty();
+  if (!fit && sized == target.asks()) {
+    return absl::InvalidArgumentError(
+        sized ? "a target looks for the number of ranks itself: leave --ranks and --gpus out"
+              : "--ranks or --gpus is needed, as in --gpus 8, or a target");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PlanOptions> OptionsFromFlags(const std::vector<std::string>& files) {
+  PlanOptions options;
+  LONGSPAN_ASSIGN_OR_RETURN(options.target, TargetFromFlags());
+  LONGSPAN_RETURN_IF_ERROR(CheckTask(options.target, files));
+  if (!absl::GetFlag(FLAGS_fit) && !options.target.asks()) {
+    LONGSPAN_ASSIGN_OR_RETURN(options.ranks, RanksFromFlags());
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(options.contexts,
+                            ParseNumbers("context", absl::GetFlag(FLAGS_context), kMaxPosition));
+  constexpr int64_t kMostBatch = 65536;
+  LONGSPAN_ASSIGN_OR_RETURN(options.batch,
+                            ParseNumber("batch", absl::GetFlag(FLAGS_batch), kMostBatch));
+  LONGSPAN_ASSIGN_OR_RETURN(options.format, ParseReportFormat(absl::GetFlag(FLAGS_format)));
+  if (options.format == ReportFormat::kCsv) {
+    return absl::InvalidArgumentError("--format of plan must be table or json, not csv");
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(options.holdout, ParseHoldout(absl::GetFlag(FLAGS_holdout)));
+  LONGSPAN_ASSIGN_OR_RETURN(options.progress, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
+  LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
+  options.output = absl::GetFlag(FLAGS_output);
+  LONGSPAN_ASSIGN_OR_RETURN(options.hardware,
+                            FindHardware(absl::GetFlag(FLAGS_hardware), HardwareDirectories()));
+  return options;
+}
+
+// Counts predictions of all plans of one call.
+class Bar {
+ public:
+  explicit Bar(ProgressStyle style) : progress_(style, stderr, MonotonicSeconds(), "predictions") {}
+
+  // For part `index` of `parts`, which take about as long.
+  PlanProgress Part(size_t index, size_t parts) {
+    return [this, index, parts](int64_t done, int64_t total) {
+      ProgressState state;
+      state.done = ++done_;
+      state.total = total * static_cast<int64_t>(parts);
+      const double part = static_cast<double>(done) / static_cast<double>(total);
+      state.fraction = (static_cast<double>(index) + part) / static_cast<double>(parts);
+      progress_.Update(state, MonotonicSeconds());
+    };
+  }
+
+ private:
+  Progress progress_;
+  int64_t done_ = 0;
+};
+
+absl::StatusOr<PlanSubject> SubjectFromFlags(const std::string& hardware) {
+  const std::string path = absl::GetFlag(FLAGS_config), model = absl::GetFlag(FLAGS_model);
+  if (path.empty() && model.empty()) {
+    return absl::InvalidArgumentError("--config or --model is needed: what is to run");
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const HardwareProfile profile, LoadHardwareProfile(hardware));
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<ConfigOverride> overrides, SetFlags());
+  LONGSPAN_ASSIGN_OR_RETURN(Config config, LoadConfig(path, model, overrides));
+  return MakePlanSubject(std::move(config), profile);
+}
+
+// The text and whether all is as it should be.
+struct Outcome {
+  std::string text;
+  bool good = true;
+};
+
+std::string JsonText(const nlohmann::ordered_json& json) {
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<Outcome> Predict(const PlanOptions& options, const PlanSubject& subject) {
+  Outcome outcome = {options.json() ? "" : PlanHeader(subject)};
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  Bar bar(options.progress);
+  const size_t parts = options.ranks.size() * options.contexts.size();
+  size_t part = 0;
+  for (const int64_t ranks : options.ranks) {
+    if (ranks > MostRanks(subject)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(ranks, " ranks: GPU ranks merge candidates of at most ", MostRanks(subject),
+                       "; --simulate looks beyond"));
+    }
+    for (const int64_t context : options.contexts) {
+      const PlanSize size = {static_cast<int>(ranks), context, options.batch};
+      LONGSPAN_ASSIGN_OR_RETURN(const JobPlan plan, PlanJob(subject, size));
+      LONGSPAN_ASSIGN_OR_RETURN(const PlanChoices choices,
+                                ChoosePlan(subject, size, bar.Part(part++, parts)));
+      outcome.good &= plan.memory.fits;
+      if (options.json()) {
+        all.push_back(PlanJson(subject, plan, choices));
+      } else {
+        absl::StrAppend(&outcome.text, PlanTable(plan, choices));
+      }
+    }
+  }
+  if (options.json()) outcome.text = JsonText(all);
+  return outcome;
+}
+
+absl::StatusOr<Outcome> Search(const PlanOptions& options, const PlanSubject& subject) {
+  Outcome outcome = {options.json() ? "" : PlanHeader(subject)};
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  Bar bar(options.progress);
+  for (size_t c = 0; c < options.contexts.size(); ++c) {
+    const int64_t context = options.contexts[c];
+    LONGSPAN_ASSIGN_OR_RETURN(const PlanSearch search,
+                              SearchMachine(subject, options.target, context, options.batch,
+                                            bar.Part(c, options.contexts.size())));
+    outcome.good &= search.found.has_value();
+    all.push_back(SearchJson(search));
+    all.back()["context"] = context;
+    if (!options.json()) {
+      absl::StrAppend(&outcome.text, "\n", context, " tokens, batch ", options.batch,
+                      SearchTable(search));
+    }
+  }
+  if (options.json()) outcome.text = JsonText(all);
+  return outcome;
+}
+
+absl::StatusOr<Outcome> Simulate(const PlanOptions& options, const PlanSubject& subject) {
+  Outcome outcome = {options.json() ? "" : PlanHeader(subject)};
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  Bar bar(options.progress);
+  for (size_t c = 0; c < options.contexts.size(); ++c) {
+    const int64_t context = options.contexts[c];
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<SimulatedRanks> rows,
+                              SimulateRanks(subject, options.ranks, context, options.batch,
+                                            bar.Part(c, options.contexts.size())));
+    all.push_back({{"context", context}, {"batch", options.batch}, {"rows", SimulationJson(rows)}});
+    if (!options.json()) {
+      absl::StrAppend(&outcome.text, "\n", context, " tokens, batch ", options.batch,
+                      SimulationTable(rows));
+    }
+  }
+  if (options.json()) outcome.text = JsonText(all);
+  return outcome;
+}
+
+absl::Status Fit(const PlanOptions& options, const std::vector<std::string>& files) {
+  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options.output));
+  LONGSPAN_ASSIGN_OR_RETURN(const HardwareProfile start, LoadHardwareProfile(options.hardware));
+  FitInput input;
+  for (const std::string& file : files) LONGSPAN_RETURN_IF_ERROR(ReadFitFile(file, &input));
+  LONGSPAN_ASSIGN_OR_RETURN(const FitReport report,
+                            FitHardware(start, input, options.holdout, absl::GetFlag(FLAGS_model)));
+  LONGSPAN_RETURN_IF_ERROR(WriteReport(FitTable(report), ""));
+  if (options.output.empty()) return absl::OkStatus();
+  return WriteReport(HardwareProfileToYaml(report.profile), options.output);
+}
+
+absl::StatusOr<Outcome> RunTask(const PlanOptions& options) {
+  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options.output));
+  LONGSPAN_ASSIGN_OR_RETURN(const PlanSubject subject, SubjectFromFlags(options.hardware));
+  if (options.target.asks()) return Search(options, subject);
+  return absl::GetFlag(FLAGS_simulate) ? Simulate(options, subject) : Predict(options, subject);
+}
+
+absl::StatusOr<int> Plan(const std::vector<std::string>& files) {
+  if (LaunchedByMpirun()) {
+    return absl::InvalidArgumentError("nothing is run: one process plans, without mpirun");
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const PlanOptions options, OptionsFromFlags(files));
+  if (absl::GetFlag(FLAGS_fit)) {
+    const absl::Status status = Fit(options, files);
+    return status.ok() ? int{kExitOk} : ReportError(status, 0);
+  }
+  const absl::StatusOr<Outcome> outcome = RunTask(options);
+  if (!outcome.ok()) return ReportError(outcome.status(), 0);
+  if (const absl::Status written = WriteReport(outcome->text, options.output); !written.ok()) {
+    return ReportError(written, 0);
+  }
+  return outcome->good ? kExitOk : kExitFailed;
+}
+
+}  // namespace
+
+Subcommand PlanSubcommand() {
+  return {
+      "plan",
+      "[--config FILE] [--model DIR] [--set key=value]... --hardware NAME|FILE\n          "
+      "--gpus N,...|--ranks N,...|--target_ttft SECONDS|--target_tpot MS [--context "
+      "TOKENS,...] [--batch N]\n          [--simulate] [--format table|json] [--output FILE]\n"
+      "  longspan plan --fit FILE... --hardware NAME|FILE [--holdout N|CONTEXT/RANKS,...] "
+      "[--model DIR] [--output FILE]",
+      "Predicts, without weights and without running anything, memory, time to first token "
+      "and tokens/s of a\n      job, and which settings would be faster; or finds the smallest "
+      "number of ranks that meets a target;\n      or fits a hardware profile to measurements. "
+      "Exit code: 0 it fits and meets the target, 1 not, 2 usage.",
+      {"config", "model", "set", "hardware", "gpus", "ranks", "context", "batch", "target_ttft",
+       "target_tpot", "simulate", "fit", "holdout", "format", "output", "progress", "verbosity"},
+      Plan};
+}
+
+}  // namespace longspan

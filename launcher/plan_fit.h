@@ -1,0 +1,67 @@
+#ifndef LONGSPAN_LAUNCHER_PLAN_FIT_H_
+#define LONGSPAN_LAUNCHER_PLAN_FIT_H_
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "launcher/bench_collectives.h"
+#include "launcher/scale_point.h"
+#include "sharding/hardware_profile.h"
+#include "sharding/profile_fit.h"
+
+// `longspan plan --fit`: a hardware profile from what `scale` and `bench collectives` measured.
+namespace longspan {
+
+// A collective that was measured by itself.
+struct MeasuredCall {
+  CollectiveCase of;
+  int ranks = 1;
+  double seconds = 0;  // median; of several ways the fastest
+};
+
+struct FitInput {
+  std::vector<ScalePoint> points;
+  std::vector<MeasuredCall> calls;
+};
+
+// Adds what the file has: lines of a study's points.jsonl, or a report of `bench collectives` in
+// CSV or JSON. InvalidArgument: it is none of these, and what is wrong with it.
+absl::Status ReadFitFile(const std::string& path, FitInput* input);
+
+// Which points of studies are kept from the fit, to be predicted.
+struct Holdout {
+  int64_t every = 0;                             // each so-manieth; 0: none
+  std::set<std::pair<int64_t, int64_t>> points;  // (context, ranks)
+
+  bool Holds(size_t index, const ScalePoint& point) const;
+};
+// "", "3" or "65536/4,131072/8".
+absl::StatusOr<Holdout> ParseHoldout(absl::string_view text);
+
+// A prediction beside what was measured.
+struct FitCheck {
+  std::string not_fitted;  // why: "held out"; empty: it was
+  FitError error;
+};
+
+struct FitReport {
+  HardwareProfile profile;
+  std::vector<FitError> parts;   // what was fitted: phases of points, and calls
+  std::vector<FitCheck> checks;  // prompts and tokens of all points, predicted as a whole
+};
+
+// `model`: directory that wins over those of the points; may be empty. Points of one size are not
+// told apart from `start`, whose numbers stay where nothing was measured.
+absl::StatusOr<FitReport> FitHardware(const HardwareProfile& start, const FitInput& input,
+                                      const Holdout& holdout, const std::string& model);
+
+std::string FitTable(const FitReport& report);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_LAUNCHER_PLAN_FIT_H_
