@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -20,7 +22,6 @@ namespace longspan {
 namespace {
 
 constexpr double kDeviation = 0.02;
-constexpr int64_t kFillAtOnce = 4096;  // numbers
 
 // The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): any counter gives a random word.
 uint64_t Mix(uint64_t counter) {
@@ -37,24 +38,50 @@ uint64_t SeedOf(absl::string_view name) {
   return hash;
 }
 
+uint64_t RandomWord(uint64_t seed, int64_t index) {
+  return Mix(seed + static_cast<uint64_t>(index / 4));
+}
+
+float NumberOfBits(uint64_t bits, double deviation) {
+  return static_cast<float>((static_cast<double>(bits) / 32767.5 - 1) * std::sqrt(3.0) * deviation);
+}
+
 // Number `index` of a stream: uniform with mean 0, from 16 of a word's bits.
 float RandomNumber(uint64_t seed, int64_t index, double deviation) {
-  const uint64_t word = Mix(seed + static_cast<uint64_t>(index / 4));
-  const auto bits = static_cast<double>(word >> (index % 4 * 16) & 0xffff);
-  return static_cast<float>((bits / 32767.5 - 1) * std::sqrt(3.0) * deviation);
+  return NumberOfBits(RandomWord(seed, index) >> (index % 4 * 16) & 0xffff, deviation);
+}
+
+// The number of every 16 bits that a word can give, converted once: weights are billions.
+template <typename T>
+std::vector<T> NumbersOfBits(DType dtype, double deviation) {
+  std::vector<float> values(1 << 16);
+  for (int64_t bits = 0; bits < 1 << 16; ++bits) values[bits] = NumberOfBits(bits, deviation);
+  std::vector<T> converted(values.size());
+  ConvertFromFloat(values.data(), std::ssize(values), dtype,
+                   reinterpret_cast<std::byte*>(converted.data()));
+  return converted;
+}
+
+template <typename T>
+void FillWith(uint64_t seed, DType dtype, int64_t count, std::byte* out) {
+  const std::vector<T> numbers = NumbersOfBits<T>(dtype, kDeviation);
+  for (int64_t first = 0; first < count; first += 4) {
+    const uint64_t word = RandomWord(seed, first);
+    const T four[] = {numbers[word & 0xffff], numbers[word >> 16 & 0xffff],
+                      numbers[word >> 32 & 0xffff], numbers[word >> 48]};
+    std::memcpy(out + first * sizeof(T), four, std::min<int64_t>(4, count - first) * sizeof(T));
+  }
 }
 
 void FillRandom(absl::string_view name, const Tensor& tensor, std::byte* out) {
-  const uint64_t seed = SeedOf(name);
-  std::vector<float> values(kFillAtOnce);
-  for (int64_t first = 0; first < tensor.num_elements(); first += kFillAtOnce) {
-    const int64_t count = std::min(kFillAtOnce, tensor.num_elements() - first);
-    for (int64_t i = 0; i < count; ++i) {
-      values[i] = tensor.shape.size() == 1 && absl::StrContains(name, "norm")
-                      ? 1.0f
-                      : RandomNumber(seed, first + i, kDeviation);
-    }
-    ConvertFromFloat(values.data(), count, tensor.dtype, out + first * SizeOf(tensor.dtype));
+  const int64_t count = tensor.num_elements();
+  if (tensor.shape.size() == 1 && absl::StrContains(name, "norm")) {
+    const std::vector<float> ones(count, 1.0f);
+    ConvertFromFloat(ones.data(), count, tensor.dtype, out);
+  } else if (tensor.dtype == DType::kFloat32) {
+    FillWith<float>(SeedOf(name), tensor.dtype, count, out);
+  } else {
+    FillWith<uint16_t>(SeedOf(name), tensor.dtype, count, out);
   }
 }
 
