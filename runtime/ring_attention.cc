@@ -1,6 +1,8 @@
 #include "runtime/ring_attention.h"
 
 #include <cstring>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/status_macros.h"
@@ -133,18 +135,28 @@ absl::Status RunRing(const AttentionContext& context, int64_t layer, KvShard* ca
                      absl::Span<const BlockKeys> all, std::vector<BlockInFlight>* blocks) {
   const int rank = context.communicator->rank();
   const int ranks = context.communicator->size();
-  for (const RingRound& round :
-       PlanRing(context.layout, rank, all, context.limits.ring_round_tokens)) {
-    RoundExchange exchange(context, layer, cache, round);
-    LONGSPAN_RETURN_IF_ERROR(exchange.Start(1));
-    if (!context.deterministic) AttendSource(context, exchange, rank, round.window, blocks);
+  const std::vector<RingRound> rounds =
+      PlanRing(context.layout, rank, all, context.limits.ring_round_tokens);
+  std::optional<RoundExchange> next;
+  const auto start_round = [&](size_t r) {
+    if (r >= rounds.size()) return absl::OkStatus();
+    next.emplace(context, layer, cache, rounds[r]);
+    return next->Start(1);
+  };
+  LONGSPAN_RETURN_IF_ERROR(start_round(0));
+  for (size_t r = 0; r < rounds.size(); ++r) {
+    RoundExchange exchange = *std::exchange(next, std::nullopt);
+    const Range window = rounds[r].window;
+    if (!context.deterministic) AttendSource(context, exchange, rank, window, blocks);
     for (int step = 1; step < ranks; ++step) {
       LONGSPAN_RETURN_IF_ERROR(exchange.Wait(step));
-      LONGSPAN_RETURN_IF_ERROR(exchange.Start(step + 1));
+      // A message is on its way behind all attention but that to the last one.
+      LONGSPAN_RETURN_IF_ERROR(step + 1 < ranks ? exchange.Start(step + 1) : start_round(r + 1));
       if (context.deterministic) continue;
-      AttendSource(context, exchange, RingSource(rank, step, ranks), round.window, blocks);
+      AttendSource(context, exchange, RingSource(rank, step, ranks), window, blocks);
     }
-    if (context.deterministic) AttendInOrder(context, exchange, round.window, blocks);
+    if (context.deterministic) AttendInOrder(context, exchange, window, blocks);
+    if (!next.has_value()) LONGSPAN_RETURN_IF_ERROR(start_round(r + 1));  // one rank
   }
   return absl::OkStatus();
 }

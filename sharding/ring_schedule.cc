@@ -118,7 +118,11 @@ std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const Blo
 }
 
 std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens) {
-  return Windows(UnionOfAll(readers), max_tokens);
+  const std::vector<Range> runs = UnionOfAll(readers);
+  const auto ranks = static_cast<int64_t>(readers.size());
+  const int64_t rounds = ranks == 1 ? 1 : (kMinRingSteps + ranks - 1) / ranks;
+  const int64_t tokens = (CountTokens(runs) + rounds - 1) / rounds;
+  return Windows(runs, std::min(max_tokens, std::max(kMinRoundTokens, tokens)));
 }
 
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,

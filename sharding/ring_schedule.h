@@ -30,6 +30,11 @@ struct RingRound {
 std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const BlockKeys> blocks);
 
 // The windows of the ring's rounds: each has at most max_tokens of the positions that are read.
+// There are as many rounds as make eight steps of the ring in all, if each then has
+// kMinRoundTokens: nothing but attention to a rank's own keys of the first round can hide the
+// first message.
+inline constexpr int64_t kMinRingSteps = 8;
+inline constexpr int64_t kMinRoundTokens = 1024;
 std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens);
 
 // The rounds of `rank` that bring each token that a block reads to the block's rank, once for each

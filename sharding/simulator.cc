@@ -114,16 +114,23 @@ void Simulator::Run(Phase phase, const Collective& collective) {
   Count(collective.name, 1, use.bytes_within + use.bytes_between);
 }
 
-// In step i a rank waits for what step i moves, starts step i + 1, and attends. Of thousands of
+// In step i a rank waits for what step i moves, starts step i + 1, in the last one the first of the
+// next round, and attends. Of thousands of
 // ranks most steps of most ranks move nothing: only those that move something are looked at, and
 // the calls of the others are made up for when their rank is next looked at.
 void Simulator::Run(Phase phase, const RingOfKeys& ring) {
   for (int r = 0; r < ranks_; ++r) {
     Spend(phase, r, static_cast<double>(ring.listed_keys) * profile_.plan_key_s);
   }
+  std::vector<RingCall> calls(ranks_);
+  for (int r = 0; r < ranks_ && ranks_ > 1; ++r) Start(phase, r, 1, &calls[r]);
   for (const RingTraffic& round : ring.rounds) {
-    std::vector<RingCall> calls(ranks_);
-    for (int r = 0; r < ranks_ && ranks_ > 1; ++r) Start(phase, r, 1, &calls[r]);
+    std::vector<RingCall> of_next(ranks_);
+    const bool is_last = &round == &ring.rounds.back();
+    const auto end_calls = [&](int rank) {
+      Start(phase, rank, ranks_ - 1, &calls[rank]);
+      if (!is_last && ranks_ > 1) Start(phase, rank, 1, &of_next[rank]);
+    };
     int64_t moved = 0;
     absl::Span<const RingShare> rest = round.shares;
     while (!rest.empty()) {
@@ -135,10 +142,13 @@ void Simulator::Run(Phase phase, const RingOfKeys& ring) {
       rest.remove_prefix(shares.size());
       if (step > 0) moved += MoveKeys(phase, shares, step, ring.token_bytes, &calls);
       for (const RingShare& share : shares) {
-        if (!ring.in_order) Attend(share.reader, ring.cost.Of(share));
+        if (ring.in_order) continue;
+        if (step == ranks_ - 1) end_calls(share.reader);
+        Attend(share.reader, ring.cost.Of(share));
       }
     }
-    for (int r = 0; r < ranks_; ++r) Start(phase, r, ranks_ - 1, &calls[r]);
+    for (int r = 0; r < ranks_; ++r) end_calls(r);
+    calls = std::move(of_next);
     if (ring.in_order) {
       std::vector<Work> work(ranks_);
       for (const RingShare& share : round.shares) {
