@@ -81,12 +81,14 @@ int64_t ExchangeBytes(const Sizes& sizes, int64_t tokens) {
   constexpr int64_t kIndex = sizeof(uint32_t);
   const int64_t listed = sizes.own_blocks * sizes.listed_keys;
   if (sizes.reads_pages) return 2 * listed * kIndex;
+  // What plans the ring: bits of every token, to and from each rank in each of four groups.
+  const int64_t plan = 8 * sizes.ranks * sizes.own_tokens / 8;
   const int64_t arriving = std::min(tokens, listed);
   // All other ranks may want the same.
   const int64_t of_rank = std::min(arriving, sizes.own_tokens);
   const int64_t sent = (sizes.ranks - 1) * of_rank;
-  int64_t bytes =
-      (sent + arriving) * 2 * sizes.context.kv.row_bytes() + (sent + of_rank + 2 * listed) * kIndex;
+  int64_t bytes = (sent + arriving) * 2 * sizes.context.kv.row_bytes() +
+                  (sent + arriving + tokens + 2 * listed) * kIndex + plan;
   if (sizes.ranks > 1) {
     const int64_t query_dim = sizes.context.shape.query_dim();
     const int64_t partial = (query_dim + sizes.context.shape.heads) * kFloat;

@@ -50,7 +50,8 @@ std::vector<std::vector<Range>> NotBrought(std::vector<std::vector<Range>> reade
 
 // The round of `rank`, over all positions, that brings what `blocks` read and their ranks were not
 // brought before: [rank] runs of `brought`, ascending and apart, to which it adds. So blocks may
-// come group by group, and each token still moves once to each rank that reads it.
+// come group by group, and each token still moves once to each rank that reads it. GPUs plan the
+// same by kernels/cuda/ring_plan.h.
 RingRound PlanGroup(const SequenceLayout& layout, int rank, absl::Span<const BlockKeys> blocks,
                     std::vector<std::vector<Range>>* brought);
 

@@ -30,7 +30,7 @@ inline Candidate PackCandidate(float score, int64_t position) {
          (0xffffffffu - static_cast<uint32_t>(position));
 }
 
-inline int64_t PositionOf(Candidate candidate) {
+constexpr int64_t PositionOf(Candidate candidate) {
   return 0xffffffffu - static_cast<uint32_t>(candidate);
 }
 

@@ -9,10 +9,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr unsigned kListBlocks = 32;  // of each selection block
 
-__device__ int64_t DevicePosition(Candidate candidate) {
-  return 0xffffffffu - static_cast<uint32_t>(candidate);
-}
-
 // A block of threads has a selection block. What is dropped stands last, as positions ascend.
 __global__ void __launch_bounds__(kThreads) LocateKernel(LocateCandidatesArgs args) {
   const int64_t end = args.blocks[blockIdx.x].middle.end;
@@ -26,7 +22,7 @@ __global__ void __launch_bounds__(kThreads) LocateKernel(LocateCandidatesArgs ar
     bool keep = false;
     if (i < args.top_k) {
       const int64_t position =
-          i < count ? args.geometry.Position(first + DevicePosition(candidates[i])) : end;
+          i < count ? args.geometry.Position(first + PositionOf(candidates[i])) : end;
       keep = position < end;
       candidates[i] =
           keep ? candidates[i] >> 32 << 32 | (0xffffffffu - static_cast<uint32_t>(position)) : 0;
@@ -48,9 +44,10 @@ __global__ void __launch_bounds__(kThreads) ListKeysKernel(ListKeysArgs args) {
     } else if (i < initial) {
       position = ranges.initial.begin + i;
     } else {
-      position = DevicePosition(args.selected[blockIdx.y * args.selected_stride + i - initial]);
+      position = PositionOf(args.selected[ranges.selection * args.selected_stride + i - initial]);
     }
-    args.key_rows[block.first_key + i] = static_cast<uint32_t>(position);
+    args.key_rows[block.first_key + i] =
+        args.row_of == nullptr ? static_cast<uint32_t>(position) : args.row_of[position];
     args.key_positions[block.first_key + i] = static_cast<uint32_t>(position);
   }
 }

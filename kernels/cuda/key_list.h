@@ -27,21 +27,22 @@ struct LocateCandidatesArgs {
 };
 absl::Status LocateCandidates(const LocateCandidatesArgs& args, Stream stream);
 
-// What a block reads where a rank has all positions. Lives in device memory.
+// What a block reads beside what it selected, and where that stands. Lives in device memory.
 struct KeyRanges {
   Range initial;
   Range near;
+  int64_t selection = 0;  // row of the selections
 };
 
-// Fills the lists of PrefillAttentionArgs of blocks whose keys are all in this rank's pages (one
-// rank): initial and selected positions, then the near ones. A block's far_keys and near_keys say
-// how many there are.
+// Fills the lists of PrefillAttentionArgs: a block's initial and selected positions, then the near
+// ones. Its far_keys and near_keys say how many there are.
 struct ListKeysArgs {
   const AttentionBlock* blocks = nullptr;  // device [num_blocks]
   const KeyRanges* ranges = nullptr;       // device [num_blocks]
   int num_blocks = 0;
-  const Candidate* selected = nullptr;  // device [num_blocks, selected_stride]; null: none
+  const Candidate* selected = nullptr;  // device [rows, selected_stride]; null: none
   int64_t selected_stride = 0;
+  const uint32_t* row_of = nullptr;   // device [positions] a position's row; null: it is the row
   uint32_t* key_rows = nullptr;       // device
   uint32_t* key_positions = nullptr;  // device
 };

@@ -88,7 +88,7 @@ absl::Status PrefillInputs::UploadBlocks() {
     const int64_t keys = ListedKeys(shape_, block);
     lists.push_back(
         {row, block.size(), block.begin, listed_, keys - ranges.near.size(), ranges.near.size()});
-    key_ranges.push_back({ranges.initial, ranges.near});
+    key_ranges.push_back({ranges.initial, ranges.near, std::ssize(key_ranges)});
     listed_ += keys;
     hull_ = {ranges.middle.begin, std::max(hull_.end, ranges.middle.end)};
   }

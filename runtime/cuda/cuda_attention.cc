@@ -37,128 +37,153 @@ cuda::PrefillAttentionArgs AttentionArgs(const CudaRun& run) {
   return args;
 }
 
-// One rank and its device memory: keys are read where they are, by lists that never see the host.
-absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
-                                 absl::Span<const PrefillBlock> blocks, int64_t first_row,
-                                 int64_t first_selection) {
-  const CudaPhaseSpan span(run->phases, Phase::kAttend);
-  CudaBuffers& buffers = run->buffers;
-  const KvShape& kv = run->sizes.kv;
-  std::vector<const std::byte*> pages;
-  for (const PageRef& page : cache->pages()) pages.push_back(page->kv.get());
-  std::vector<cuda::AttentionBlock> lists;
-  std::vector<cuda::KeyRanges> ranges;
-  int64_t listed = 0;
-  cuda::PrefillAttentionArgs args = AttentionArgs(*run);
-  for (const PrefillBlock& block : blocks) {
-    cuda::AttentionBlock& list = lists.emplace_back();
-    list.first_row = block.row - first_row;
-    list.queries = block.tokens.size();
-    list.first_position = block.tokens.begin;
-    list.first_key = listed;
-    list.far_keys = block.ranges.initial.size() + NumSelected(*run, block.ranges);
-    list.near_keys = block.ranges.near.size();
-    listed += list.far_keys + list.near_keys;
-    ranges.push_back({block.ranges.initial, block.ranges.near});
-    args.max_queries = std::max(args.max_queries, list.queries);
-  }
-  LONGSPAN_CHECK(listed <= run->sizes.own_blocks * run->sizes.listed_keys);
-  Parameters parameters;
-  const int64_t pages_at = parameters.Add<const std::byte*>(pages);
-  const int64_t lists_at = parameters.Add<cuda::AttentionBlock>(lists);
-  const int64_t ranges_at = parameters.Add<cuda::KeyRanges>(ranges);
-  LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
-
-  cuda::ListKeysArgs list;
-  list.blocks = reinterpret_cast<const cuda::AttentionBlock*>(buffers.parameters + lists_at);
-  list.ranges = reinterpret_cast<const cuda::KeyRanges*>(buffers.parameters + ranges_at);
-  list.num_blocks = static_cast<int>(blocks.size());
-  list.selected =
-      run->sizes.top_k == 0 ? nullptr : buffers.selected + first_selection * run->sizes.top_k;
-  list.selected_stride = run->sizes.top_k;
-  list.key_rows = buffers.key_rows;
-  list.key_positions = buffers.key_positions;
-  LONGSPAN_RETURN_IF_ERROR(cuda::ListKeys(list, run->stream()));
-
-  args.rows.pages = reinterpret_cast<const std::byte* const*>(buffers.parameters + pages_at);
-  args.rows.page_rows = kv.stripe_tokens;
-  args.rows.key_offset = kv.key_offset(layer);
-  args.rows.value_offset = kv.value_offset(layer);
-  args.rows.row_stride = kv.row_bytes();
-  args.blocks = list.blocks;
-  args.num_blocks = list.num_blocks;
-  return cuda::PrefillAttention(args, run->stream());
-}
-
-// Blocks of this rank with their keys, which `ring` has brought.
-struct ArrivedBlocks {
+// Blocks of this rank, and what ListKeys needs to list their keys.
+struct OwnBlocks {
   std::vector<cuda::AttentionBlock> blocks;
-  std::vector<uint32_t> rows, positions;
-  int64_t max_queries = 0;
+  std::vector<cuda::KeyRanges> ranges;
+  int64_t listed = 0;  // keys of all
 
-  void Add(const KeyRing& ring, const PrefillBlock& block, const BlockKeys& keys,
-           int64_t first_row) {
+  // selection: its row of the selections.
+  void Add(const CudaRun& run, const PrefillBlock& block, int64_t first_row, int64_t selection) {
     cuda::AttentionBlock& list = blocks.emplace_back();
     list.first_row = block.row - first_row;
     list.queries = block.tokens.size();
     list.first_position = block.tokens.begin;
-    list.first_key = static_cast<int64_t>(rows.size());
-    list.far_keys = static_cast<int64_t>(keys.far.size());
-    list.near_keys = keys.near.size();
-    max_queries = std::max(max_queries, list.queries);
-    const auto add = [&](int64_t position) {
-      rows.push_back(ring.RowOf(position));
-      positions.push_back(static_cast<uint32_t>(position));
-    };
-    for (const int64_t position : keys.far) add(position);
-    for (int64_t p = keys.near.begin; p < keys.near.end; ++p) add(p);
+    list.first_key = listed;
+    list.far_keys = block.ranges.initial.size() + NumSelected(run, block.ranges);
+    list.near_keys = block.ranges.near.size();
+    listed += list.far_keys + list.near_keys;
+    LONGSPAN_CHECK(listed <= run.sizes.own_blocks * run.sizes.listed_keys);
+    ranges.push_back({block.ranges.initial, block.ranges.near, selection});
+  }
+  int64_t max_queries() const {
+    int64_t most = 0;
+    for (const cuda::AttentionBlock& block : blocks) most = std::max(most, block.queries);
+    return most;
   }
 };
 
-absl::Status AttendArrived(CudaRun* run, const ArrivedBlocks& arrived, KeyRing* ring) {
-  if (arrived.blocks.empty()) return absl::OkStatus();
-  cuda::PrefillAttentionArgs args = AttentionArgs(*run);
-  LONGSPAN_ASSIGN_OR_RETURN(args.key_rows, ring->Upload<uint32_t>(arrived.rows));
-  LONGSPAN_ASSIGN_OR_RETURN(args.key_positions, ring->Upload<uint32_t>(arrived.positions));
-  LONGSPAN_ASSIGN_OR_RETURN(args.blocks, ring->Upload<cuda::AttentionBlock>(arrived.blocks));
-  LONGSPAN_RETURN_IF_ERROR(ring->ShowLists());
+// row_of: device, of keys that were brought; null: they are read where they are.
+absl::Status ListKeysOf(CudaRun* run, const cuda::AttentionBlock* blocks,
+                        const cuda::KeyRanges* ranges, size_t num_blocks, const uint32_t* row_of) {
+  cuda::ListKeysArgs list;
+  list.blocks = blocks;
+  list.ranges = ranges;
+  list.num_blocks = static_cast<int>(num_blocks);
+  list.selected = run->sizes.top_k == 0 ? nullptr : run->buffers.selected;
+  list.selected_stride = run->sizes.top_k;
+  list.row_of = row_of;
+  list.key_rows = run->buffers.key_rows;
+  list.key_positions = run->buffers.key_positions;
+  return cuda::ListKeys(list, run->stream());
+}
+
+// One rank and its device memory: keys are read where they are.
+absl::Status AttendWherePagesAre(CudaRun* run, int64_t layer, KvShard* cache,
+                                 absl::Span<const PrefillBlock> blocks, int64_t first_row,
+                                 int64_t first_selection) {
   const CudaPhaseSpan span(run->phases, Phase::kAttend);
-  args.num_blocks = static_cast<int>(arrived.blocks.size());
-  args.max_queries = arrived.max_queries;
-  const int64_t row_bytes = run->sizes.kv.row_bytes();
-  args.rows.pages = ring->arrived_page();
-  args.rows.page_rows = std::numeric_limits<uint32_t>::max();
-  args.rows.key_offset = 0;
-  args.rows.value_offset = row_bytes;
-  args.rows.row_stride = 2 * row_bytes;
+  const KvShape& kv = run->sizes.kv;
+  std::vector<const std::byte*> pages;
+  for (const PageRef& page : cache->pages()) pages.push_back(page->kv.get());
+  OwnBlocks own;
+  for (const PrefillBlock& block : blocks) {
+    own.Add(*run, block, first_row, first_selection + std::ssize(own.blocks));
+  }
+  Parameters parameters;
+  const int64_t pages_at = parameters.Add<const std::byte*>(pages);
+  const int64_t blocks_at = parameters.Add<cuda::AttentionBlock>(own.blocks);
+  const int64_t ranges_at = parameters.Add<cuda::KeyRanges>(own.ranges);
+  LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
+
+  cuda::PrefillAttentionArgs args = AttentionArgs(*run);
+  args.rows.pages = parameters.Uploaded<const std::byte*>(*run, pages_at);
+  args.rows.page_rows = kv.stripe_tokens;
+  args.rows.key_offset = kv.key_offset(layer);
+  args.rows.value_offset = kv.value_offset(layer);
+  args.rows.row_stride = kv.row_bytes();
+  args.blocks = parameters.Uploaded<cuda::AttentionBlock>(*run, blocks_at);
+  args.num_blocks = static_cast<int>(blocks.size());
+  args.max_queries = own.max_queries();
+  LONGSPAN_RETURN_IF_ERROR(ListKeysOf(run, args.blocks,
+                                      parameters.Uploaded<cuda::KeyRanges>(*run, ranges_at),
+                                      blocks.size(), /*row_of=*/nullptr));
   return cuda::PrefillAttention(args, run->stream());
 }
 
 // Several ranks, or a cache on the host: what this rank's blocks read is brought here, for one
-// group of them while those before attend. While the GPUs do either, the host plans the next.
+// group of them while those before attend.
 absl::Status AttendWhatArrives(CudaRun* run, int64_t layer, KvShard* cache,
                                absl::Span<const PrefillBlock> blocks, int64_t first_row,
-                               absl::Span<const std::vector<int64_t>> selections) {
+                               int64_t first_selection) {
   const CudaPhaseSpan span(run->phases, Phase::kRingWait);
-  KeyRing ring(run, layer, cache);
-  LONGSPAN_RETURN_IF_ERROR(ring.Start());
+  std::vector<const std::byte*> pages = {run->buffers.arrived};
+  for (const PageRef& page : cache->pages()) pages.push_back(page->kv.get());
   std::vector<int> owners;
   for (const PrefillBlock& block : blocks) owners.push_back(block.rank);
+  std::vector<cuda::RingBlock> all;
+  OwnBlocks own;
+  std::vector<size_t> own_ends;  // [groups]
+  int64_t positions = 0;
   for (const std::vector<size_t>& group : RingGroups(owners, run->ranks(), kRingGroups)) {
-    std::vector<BlockKeys> reads;
     for (const size_t b : group) {
       const PrefillBlock& block = blocks[b];
-      reads.push_back(ReadsOf(block.tokens, block.rank, block.ranges, selections[b]));
+      const int64_t selection = first_selection + static_cast<int64_t>(b);
+      all.push_back({{block.ranges.initial, block.ranges.near, selection},
+                     NumSelected(*run, block.ranges),
+                     block.rank,
+                     static_cast<int32_t>(own_ends.size())});
+      positions = std::max({positions, block.ranges.initial.end, block.ranges.near.end});
+      if (block.rank == run->rank()) own.Add(*run, block, first_row, selection);
     }
-    LONGSPAN_RETURN_IF_ERROR(ring.Bring(reads));
-    ArrivedBlocks arrived;
-    for (size_t i = 0; i < group.size(); ++i) {
-      const PrefillBlock& block = blocks[group[i]];
-      if (block.rank == run->rank()) arrived.Add(ring, block, reads[i], first_row);
+    own_ends.push_back(own.blocks.size());
+  }
+  Parameters parameters;
+  const int64_t pages_at = parameters.Add<const std::byte*>(pages);
+  const int64_t all_at = parameters.Add<cuda::RingBlock>(all);
+  const int64_t blocks_at = parameters.Add<cuda::AttentionBlock>(own.blocks);
+  const int64_t ranges_at = parameters.Add<cuda::KeyRanges>(own.ranges);
+  LONGSPAN_RETURN_IF_ERROR(parameters.Upload(*run));
+
+  const auto* const uploaded_pages = parameters.Uploaded<const std::byte*>(*run, pages_at);
+  KeyRing ring(run, layer, uploaded_pages + 1);
+  LONGSPAN_RETURN_IF_ERROR(ring.Plan(parameters.Uploaded<cuda::RingBlock>(*run, all_at),
+                                     static_cast<int>(all.size()),
+                                     static_cast<int>(own_ends.size()), positions));
+  cuda::PrefillAttentionArgs args = AttentionArgs(*run);
+  args.blocks = parameters.Uploaded<cuda::AttentionBlock>(*run, blocks_at);
+  args.max_queries = own.max_queries();
+  const int64_t row_bytes = run->sizes.kv.row_bytes();
+  args.rows.pages = uploaded_pages;
+  args.rows.page_rows = std::numeric_limits<uint32_t>::max();
+  args.rows.key_offset = 0;
+  args.rows.value_offset = row_bytes;
+  args.rows.row_stride = 2 * row_bytes;
+  LONGSPAN_RETURN_IF_ERROR(ListKeysOf(run, args.blocks,
+                                      parameters.Uploaded<cuda::KeyRanges>(*run, ranges_at),
+                                      own.blocks.size(), run->buffers.row_of));
+  size_t done = 0;
+  for (size_t group = 0; group < own_ends.size(); ++group) {
+    LONGSPAN_RETURN_IF_ERROR(ring.Bring(static_cast<int>(group)));
+    args.num_blocks = static_cast<int>(own_ends[group] - done);
+    if (args.num_blocks > 0) {
+      const CudaPhaseSpan attending(run->phases, Phase::kAttend);
+      LONGSPAN_RETURN_IF_ERROR(cuda::PrefillAttention(args, run->stream()));
     }
-    LONGSPAN_RETURN_IF_ERROR(AttendArrived(run, arrived, &ring));
+    args.blocks += args.num_blocks;
+    done = own_ends[group];
   }
   return absl::OkStatus();
+}
+
+// The blocks of this rank; of `blocks`, the first of which selected row `first_selection` of the
+// selections.
+absl::Status Attend(CudaRun* run, int64_t layer, KvShard* cache,
+                    absl::Span<const PrefillBlock> blocks, int64_t first_row,
+                    int64_t first_selection) {
+  return run->reads_pages()
+             ? AttendWherePagesAre(run, layer, cache, blocks, first_row, first_selection)
+             : AttendWhatArrives(run, layer, cache, blocks, first_row, first_selection);
 }
 
 // Each rank attends with its own keys; the partials are gathered and merged.
@@ -218,20 +243,13 @@ absl::Status AttendByPartials(CudaRun* run, int64_t layer, const CudaStep& step)
 // Bit for bit the same on any number of ranks: a token's owner has all its keys brought to it and
 // attends to them in order of position, as in prefill; the result goes to all.
 absl::Status AttendInOrder(CudaRun* run, int64_t layer, const CudaStep& step,
-                           absl::Span<const PrefillBlock> blocks,
-                           absl::Span<const std::vector<int64_t>> selections) {
+                           absl::Span<const PrefillBlock> blocks) {
   CudaBuffers& buffers = run->buffers;
   for (size_t t = 0; t < blocks.size(); ++t) {
     PrefillBlock block = blocks[t];
     block.row = static_cast<int64_t>(t);
     KvShard* cache = step.tokens[t].cache;
-    if (run->reads_pages()) {
-      LONGSPAN_RETURN_IF_ERROR(
-          AttendWherePagesAre(run, layer, cache, {&block, 1}, 0, static_cast<int64_t>(t)));
-    } else {
-      LONGSPAN_RETURN_IF_ERROR(
-          AttendWhatArrives(run, layer, cache, {&block, 1}, 0, {&selections[t], 1}));
-    }
+    LONGSPAN_RETURN_IF_ERROR(Attend(run, layer, cache, {&block, 1}, 0, static_cast<int64_t>(t)));
   }
   if (run->ranks() == 1) return absl::OkStatus();
   const CudaPhaseSpan span(run->phases, Phase::kPartialMerge);
@@ -343,9 +361,7 @@ absl::Status AttendBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
     LONGSPAN_RETURN_IF_ERROR(SelectForBlocksCuda(run, layer, cache, blocks, first_row));
   }
   std::vector<std::vector<int64_t>> selections(blocks.size());
-  const bool on_host = !run->reads_pages() || run->context->on_selection;
-  if (on_host) {
-    const CudaPhaseSpan span(run->phases, Phase::kRingWait);  // until it knows what to send
+  if (run->context->on_selection) {
     LONGSPAN_ASSIGN_OR_RETURN(selections,
                               DownloadSelections(run, static_cast<int64_t>(blocks.size())));
   }
@@ -355,30 +371,30 @@ absl::Status AttendBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
       run->context->on_selection(layer, blocks[b].tokens, selections[b]);
     }
   }
-  return run->reads_pages()
-             ? AttendWherePagesAre(run, layer, cache, blocks, first_row, /*first_selection=*/0)
-             : AttendWhatArrives(run, layer, cache, blocks, first_row, selections);
+  return Attend(run, layer, cache, blocks, first_row, /*first_selection=*/0);
 }
 
 absl::Status AttendTokensCuda(CudaRun* run, int64_t layer, const CudaStep& step) {
   LONGSPAN_RETURN_IF_ERROR(StoreTokens(run, layer, step));
   const AttentionContext& context = *run->context;
   if (context.selects) LONGSPAN_RETURN_IF_ERROR(SelectForTokensCuda(run, layer, step));
-  if (!context.deterministic && !context.on_selection) return AttendByPartials(run, layer, step);
-  std::vector<std::vector<int64_t>> selections(step.rows);
-  LONGSPAN_ASSIGN_OR_RETURN(selections, DownloadSelections(run, step.rows));
+  if (context.on_selection) {
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<std::vector<int64_t>> selections,
+                              DownloadSelections(run, step.rows));
+    for (size_t t = 0; t < step.tokens.size(); ++t) {
+      const int64_t position = step.tokens[t].position;
+      context.on_selection(layer, {position, position + 1}, selections[t]);
+    }
+  }
+  if (!context.deterministic) return AttendByPartials(run, layer, step);
   std::vector<PrefillBlock> blocks;
   for (const DecodeToken& token : step.tokens) {
     PrefillBlock& block = blocks.emplace_back();
     block.tokens = {token.position, token.position + 1};
     block.rank = context.layout.owner(token.position);
     block.ranges = RangesOfBlock(context.sizes, block.tokens);
-    if (context.on_selection) {
-      context.on_selection(layer, block.tokens, selections[blocks.size() - 1]);
-    }
   }
-  return context.deterministic ? AttendInOrder(run, layer, step, blocks, selections)
-                               : AttendByPartials(run, layer, step);
+  return AttendInOrder(run, layer, step, blocks);
 }
 
 }  // namespace longspan

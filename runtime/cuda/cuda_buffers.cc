@@ -8,6 +8,7 @@
 #include "kernels/cuda/merge.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/prefill_score.h"
+#include "kernels/cuda/ring_plan.h"
 #include "kernels/cuda/rope.h"
 #include "kernels/cuda/sampling.h"
 #include "sharding/sequence_layout.h"
@@ -83,9 +84,9 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
       sizes.max_tokens / sizes.kv.stripe_tokens / sizes.ranks + 2;  // of a sequence
 
   ids = arena->Take<int32_t>(rows);
-  const int64_t of_block =
-      static_cast<int64_t>(sizeof(cuda::ScoredBlock) + sizeof(cuda::AttentionBlock) +
-                           sizeof(cuda::KeyRanges) + sizeof(cuda::StoredRun));
+  const int64_t of_block = static_cast<int64_t>(
+      sizeof(cuda::ScoredBlock) + sizeof(cuda::AttentionBlock) + sizeof(cuda::KeyRanges) +
+      sizeof(cuda::RingBlock) + sizeof(cuda::StoredRun));
   const int64_t halo_runs = 4 * (sizes.blocks + 2);
   parameter_bytes = 2 * pages * 8 + sizes.blocks * of_block +
                     halo_runs * static_cast<int64_t>(sizeof(cuda::ScoreRun)) + 256;
@@ -139,15 +140,16 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
   }
 
   const int64_t listed = sizes.own_blocks * sizes.listed_keys;
-  if (sizes.reads_pages()) {
-    key_rows = arena->Take<uint32_t>(listed);
-    key_positions = arena->Take<uint32_t>(listed);
-  } else {
-    constexpr int64_t kLists = 1 + 4 * kRingGroups;
-    ring_list_bytes =
-        (1 + pages) * 8 + (sizes.sent_keys() + sizes.keys_of_rank() + 2 * listed) * 4 +
-        sizes.own_blocks * static_cast<int64_t>(sizeof(cuda::AttentionBlock)) + kLists * 256;
-    ring_lists = bytes(ring_list_bytes);
+  key_rows = arena->Take<uint32_t>(listed);
+  key_positions = arena->Take<uint32_t>(listed);
+  if (!sizes.reads_pages()) {
+    const cuda::ShardGeometry geometry = {static_cast<int32_t>(sizes.kv.stripe_tokens), sizes.ranks,
+                                          0};
+    sent_keys = arena->Take<uint32_t>(sizes.sent_keys());
+    arriving_keys = arena->Take<uint32_t>(sizes.arriving_keys());
+    row_of = arena->Take<uint32_t>(sizes.max_tokens);
+    ring_ends = arena->Take<uint32_t>(sizes.num_ring_ends());
+    ring_workspace = bytes(cuda::RingPlanWorkspaceBytes(geometry, kRingGroups, sizes.max_tokens));
     sent = bytes(sizes.sent_keys() * 2 * sizes.kv.row_bytes());
     arrived = bytes(sizes.arriving_keys() * 2 * sizes.kv.row_bytes());
   }

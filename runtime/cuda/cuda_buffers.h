@@ -15,6 +15,9 @@
 
 namespace longspan {
 
+// Groups of a chunk's blocks, at most: the keys of one are brought while the one before attends.
+inline constexpr int64_t kRingGroups = 4;
+
 // The largest that one forward pass on one rank may meet; from the run's config alone.
 struct CudaSizes {
   DType dtype = DType::kFloat32;  // of weights and of what products read
@@ -55,13 +58,12 @@ struct CudaSizes {
   int64_t arriving_keys() const;
   int64_t keys_of_rank() const;
   int64_t sent_keys() const;
+  // Of messages to and from each rank, group by group.
+  int64_t num_ring_ends() const { return 2 * kRingGroups * ranks; }
 };
 
 // Rows of logits that are computed at a time.
 inline constexpr int64_t kLogitRows = 16;
-
-// Groups of a chunk's blocks, at most: the keys of one are brought while the one before attends.
-inline constexpr int64_t kRingGroups = 4;
 
 // Device memory of a forward pass.
 struct CudaBuffers {
@@ -102,8 +104,8 @@ struct CudaBuffers {
   int64_t halo_bytes = 0;
 
   // Attention.
-  uint32_t* key_rows = nullptr;       // [own_blocks, listed_keys], unless keys are brought
-  uint32_t* key_positions = nullptr;  // [own_blocks, listed_keys], the same
+  uint32_t* key_rows = nullptr;       // [own_blocks, listed_keys]
+  uint32_t* key_positions = nullptr;  // [own_blocks, listed_keys]
   float* decode_lse = nullptr;        // [sequences, heads]
   std::byte* decode_workspace = nullptr;
   int64_t decode_workspace_bytes = 0;
@@ -112,8 +114,11 @@ struct CudaBuffers {
   std::byte* outputs = nullptr;  // [ranks, sequences, heads, head_dim] compute dtype
 
   // The ring of one layer: no group of blocks writes to memory of a group before.
-  std::byte* ring_lists = nullptr;  // what the host tells the ring and attention
-  int64_t ring_list_bytes = 0;
+  uint32_t* sent_keys = nullptr;      // [sent_keys] their local indices
+  uint32_t* arriving_keys = nullptr;  // [arriving_keys] the same, at their owner
+  uint32_t* row_of = nullptr;         // [max_tokens] row in `arrived`
+  uint32_t* ring_ends = nullptr;      // [num_ring_ends] where messages end
+  std::byte* ring_workspace = nullptr;
   std::byte* sent = nullptr;     // [sent_keys, key row, value row]
   std::byte* arrived = nullptr;  // [arriving_keys, key row, value row]
 

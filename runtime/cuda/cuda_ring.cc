@@ -4,89 +4,74 @@
 
 namespace longspan {
 
-absl::Status KeyRing::Start() {
-  // On the host, because the upload of the lists, which waits for nothing, overwrites those that
-  // the attention before may still read. It also bounds how long a rank waits for a dead one.
+absl::Status KeyRing::Plan(const cuda::RingBlock* blocks, int num_blocks, int num_groups,
+                           int64_t positions) {
+  const CudaBuffers& buffers = run_->buffers;
+  num_groups_ = num_groups;
+  cuda::RingPlanArgs plan;
+  plan.geometry = run_->geometry();
+  plan.blocks = blocks;
+  plan.num_blocks = num_blocks;
+  plan.num_groups = num_groups;
+  plan.selected = run_->sizes.top_k == 0 ? nullptr : buffers.selected;
+  plan.selected_stride = run_->sizes.top_k;
+  plan.positions = positions;
+  plan.workspace = buffers.ring_workspace;
+  plan.sent = buffers.sent_keys;
+  plan.arriving = buffers.arriving_keys;
+  plan.row_of = buffers.row_of;
+  plan.ends = buffers.ring_ends;
+  LONGSPAN_RETURN_IF_ERROR(cuda::PlanRing(plan, run_->stream()));
+  const int64_t ends = 2 * num_groups * run_->ranks();
+  LONGSPAN_RETURN_IF_ERROR(cuda::Copy(run_->ring_ends.data(), buffers.ring_ends,
+                                      ends * static_cast<int64_t>(sizeof(uint32_t)),
+                                      run_->stream()));
+  // It also bounds how long a rank waits for a dead one.
   LONGSPAN_RETURN_IF_ERROR(run_->gpu->communicator->Synchronize(run_->stream()));
-  lists_ = Arena(run_->buffers.ring_lists);
-  std::vector<const std::byte*> pages = {run_->buffers.arrived};
-  for (const PageRef& page : cache_->pages()) pages.push_back(page->kv.get());
-  LONGSPAN_ASSIGN_OR_RETURN(pages_, Upload<const std::byte*>(pages));
+  const int last = run_->ranks() - 1;
+  LONGSPAN_CHECK(Rows(kSent, num_groups - 1, last).end <= run_->sizes.sent_keys());
+  LONGSPAN_CHECK(Rows(kArriving, num_groups - 1, last).end <= run_->sizes.arriving_keys());
   // The ring reads what the main stream stored, and its collectives come behind those there.
   return run_->gpu->Order(run_->gpu->stream, run_->gpu->ring);
 }
 
-absl::Status KeyRing::Bring(absl::Span<const BlockKeys> blocks) {
+absl::Status KeyRing::Bring(int group) {
   Gpu* gpu = run_->gpu;
-  const RingRound round = PlanGroup(run_->context->layout, run_->rank(), blocks, &brought_);
-  const Outgoing out = PlanSends(round);
-  int64_t own_row = 0;
-  const std::vector<Transfer> receives = PlanReceives(round, &own_row);
-  LONGSPAN_ASSIGN_OR_RETURN(const uint32_t* local, Upload<uint32_t>(out.local));
-  LONGSPAN_RETURN_IF_ERROR(gpu->Order(gpu->uploads, gpu->ring));  // reads `local` and the pages
+  const CudaBuffers& buffers = run_->buffers;
+  std::vector<Transfer> sends, receives;
+  for (int r = 0; r < run_->ranks(); ++r) {
+    if (r == run_->rank()) continue;
+    const Range out = Rows(kSent, group, r);
+    const Range in = Rows(kArriving, group, r);
+    sends.push_back({r, buffers.sent + out.begin * bytes(), out.size() * bytes()});
+    receives.push_back({r, buffers.arrived + in.begin * bytes(), in.size() * bytes()});
+  }
   if (run_->phases != nullptr) run_->phases->BeginRing(gpu->ring.get());
-  LONGSPAN_RETURN_IF_ERROR(Gather(local, out.sent, run_->buffers.sent + sent_ * bytes()));
-  LONGSPAN_RETURN_IF_ERROR(Gather(local + out.sent,
-                                  static_cast<int64_t>(out.local.size()) - out.sent,
-                                  run_->buffers.arrived + own_row * bytes()));
-  sent_ += out.sent;
+  const Range out = {Rows(kSent, group, 0).begin, Rows(kSent, group, run_->ranks() - 1).end};
   LONGSPAN_RETURN_IF_ERROR(
-      gpu->communicator->Exchange("ring.keys", out.sends, receives, gpu->ring.get()));
+      Gather(buffers.sent_keys + out.begin, out.size(), buffers.sent + out.begin * bytes()));
+  const Range own = Rows(kArriving, group, run_->rank());
+  LONGSPAN_RETURN_IF_ERROR(
+      Gather(buffers.arriving_keys + own.begin, own.size(), buffers.arrived + own.begin * bytes()));
+  LONGSPAN_RETURN_IF_ERROR(
+      gpu->communicator->Exchange("ring.keys", sends, receives, gpu->ring.get()));
   if (run_->phases != nullptr) run_->phases->EndRing(gpu->ring.get());
   // Attention reads what arrived. Ranks without a block here wait too: their next collective in the
   // main stream must come behind this one.
   return gpu->Order(gpu->ring, gpu->stream);
 }
 
-KeyRing::Outgoing KeyRing::PlanSends(const RingRound& round) const {
-  const cuda::ShardGeometry geometry = run_->geometry();
-  Outgoing out;
-  const auto append = [&](int destination) {
-    for (const Range& positions : round.sends[destination]) {
-      // A run is of one stripe.
-      const int64_t first = geometry.OwnedBefore(positions.begin);
-      for (int64_t i = 0; i < positions.size(); ++i) {
-        out.local.push_back(static_cast<uint32_t>(first + i));
-      }
-    }
-  };
-  for (int r = 0; r < run_->ranks(); ++r) {
-    if (r == run_->rank()) continue;
-    const auto first = static_cast<int64_t>(out.local.size());
-    append(r);
-    const int64_t count = static_cast<int64_t>(out.local.size()) - first;
-    out.sends.push_back({r, run_->buffers.sent + (sent_ + first) * bytes(), count * bytes()});
-  }
-  out.sent = static_cast<int64_t>(out.local.size());
-  LONGSPAN_CHECK(sent_ + out.sent <= run_->sizes.sent_keys());
-  append(run_->rank());
-  return out;
-}
-
-std::vector<Transfer> KeyRing::PlanReceives(const RingRound& round, int64_t* own_row) {
-  std::vector<Transfer> receives;
-  for (int r = 0; r < run_->ranks(); ++r) {
-    const int64_t first = arrived_;
-    for (const Range& positions : round.receives[r]) {
-      for (int64_t p = positions.begin; p < positions.end; ++p) {
-        run_->arrived_rows[p] = static_cast<uint32_t>(arrived_++);
-      }
-    }
-    if (r == run_->rank()) {
-      *own_row = first;
-    } else {
-      receives.push_back(
-          {r, run_->buffers.arrived + first * bytes(), (arrived_ - first) * bytes()});
-    }
-  }
-  LONGSPAN_CHECK(arrived_ <= run_->sizes.arriving_keys());
-  return receives;
+Range KeyRing::Rows(Direction direction, int group, int rank) const {
+  const auto* const ends = run_->ring_ends.as<uint32_t>() +
+                           static_cast<int64_t>(direction) * num_groups_ * run_->ranks();
+  const int64_t at = int64_t{group} * run_->ranks() + rank;
+  return {at == 0 ? 0 : int64_t{ends[at - 1]}, int64_t{ends[at]}};
 }
 
 absl::Status KeyRing::Gather(const uint32_t* local, int64_t count, std::byte* message) {
   cuda::GatherRowsArgs gather;
   gather.layer = run_->cache_layer(layer_);
-  gather.pages = pages_ + 1;
+  gather.pages = pages_;
   gather.local_indices = local;
   gather.max_count = count;
   gather.message = message;

@@ -35,7 +35,7 @@ struct CudaRun {
   std::optional<cuda::LinearPlans> linear;
   cuda::SelectWorkspace prefill_select;  // of a chunk's blocks
   cuda::SelectWorkspace decode_select;   // of a step's tokens
-  std::vector<uint32_t> arrived_rows;    // of KeyRing: [max_tokens] row in buffers.arrived
+  cuda::PinnedBuffer ring_ends;          // of KeyRing: buffers.ring_ends for the host
   CudaPhases* phases = nullptr;          // of this pass; null: nobody asks where time goes
 
   cuda::Stream stream() const { return gpu->s(); }
@@ -83,6 +83,11 @@ class Parameters {
       LONGSPAN_RETURN_IF_ERROR(run.gpu->communicator->Synchronize(run.stream()));
     }
     return UploadTo(run.buffers.parameters, run.buffers.parameter_bytes, run.stream());
+  }
+  // Where values whose offset Add returned are on the device.
+  template <typename T>
+  const T* Uploaded(const CudaRun& run, int64_t offset) const {
+    return reinterpret_cast<const T*>(run.buffers.parameters + offset);
   }
   // The same to any memory; only behind what is done, or if it is small.
   absl::Status UploadTo(std::byte* to, int64_t capacity, cuda::Stream stream) const {

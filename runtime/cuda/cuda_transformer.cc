@@ -103,7 +103,11 @@ absl::StatusOr<std::unique_ptr<CudaTransformer>> CudaTransformer::Create(
                               cuda::SelectWorkspace::Create(static_cast<int>(run.sizes.sequences),
                                                             run.sizes.own_keys, blocks));
   }
-  if (!run.reads_pages()) run.arrived_rows.resize(run.sizes.max_tokens);
+  if (!run.reads_pages()) {
+    LONGSPAN_ASSIGN_OR_RETURN(run.ring_ends,
+                              cuda::PinnedBuffer::Allocate(run.sizes.num_ring_ends() *
+                                                           static_cast<int64_t>(sizeof(uint32_t))));
+  }
   transformer->x_ = run.buffers.x;
   LONGSPAN_RETURN_IF_ERROR(cuda::Synchronize(gpu->s()));
   return transformer;

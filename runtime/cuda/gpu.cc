@@ -58,7 +58,6 @@ absl::StatusOr<std::unique_ptr<Gpu>> Open(HostRanks ranks) {
   LONGSPAN_ASSIGN_OR_RETURN(gpu->stream, cuda::StreamHandle::Create());
   // Urgent, or a message would wait until all of the attention before it has had its turn.
   LONGSPAN_ASSIGN_OR_RETURN(gpu->ring, cuda::StreamHandle::CreateUrgent());
-  LONGSPAN_ASSIGN_OR_RETURN(gpu->uploads, cuda::StreamHandle::Create());
   LONGSPAN_ASSIGN_OR_RETURN(gpu->event, cuda::Event::Create());
   return gpu;
 }

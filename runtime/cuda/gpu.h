@@ -16,11 +16,10 @@ namespace longspan {
 struct Gpu {
   int device = 0;
   cuda::DeviceInfo info;
-  int sharers = 1;             // ranks that use it, this one included
-  int ranks_on_host = 1;       // on any of its GPUs
-  cuda::StreamHandle stream;   // of all but
-  cuda::StreamHandle ring;     // keys and values on their way to this rank, and
-  cuda::StreamHandle uploads;  // what the host tells those two meanwhile
+  int sharers = 1;            // ranks that use it, this one included
+  int ranks_on_host = 1;      // on any of its GPUs
+  cuda::StreamHandle stream;  // of all but
+  cuda::StreamHandle ring;    // keys and values on their way to this rank
   cuda::Event event;
   std::unique_ptr<DeviceCommunicator> communicator;
 
