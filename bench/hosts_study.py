@@ -16,11 +16,12 @@ A row is a job on a link; times are of one prompt, medians over the rounds:
            shorter
   bench    the same at the rate and latency that the bench measured, the shortest of its runs
   attend   a rank's attention, behind which the exchange can hide (mean of the ranks)
-  wait     in the ring for keys that had not arrived (mean of the ranks): the other rank's lateness
-           counts too, whatever the link
-  hidden   1 - wait/floor
-  model    the wait that follows from floor and attend if the exchange hides behind (ranks - 1)/ranks
-           of the attention: nothing is left to hide behind what the last message brings
+  wait     in the ring for keys that had not arrived (mean of the ranks)
+  late     the same on a link without limits: what is left is the other rank's lateness
+  hidden   1 - (wait - late)/floor
+  model    the wait that follows from floor and attend if the exchange hides behind 7/8 of the
+           attention: a message of eight is on its way while what the one before brought is attended
+           to, and nothing is left to hide behind what the last one brings
 """
 
 import argparse
@@ -36,10 +37,12 @@ sys.path.insert(0, os.path.join(REPOSITORY, "tests/hosts"))
 import hosts  # noqa: E402
 
 RANKS = 2
+STEPS = 8  # kMinRingSteps of sharding/ring_schedule.h
+FREE = (None, 0.0)  # a link without limits
 SMALL, LARGE, LARGEST = 4 << 10, 1 << 20, 16 << 20  # bytes of the bench's ring steps
 CALL = "ring.step"
 COLUMNS = (("job", "{}"), ("link", "{}"), ("bytes", "{:.1f} MB"), ("attend_s", "{:.3f}"),
-           ("floor_s", "{:.3f}"), ("bench_s", "{:.3f}"), ("wait_s", "{:.3f}"), ("hidden", "{:.0%}"),
+           ("floor_s", "{:.3f}"), ("bench_s", "{:.3f}"), ("wait_s", "{:.3f}"), ("late_s", "{:.3f}"), ("hidden", "{:.0%}"),
            ("model_wait_s", "{:.3f}"), ("model_hidden", "{:.0%}"))
 
 
@@ -78,19 +81,20 @@ def measure_job(net, options, job):
             "messages": calls[0]["calls"]}
 
 
-def row_of(job, link, measured, runs):
+def row_of(job, link, measured, runs, free_runs):
     row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     rate, delay = link
 
     def exchange(latency_s, bytes_per_s):
         return row["messages"] * latency_s + row["bytes"] / bytes_per_s
 
-    behind = row["attend_s"] * (RANKS - 1) / RANKS
+    behind = row["attend_s"] * (STEPS - 1) / STEPS
+    row["late_s"] = statistics.median(run["wait_s"] for run in free_runs)
     row |= {"job": "{} {}".format(*job), "link": f"{rate / 1e6:g} Mbit/s, {delay * 1e3:g} ms",
             "rounds": len(runs), "bench_s": exchange(**measured),
             "floor_s": exchange(delay, rate / 8)}
     row["model_wait_s"] = max(0.0, row["floor_s"] - behind)
-    row["hidden"] = 1 - row["wait_s"] / row["floor_s"]
+    row["hidden"] = 1 - max(0.0, row["wait_s"] - row["late_s"]) / row["floor_s"]
     row["model_hidden"] = 1 - row["model_wait_s"] / row["floor_s"]
     return row
 
@@ -99,18 +103,20 @@ def study(options):
     """Rounds go through all links and jobs, so that what else the machine does meets all alike."""
     links, runs = {}, {}
     for number in range(options.rounds):
-        for link in options.link:
+        for link in [FREE, *options.link]:
             rate, delay = link
             with hosts.create(RANKS, rate=rate, delay=delay) as net:
-                if link not in links:
+                if link != FREE and link not in links:
                     links[link] = measure_link(net, options)
                 for job in options.job:
-                    print(f"round {number + 1} of {options.rounds}: {rate:g} bit/s, {delay:g} s, "
+                    limits = f"{rate:g} bit/s, {delay:g} s" if rate else "no limits"
+                    print(f"round {number + 1} of {options.rounds}: {limits}, "
                           "{} {}".format(*job), file=sys.stderr)
                     runs.setdefault((job, link), []).append(measure_job(net, options, job))
     return {"links": [{"rate_bit_s": link[0], "delay_s": link[1], **measured}
                       for link, measured in links.items()],
-            "rows": [row_of(job, link, links[link], of) for (job, link), of in runs.items()]}
+            "rows": [row_of(job, link, links[link], of, runs[job, FREE])
+                     for (job, link), of in runs.items() if link != FREE]}
 
 
 def print_table(results):
