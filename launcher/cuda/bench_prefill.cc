@@ -8,6 +8,7 @@
 #include "kernels/cuda/key_list.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/prefill_score.h"
+#include "kernels/cuda/ring_plan.h"
 #include "kernels/cuda/rope.h"
 #include "kernels/cuda/select.h"
 #include "launcher/cuda/bench_inputs.h"
@@ -15,6 +16,10 @@
 
 namespace longspan {
 namespace {
+
+// Ranks and groups of blocks that the ring is planned for, as the first of them.
+constexpr int kRingRanks = 8;
+constexpr int kRingGroups = 4;
 
 // One layer's attention of the last chunk of a prompt on one rank, as runtime/cuda calls it.
 class PrefillInputs {
@@ -34,6 +39,7 @@ class PrefillInputs {
   absl::Status Scores(int variant, cuda::Stream stream) const;
   absl::Status Select(int variant, cuda::Stream stream) const;
   absl::Status List(int variant, cuda::Stream stream) const;
+  absl::Status PlanRing(int variant, cuda::Stream stream) const;
   absl::Status Attend(int variant, cuda::Stream stream) const;
   absl::Status All(int variant, cuda::Stream stream) const;
 
@@ -46,6 +52,9 @@ class PrefillInputs {
   cuda::ShardGeometry geometry() const {
     return {static_cast<int32_t>(shape_.stripe_tokens), 1, 0};
   }
+  cuda::ShardGeometry ring_geometry() const {
+    return {static_cast<int32_t>(shape_.block_tokens), kRingRanks, 0};
+  }
   int32_t halo() const { return static_cast<int32_t>(shape_.layer_cache().halo); }
 
   const BenchShape& shape_;
@@ -56,6 +65,7 @@ class PrefillInputs {
   NoiseCaches caches_;
   cuda::Buffer scored_blocks_, attention_blocks_, ranges_, score_queries_, queries_;
   cuda::Buffer maxima_, scores_, spread_, selected_, counts_, key_rows_, key_positions_, output_;
+  cuda::Buffer ring_blocks_, ring_workspace_, ring_keys_, ring_ends_;
   cuda::SelectWorkspace select_workspace_;
   cuda::RopeAngles angles_;
 };
@@ -81,6 +91,7 @@ absl::Status PrefillInputs::UploadBlocks() {
   std::vector<cuda::ScoredBlock> scored;
   std::vector<cuda::AttentionBlock> lists;
   std::vector<cuda::KeyRanges> key_ranges;
+  std::vector<cuda::RingBlock> ring_blocks;
   for (const Range& block : SelectionBlocks(chunk_, shape_.block_tokens)) {
     const AttentionRanges ranges = RangesOfBlock(shape_.sizes(), block);
     const int64_t row = block.begin - chunk_.begin;
@@ -89,6 +100,9 @@ absl::Status PrefillInputs::UploadBlocks() {
     lists.push_back(
         {row, block.size(), block.begin, listed_, keys - ranges.near.size(), ranges.near.size()});
     key_ranges.push_back({ranges.initial, ranges.near, std::ssize(key_ranges)});
+    const int64_t selected = keys - ranges.near.size() - ranges.initial.size();
+    ring_blocks.push_back({key_ranges.back(), selected, ring_geometry().Owner(block.begin),
+                           static_cast<int32_t>(row * kRingGroups / chunk_.size())});
     listed_ += keys;
     hull_ = {ranges.middle.begin, std::max(hull_.end, ranges.middle.end)};
   }
@@ -96,6 +110,7 @@ absl::Status PrefillInputs::UploadBlocks() {
   LONGSPAN_ASSIGN_OR_RETURN(scored_blocks_, Upload(scored));
   LONGSPAN_ASSIGN_OR_RETURN(attention_blocks_, Upload(lists));
   LONGSPAN_ASSIGN_OR_RETURN(ranges_, Upload(key_ranges));
+  LONGSPAN_ASSIGN_OR_RETURN(ring_blocks_, Upload(ring_blocks));
   return absl::OkStatus();
 }
 
@@ -110,6 +125,13 @@ absl::Status PrefillInputs::AllocateOutputs() {
   LONGSPAN_ASSIGN_OR_RETURN(key_positions_, cuda::Buffer::Allocate(listed_ * 4));
   LONGSPAN_ASSIGN_OR_RETURN(output_, cuda::Buffer::Allocate(chunk_.size() * shape_.query_dim() *
                                                             SizeOf(shape_.weight_dtype)));
+  LONGSPAN_ASSIGN_OR_RETURN(ring_workspace_, cuda::Buffer::Allocate(cuda::RingPlanWorkspaceBytes(
+                                                 ring_geometry(), kRingGroups, context_)));
+  // What each other rank is sent of this one's tokens, what arrives, and a row of each position.
+  const int64_t own = ring_geometry().OwnedBefore(context_);
+  LONGSPAN_ASSIGN_OR_RETURN(ring_keys_,
+                            cuda::Buffer::Allocate(((kRingRanks - 1) * own + 2 * context_) * 4));
+  LONGSPAN_ASSIGN_OR_RETURN(ring_ends_, cuda::Buffer::Allocate(2 * kRingGroups * kRingRanks * 4));
   LONGSPAN_ASSIGN_OR_RETURN(select_workspace_,
                             cuda::SelectWorkspace::Create(num_blocks_, hull_.size()));
   return absl::OkStatus();
@@ -172,6 +194,23 @@ absl::Status PrefillInputs::List(int, cuda::Stream stream) const {
   return cuda::ListKeys(args, stream);
 }
 
+absl::Status PrefillInputs::PlanRing(int, cuda::Stream stream) const {
+  cuda::RingPlanArgs args;
+  args.geometry = ring_geometry();
+  args.blocks = ring_blocks_.as<cuda::RingBlock>();
+  args.num_blocks = num_blocks_;
+  args.num_groups = kRingGroups;
+  args.selected = selected_.as<Candidate>();
+  args.selected_stride = shape_.top_k;
+  args.positions = context_;
+  args.workspace = ring_workspace_.data();
+  args.arriving = ring_keys_.as<uint32_t>();
+  args.row_of = args.arriving + context_;
+  args.sent = args.row_of + context_;
+  args.ends = ring_ends_.as<uint32_t>();
+  return cuda::PlanRing(args, stream);
+}
+
 absl::Status PrefillInputs::Attend(int variant, cuda::Stream stream) const {
   const KvShape kv = shape_.layer_cache();
   cuda::PrefillAttentionArgs args;
@@ -218,6 +257,9 @@ absl::Status BenchContext(KernelBench* bench, int64_t context) {
       {"prefill scores", &PrefillInputs::Scores, score + Work{4 * scores, 0}},
       {"prefill top-k", &PrefillInputs::Select, {4 * scores, 0}},
       {"prefill list keys", &PrefillInputs::List, {8.0 * static_cast<double>(inputs.listed()), 0}},
+      {"prefill ring plan",
+       &PrefillInputs::PlanRing,
+       {8.0 * static_cast<double>(inputs.num_blocks() * shape.top_k), 0}},
       {"prefill attend", &PrefillInputs::Attend, attend},
       // The scores that lie between may stay in the L2 cache.
       {"prefill attention", &PrefillInputs::All, score * 2 + attend},
