@@ -18,7 +18,8 @@ A row is a job on a link; times are of one prompt, medians over the rounds:
   attend   a rank's attention, behind which the exchange can hide (mean of the ranks)
   wait     in the ring for keys that had not arrived (mean of the ranks)
   late     the same on a link without limits: what is left is the other rank's lateness
-  hidden   1 - (wait - late)/floor
+  hidden   of the floor: at least 1 - wait/floor, at most 1 - (wait - late)/floor, for a rank may
+           wait for the other and for the link at once
   model    the wait that follows from floor and attend if the exchange hides behind 7/8 of the
            attention: a message of eight is on its way while what the one before brought is attended
            to, and nothing is left to hide behind what the last one brings
@@ -37,13 +38,14 @@ sys.path.insert(0, os.path.join(REPOSITORY, "tests/hosts"))
 import hosts  # noqa: E402
 
 RANKS = 2
-STEPS = 8  # kMinRingSteps of sharding/ring_schedule.h
+STEPS = 8  # kPromptRingSteps of sharding/ring_schedule.h
 FREE = (None, 0.0)  # a link without limits
 SMALL, LARGE, LARGEST = 4 << 10, 1 << 20, 16 << 20  # bytes of the bench's ring steps
 CALL = "ring.step"
 COLUMNS = (("job", "{}"), ("link", "{}"), ("bytes", "{:.1f} MB"), ("attend_s", "{:.3f}"),
-           ("floor_s", "{:.3f}"), ("bench_s", "{:.3f}"), ("wait_s", "{:.3f}"), ("late_s", "{:.3f}"), ("hidden", "{:.0%}"),
-           ("model_wait_s", "{:.3f}"), ("model_hidden", "{:.0%}"))
+           ("floor_s", "{:.3f}"), ("bench_s", "{:.3f}"), ("wait_s", "{:.3f}"), ("late_s", "{:.3f}"),
+           ("hidden_least", "{:.0%}"), ("hidden_most", "{:.0%}"), ("model_wait_s", "{:.3f}"),
+           ("model_hidden", "{:.0%}"))
 
 
 def run(command):
@@ -94,7 +96,8 @@ def row_of(job, link, measured, runs, free_runs):
             "rounds": len(runs), "bench_s": exchange(**measured),
             "floor_s": exchange(delay, rate / 8)}
     row["model_wait_s"] = max(0.0, row["floor_s"] - behind)
-    row["hidden"] = 1 - max(0.0, row["wait_s"] - row["late_s"]) / row["floor_s"]
+    row["hidden_least"] = 1 - row["wait_s"] / row["floor_s"]
+    row["hidden_most"] = 1 - max(0.0, row["wait_s"] - row["late_s"]) / row["floor_s"]
     row["model_hidden"] = 1 - row["model_wait_s"] / row["floor_s"]
     return row
 

@@ -568,7 +568,7 @@ int LaunchedRanks() {
 
 absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start(const MpiOptions& options) {
   // With one connection Open MPI 4.1 sends large messages of two ranks to each other in turns: at
-  // half a link's rate. Not over what the user sets.
+  // half a link's rate. What the environment or mpirun sets comes first.
   setenv("OMPI_MCA_btl_tcp_links", "2", /*replace=*/0);
   int provided = 0;
   LONGSPAN_RETURN_IF_MPI_ERROR(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));

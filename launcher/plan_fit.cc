@@ -91,9 +91,11 @@ ProgramTotals DecodeTotals(const Measured& of, const HardwareProfile& hosts) {
 
 // Of what the counted steps of a rank took, that which a step takes when nobody counts. On GPUs one
 // token in eight has events between its phases, which keep kernels from overlapping: 12% longer.
-double ShareUncounted(const ScalePoint& point, StagePhases RankPhases::*stage, size_t rank) {
+double ShareUncounted(const Measured& of, StagePhases RankPhases::*stage, size_t rank) {
+  const ScalePoint& point = *of.point;
   const StagePhases& counted = point.phases[rank].*stage;
-  if (stage == &RankPhases::prefill || point.decode_s.empty() || counted.steps == 0) return 1;
+  const bool has_events = of.job.backend == Backend::kGpu && stage == &RankPhases::decode;
+  if (!has_events || point.decode_s.empty() || !(counted.wall_s > 0)) return 1;
   std::vector<double> steps = point.decode_s;
   std::nth_element(steps.begin(), steps.begin() + std::ssize(steps) / 2, steps.end());
   const double uncounted = steps[steps.size() / 2] * static_cast<double>(counted.steps);
@@ -102,7 +104,8 @@ double ShareUncounted(const ScalePoint& point, StagePhases RankPhases::*stage, s
 
 // Seconds of a phase without what passed inside its calls, on average over ranks; NaN: not
 // measured.
-double WorkSeconds(const ScalePoint& point, StagePhases RankPhases::*stage, Phase phase) {
+double WorkSeconds(const Measured& of, StagePhases RankPhases::*stage, Phase phase) {
+  const ScalePoint& point = *of.point;
   double seconds = 0;
   for (size_t r = 0; r < point.phases.size(); ++r) {
     const StagePhases& rank = point.phases[r].*stage;
@@ -110,7 +113,7 @@ double WorkSeconds(const ScalePoint& point, StagePhases RankPhases::*stage, Phas
     for (const auto& [name, call] : rank.calls) {
       if (PhaseOfCall(name) == phase) work -= call.seconds_waited;
     }
-    seconds += work * ShareUncounted(point, stage, r);
+    seconds += work * ShareUncounted(of, stage, r);
   }
   return seconds / static_cast<double>(point.phases.size());
 }
@@ -145,7 +148,7 @@ void AddKernels(const Measured& of, const char* stage_name, StagePhases RankPhas
   for (const auto& [key, sum] : totals.kernels) predicted[key.first] += seconds_of(key.second, sum);
   for (const auto& [key, sum] : totals.kernels) {
     const auto [phase, kernel] = key;
-    const double measured = WorkSeconds(*of.point, stage, phase);
+    const double measured = WorkSeconds(of, stage, phase);
     if (!(measured > 0)) continue;
     points->kernels.push_back({absl::StrCat(kKernelNames[static_cast<int>(kernel)], ", ",
                                             stage_name, ", ", of.point->key.ToString()),
@@ -173,7 +176,7 @@ void AddSteps(const Measured& of, StagePhases RankPhases::*stage, const Hardware
   const int64_t batch = of.point->key.batch;
   const auto calls = static_cast<double>(prefill ? of.point->runs * batch : phases.steps);
   const Work logits = LogitsWork(of.job.model, prefill ? 1 : batch);
-  const double rest = WorkSeconds(*of.point, stage, Phase::kOtherCompute) -
+  const double rest = WorkSeconds(of, stage, Phase::kOtherCompute) -
                       calls * KernelSeconds(profile, of.ranks(), Kernel::kLinearFew, logits);
   if (rest > 0) rows->push_back({static_cast<double>(phases.steps) / rest});
 }

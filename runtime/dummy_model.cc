@@ -14,6 +14,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
 #include "kernels/base/convert.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/tokenizer_utf8.h"
@@ -64,6 +65,7 @@ std::vector<T> NumbersOfBits(DType dtype, double deviation) {
 
 template <typename T>
 void FillWith(uint64_t seed, DType dtype, int64_t count, std::byte* out) {
+  LONGSPAN_CHECK(SizeOf(dtype) == sizeof(T));
   const std::vector<T> numbers = NumbersOfBits<T>(dtype, kDeviation);
   for (int64_t first = 0; first < count; first += 4) {
     const uint64_t word = RandomWord(seed, first);

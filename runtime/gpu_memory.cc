@@ -14,6 +14,7 @@ namespace {
 constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
 constexpr auto kCandidate = static_cast<int64_t>(sizeof(Candidate));
 constexpr int64_t kLogitRows = 16;                // CudaBuffers::logits
+constexpr int64_t kRingGroups = 4;                // of cuda_buffers.h
 constexpr int64_t kProducts = int64_t{32} << 20;  // LinearPlans::Bytes
 constexpr int64_t kRopeBytes = int64_t{2} << 20;  // RopeAngles of a few million positions
 
@@ -81,8 +82,8 @@ int64_t ExchangeBytes(const Sizes& sizes, int64_t tokens) {
   constexpr int64_t kIndex = sizeof(uint32_t);
   const int64_t listed = sizes.own_blocks * sizes.listed_keys;
   if (sizes.reads_pages) return 2 * listed * kIndex;
-  // What plans the ring: bits of every token, to and from each rank in each of four groups.
-  const int64_t plan = 8 * sizes.ranks * sizes.own_tokens / 8;
+  // What plans the ring: bits of every token, to and from each rank in each group.
+  const int64_t plan = 2 * kRingGroups * sizes.ranks * sizes.own_tokens / 8;
   const int64_t arriving = std::min(tokens, listed);
   // All other ranks may want the same.
   const int64_t of_rank = std::min(arriving, sizes.own_tokens);

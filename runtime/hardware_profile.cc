@@ -159,6 +159,7 @@ absl::StatusOr<HardwareProfile> ReadProfile(const YAML::Node& root, const std::s
                     .required = true},
                    {.name = "processors_per_host", .to = &profile.processors_per_host, .max = 1e6},
                    {.name = "call_s", .to = &profile.call_s, .max = 10},
+                   {.name = "plan_s", .to = &profile.plan_s, .max = 10},
                    {.name = "plan_key_s", .to = &profile.plan_key_s, .max = 10},
                    {.name = "step_s", .to = &profile.step_s, .max = 10}},
                   {"name", "device", "kernels", "within_host", "between_hosts"}));
@@ -252,10 +253,10 @@ std::string HardwareProfileToYaml(const HardwareProfile& profile) {
   std::string yaml = absl::StrFormat(
       "name: %s\ndevice: %s\nbytes_per_s: %.6g\nflops_per_s: %.6g\nmemory_bytes: "
       "%d\nranks_per_host: %d\n"
-      "processors_per_host: %d\ncall_s: %.6g\nplan_key_s: %.6g\nstep_s: %.6g\n",
+      "processors_per_host: %d\ncall_s: %.6g\nplan_s: %.6g\nplan_key_s: %.6g\nstep_s: %.6g\n",
       name.c_str(), profile.is_gpu ? "cuda" : "cpu", profile.bytes_per_s, profile.flops_per_s,
       profile.memory_bytes, profile.ranks_per_host, profile.processors_per_host, profile.call_s,
-      profile.plan_key_s, profile.step_s);
+      profile.plan_s, profile.plan_key_s, profile.step_s);
   absl::StrAppend(&yaml, link("within_host", profile.within_host),
                   link("between_hosts", profile.between_hosts), "kernels:\n");
   for (int k = 0; k < kNumKernels; ++k) {

@@ -228,8 +228,9 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
                   BufferLimits().tile_group_bytes;
   }
   if (num_ranks > 1) {
-    // Keys: what a round may bring from all others, and a message of the next, in and out.
-    plan.exchange = 3 * BufferLimits().ring_round_tokens * 2 * kv.row_bytes();
+    // Keys: what a round may bring from all others, and a message of the next round, out and in,
+    // whose tokens have different owners.
+    plan.exchange = 2 * BufferLimits().ring_round_tokens * 2 * kv.row_bytes();
     // Queries: of two ranks; this rank's partials of the chunk, and all ranks' of its own rows.
     const int64_t partials = (chunk + num_ranks * rows) * (query_dim + model.num_heads);
     if (!config.deterministic) {

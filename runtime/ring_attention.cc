@@ -127,16 +127,18 @@ void AttendInOrder(const AttentionContext& context, const RoundExchange& exchang
     block.ForEachKey(window, [&](int64_t position, bool far) {
       rows[context.layout.owner(position)].Append(position, far, &block);
     });
+    context.communicator->Progress();
   }
 }
 
 // Brings the keys of `all` (of every rank) to this rank's `blocks`, round by round.
 absl::Status RunRing(const AttentionContext& context, int64_t layer, KvShard* cache,
-                     absl::Span<const BlockKeys> all, std::vector<BlockInFlight>* blocks) {
+                     absl::Span<const BlockKeys> all, int64_t min_steps,
+                     std::vector<BlockInFlight>* blocks) {
   const int rank = context.communicator->rank();
   const int ranks = context.communicator->size();
   const std::vector<RingRound> rounds =
-      PlanRing(context.layout, rank, all, context.limits.ring_round_tokens);
+      PlanRing(context.layout, rank, all, context.limits.ring_round_tokens, min_steps);
   std::optional<RoundExchange> next;
   const auto start_round = [&](size_t r) {
     if (r >= rounds.size()) return absl::OkStatus();
@@ -176,7 +178,7 @@ absl::Status AttendBlocksInRing(const AttentionContext& context, int64_t layer, 
     mine.emplace_back(context, keys[b], blocks[b].tokens, queries + row);
     outputs.push_back(output + row);
   }
-  LONGSPAN_RETURN_IF_ERROR(RunRing(context, layer, cache, keys, &mine));
+  LONGSPAN_RETURN_IF_ERROR(RunRing(context, layer, cache, keys, kPromptRingSteps, &mine));
   for (size_t i = 0; i < mine.size(); ++i) mine[i].Finish(outputs[i], nullptr);
   return absl::OkStatus();
 }
@@ -188,7 +190,7 @@ absl::Status AttendTokenEverywhere(const AttentionContext& context, int64_t laye
   for (int r = 0; r < context.layout.num_ranks; ++r) copies[r].rank = r;
   std::vector<BlockInFlight> block;
   block.emplace_back(context, keys, Range{token.position, token.position + 1}, query);
-  LONGSPAN_RETURN_IF_ERROR(RunRing(context, layer, token.cache, copies, &block));
+  LONGSPAN_RETURN_IF_ERROR(RunRing(context, layer, token.cache, copies, /*min_steps=*/1, &block));
   block[0].Finish(output, nullptr);
   return absl::OkStatus();
 }

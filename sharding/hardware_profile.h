@@ -52,7 +52,8 @@ struct HardwareProfile {
   int64_t processors_per_host = 0;  // ranks beyond these take turns; 0: each rank has its own
   LinkCost within_host, between_hosts;
   double call_s = 0;      // what a collective call costs beside its messages
-  double plan_key_s = 0;  // for each key that any rank's block lists, to plan a ring
+  double plan_s = 0;      // to plan a ring, and
+  double plan_key_s = 0;  // for each key that any rank's block lists
   double step_s = 0;      // what a forward pass costs beside kernels and collectives
 
   const KernelCost& kernel(Kernel kind) const { return kernels[static_cast<int>(kind)]; }

@@ -137,7 +137,7 @@ class Builder {
     }
     const LayerShape& layer = job_.layer;
     if (job_.backend == Backend::kGpu) return AddKeyGroups(keys);
-    if (ChooseMoving(layer, keys) == Moving::kKeys) return AddKeyRing(keys);
+    if (ChooseMoving(layer, keys) == Moving::kKeys) return AddKeyRing(keys, kPromptRingSteps);
     constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
     RingOfQueries ring = {QueriesByRank(job_.ranks(), keys), {}, layer.token, CostOfAttention()};
     std::vector<RingTraffic> rounds = TrafficOfRing(layer.layout, keys, kAll);
@@ -145,10 +145,10 @@ class Builder {
     Add(Phase::kRingWait, std::move(ring));
   }
 
-  void AddKeyRing(absl::Span<const BlockKeys> keys) {
+  void AddKeyRing(absl::Span<const BlockKeys> keys, int64_t min_steps) {
     const LayerShape& layer = job_.layer;
     Add(Phase::kRingWait,
-        RingOfKeys{TrafficOfRing(layer.layout, keys, layer.limits.ring_round_tokens),
+        RingOfKeys{TrafficOfRing(layer.layout, keys, layer.limits.ring_round_tokens, min_steps),
                    layer.token.key_value, layer.deterministic, CostOfAttention(),
                    ListedKeys(keys)});
   }
@@ -165,7 +165,7 @@ class Builder {
       std::vector<BlockKeys> reads;
       for (const size_t b : members) {
         reads.push_back(keys[b]);
-        group.listed_keys += ListedKeys({&keys[b], 1});
+        ring.listed_keys += static_cast<int64_t>(keys[b].far.size());
         group.attend[keys[b].rank] = group.attend[keys[b].rank] + AttentionOf(keys[b]);
       }
       for (const RingShare& share : TrafficOfGroup(job_.layer.layout, reads, &brought).shares) {
@@ -341,7 +341,7 @@ LayerProgram DecodeProgram(const JobShape& job, absl::Span<const int64_t> positi
     }
     std::vector<BlockKeys> copies(job.ranks(), keys);
     for (int r = 0; r < job.ranks(); ++r) copies[r].rank = r;
-    builder.AddKeyRing(copies);
+    builder.AddKeyRing(copies, /*min_steps=*/1);
   }
   if (gpu && job.ranks() > 1) {
     const std::vector<int64_t> bytes(job.ranks(), rows * job.output_row_bytes);

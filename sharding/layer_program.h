@@ -83,9 +83,9 @@ struct GroupsOfKeys {
   struct Group {
     Collective exchange;
     std::vector<Work> attend;  // [ranks]
-    int64_t listed_keys = 0;   // of all ranks' blocks
   };
   std::vector<Group> groups;
+  int64_t listed_keys = 0;  // of all ranks' blocks, one by one: every rank plans from these first
 };
 
 struct LayerOp {

@@ -28,7 +28,7 @@ std::vector<Range> Union(absl::Span<const Range> a, absl::Span<const Range> b) {
   return joined;
 }
 
-// By halves: every GPU's host plans for all ranks before it can send, so that this must be quick.
+// By halves: every rank plans for all ranks before it can send, so that this must be quick.
 std::vector<Range> UnionOfAll(absl::Span<const std::vector<Range>> lists) {
   if (lists.empty()) return {};
   if (lists.size() == 1) return lists[0];
@@ -117,19 +117,21 @@ std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const Blo
   return runs;
 }
 
-std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens) {
+std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens,
+                               int64_t min_steps) {
   const std::vector<Range> runs = UnionOfAll(readers);
   const auto ranks = static_cast<int64_t>(readers.size());
-  const int64_t rounds = ranks == 1 ? 1 : (kMinRingSteps + ranks - 1) / ranks;
+  const int64_t rounds = ranks == 1 ? 1 : (min_steps + ranks - 1) / ranks;
   const int64_t tokens = (CountTokens(runs) + rounds - 1) / rounds;
   return Windows(runs, std::min(max_tokens, std::max(kMinRoundTokens, tokens)));
 }
 
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
-                                absl::Span<const BlockKeys> blocks, int64_t max_tokens) {
+                                absl::Span<const BlockKeys> blocks, int64_t max_tokens,
+                                int64_t min_steps) {
   const std::vector<std::vector<Range>> readers = RunsByReader(layout.num_ranks, blocks);
   std::vector<RingRound> rounds;
-  for (const Range& window : RingWindows(readers, max_tokens)) {
+  for (const Range& window : RingWindows(readers, max_tokens, min_steps)) {
     rounds.push_back(PlanRound(layout, rank, readers, window));
   }
   return rounds;

@@ -30,18 +30,21 @@ struct RingRound {
 std::vector<std::vector<Range>> RunsByReader(int num_ranks, absl::Span<const BlockKeys> blocks);
 
 // The windows of the ring's rounds: each has at most max_tokens of the positions that are read.
-// There are as many rounds as make eight steps of the ring in all, if each then has
-// kMinRoundTokens: nothing but attention to a rank's own keys of the first round can hide the
-// first message.
-inline constexpr int64_t kMinRingSteps = 8;
+// There are as many rounds as make min_steps steps of the ring in all, if each then has
+// kMinRoundTokens.
 inline constexpr int64_t kMinRoundTokens = 1024;
-std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens);
+std::vector<Range> RingWindows(absl::Span<const std::vector<Range>> readers, int64_t max_tokens,
+                               int64_t min_steps = 1);
+// For prompts: nothing but attention to a rank's own keys of the first round hides the first step,
+// so that one of eight may be waited for.
+inline constexpr int64_t kPromptRingSteps = 8;
 
 // The rounds of `rank` that bring each token that a block reads to the block's rank, once for each
 // rank that reads it. Every rank derives matching rounds from the same blocks. A round moves at
 // most about `max_tokens` different positions, so that buffers do not grow with the context.
 std::vector<RingRound> PlanRing(const SequenceLayout& layout, int rank,
-                                absl::Span<const BlockKeys> blocks, int64_t max_tokens);
+                                absl::Span<const BlockKeys> blocks, int64_t max_tokens,
+                                int64_t min_steps = 1);
 
 // What the reader of each of `readers` was not brought before, as PlanGroup: [rank] runs. Adds it
 // to `brought`.
@@ -50,8 +53,8 @@ std::vector<std::vector<Range>> NotBrought(std::vector<std::vector<Range>> reade
 
 // The round of `rank`, over all positions, that brings what `blocks` read and their ranks were not
 // brought before: [rank] runs of `brought`, ascending and apart, to which it adds. So blocks may
-// come group by group, and each token still moves once to each rank that reads it. GPUs plan the
-// same by kernels/cuda/ring_plan.h.
+// come group by group, and each token still moves once to each rank that reads it. It is the plain
+// form of what GPUs plan (kernels/cuda/ring_plan.h), and tests hold the two equal.
 RingRound PlanGroup(const SequenceLayout& layout, int rank, absl::Span<const BlockKeys> blocks,
                     std::vector<std::vector<Range>>* brought);
 

@@ -85,9 +85,10 @@ double PairsWith(const BlockKeys& block, Range keys) {
 }
 
 std::vector<RingTraffic> TrafficOfRing(const SequenceLayout& layout,
-                                       absl::Span<const BlockKeys> blocks, int64_t max_tokens) {
+                                       absl::Span<const BlockKeys> blocks, int64_t max_tokens,
+                                       int64_t min_steps) {
   const std::vector<std::vector<Range>> readers = RunsByReader(layout.num_ranks, blocks);
-  const std::vector<Range> windows = RingWindows(readers, max_tokens);
+  const std::vector<Range> windows = RingWindows(readers, max_tokens, min_steps);
   std::vector<std::vector<RoundShare>> shares(layout.num_ranks);  // [reader]
   for (int reader = 0; reader < layout.num_ranks; ++reader) {
     ForEachPiece(windows, readers[reader], [&](size_t round, Range piece) {

@@ -31,7 +31,8 @@ struct RingTraffic {
 
 // The rounds of PlanRing.
 std::vector<RingTraffic> TrafficOfRing(const SequenceLayout& layout,
-                                       absl::Span<const BlockKeys> blocks, int64_t max_tokens);
+                                       absl::Span<const BlockKeys> blocks, int64_t max_tokens,
+                                       int64_t min_steps = 1);
 
 // The round of PlanGroup. `reads` and `pairs` are 0.
 RingTraffic TrafficOfGroup(const SequenceLayout& layout, absl::Span<const BlockKeys> blocks,

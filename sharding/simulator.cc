@@ -115,13 +115,12 @@ void Simulator::Run(Phase phase, const Collective& collective) {
 }
 
 // In step i a rank waits for what step i moves, starts step i + 1, in the last one the first of the
-// next round, and attends. Of thousands of
-// ranks most steps of most ranks move nothing: only those that move something are looked at, and
-// the calls of the others are made up for when their rank is next looked at.
+// next round, and attends. Of thousands of ranks most steps of most ranks move nothing: only those
+// that move something are looked at, and the calls of the others are made up for when their rank is
+// next looked at.
 void Simulator::Run(Phase phase, const RingOfKeys& ring) {
-  for (int r = 0; r < ranks_; ++r) {
-    Spend(phase, r, static_cast<double>(ring.listed_keys) * profile_.plan_key_s);
-  }
+  if (ring.rounds.empty()) return;
+  SpendOnPlan(phase, ring.listed_keys);
   std::vector<RingCall> calls(ranks_);
   for (int r = 0; r < ranks_ && ranks_ > 1; ++r) Start(phase, r, 1, &calls[r]);
   for (const RingTraffic& round : ring.rounds) {
@@ -159,6 +158,11 @@ void Simulator::Run(Phase phase, const RingOfKeys& ring) {
     if (ranks_ == 1) continue;
     Count("ring.step", ranks_ - 1, static_cast<double>(moved) / ranks_);
   }
+}
+
+void Simulator::SpendOnPlan(Phase phase, int64_t listed_keys) {
+  const double seconds = profile_.plan_s + static_cast<double>(listed_keys) * profile_.plan_key_s;
+  for (int r = 0; r < ranks_; ++r) Spend(phase, r, seconds);
 }
 
 // The rank has made all calls up to that of `step`.
@@ -241,14 +245,11 @@ void Simulator::Run(Phase phase, const RingOfQueries& ring) {
 }
 
 void Simulator::Run(Phase phase, const GroupsOfKeys& groups) {
-  // The host plans group by group, and exchanges follow each other; neither waits for attention.
-  std::vector<double> host = now_;
+  SpendOnPlan(phase, groups.listed_keys);
+  // Exchanges follow each other and do not wait for attention.
   std::vector<double> lane = now_;
   for (const GroupsOfKeys::Group& group : groups.groups) {
-    for (int r = 0; r < ranks_; ++r) {
-      host[r] += static_cast<double>(group.listed_keys) * profile_.plan_key_s;
-      lane[r] = std::max(lane[r], host[r]) + profile_.call_s;
-    }
+    for (double& time : lane) time += profile_.call_s;
     std::vector<double> done = lane;
     for (const Message& message : group.exchange.messages) {
       const double there = Transmit(message, std::max(lane[message.from], lane[message.to]));

@@ -66,6 +66,7 @@ class Simulator {
   void Run(Phase phase, const RingOfQueries& ring);
   void Run(Phase phase, const GroupsOfKeys& groups);
 
+  void SpendOnPlan(Phase phase, int64_t listed_keys);
   void Start(Phase phase, int rank, int step, RingCall* call);
   // Moves what goes in one step, and has its ranks wait for it and start the next one. Bytes.
   int64_t MoveKeys(Phase phase, absl::Span<const RingShare> shares, int step, int64_t token_bytes,

@@ -4,7 +4,6 @@
 #include <cub/block/block_scan.cuh>
 
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/ring_plan.h"
 
 // Each pair of a reader and an owner that this rank is one of has a bit for every token of the
@@ -54,8 +53,7 @@ __device__ ShardGeometry GeometryOf(const RingPlanArgs& args, int rank) {
 }
 
 // The tokens of `range` that one rank owns are a run of its local indices.
-__device__ void MarkRange(ShardGeometry owner, Range range, uint32_t* segment, int64_t thread) {
-  if (range.begin >= range.end) return;
+__device__ void MarkOwned(ShardGeometry owner, Range range, uint32_t* segment, int64_t thread) {
   const int64_t first = owner.OwnedBefore(range.begin);
   const int64_t end = owner.OwnedBefore(range.end);
   for (int64_t word = first / 32 + thread; word * 32 < end; word += kMarkBlocks * kThreads) {
@@ -66,7 +64,7 @@ __device__ void MarkRange(ShardGeometry owner, Range range, uint32_t* segment, i
 }
 
 __global__ void __launch_bounds__(kThreads) MarkKernel(RingPlanArgs args, Bitmaps maps) {
-  const RingBlock block = args.blocks[blockIdx.y];
+  const RingBlock block = args.blocks[blockIdx.x];
   const int rank = args.geometry.rank;
   const bool mine = block.reader == rank;
   // Of this rank's blocks all is marked, by owner; of others' what this rank owns.
@@ -75,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) MarkKernel(RingPlanArgs args, Bitmap
                                : SegmentOf(args, kSent, block.group, block.reader);
     return maps.bits + index * maps.words;
   };
-  const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t thread = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   for (int64_t i = thread; i < block.num_selected; i += kMarkBlocks * kThreads) {
     const int64_t position =
         PositionOf(args.selected[block.keys.selection * args.selected_stride + i]);
@@ -84,10 +82,20 @@ __global__ void __launch_bounds__(kThreads) MarkKernel(RingPlanArgs args, Bitmap
     const int64_t local = GeometryOf(args, owner).OwnedBefore(position);
     SetBits(&segment(owner)[local / 32], 1u << (local % 32));
   }
-  for (int owner = mine ? 0 : rank; owner < (mine ? args.geometry.num_ranks : rank + 1); ++owner) {
-    const ShardGeometry geometry = GeometryOf(args, owner);
-    MarkRange(geometry, block.keys.initial, segment(owner), thread);
-    MarkRange(geometry, block.keys.near, segment(owner), thread);
+  for (const Range range : {block.keys.initial, block.keys.near}) {
+    if (range.begin >= range.end) continue;
+    if (!mine) {
+      MarkOwned(args.geometry, range, segment(rank), thread);
+      continue;
+    }
+    // Of many ranks only those that own some of it.
+    const int64_t stripe = args.geometry.stripe_tokens;
+    const int64_t stripes = (range.end - 1) / stripe - range.begin / stripe + 1;
+    int owner = args.geometry.Owner(range.begin);
+    for (int64_t i = min(stripes, int64_t{args.geometry.num_ranks}); i > 0; --i) {
+      MarkOwned(GeometryOf(args, owner), range, segment(owner), thread);
+      owner = owner + 1 == args.geometry.num_ranks ? 0 : owner + 1;
+    }
   }
 }
 
@@ -145,7 +153,7 @@ __global__ void __launch_bounds__(kTile) EmitKernel(RingPlanArgs args, Bitmaps m
     if (blockIdx.z == kSent) {
       args.sent[place] = static_cast<uint32_t>(local);
     } else {
-      args.arriving[place] = static_cast<uint32_t>(local);
+      if (owner.rank == args.geometry.rank) args.own[place] = static_cast<uint32_t>(local);
       args.row_of[owner.Position(local)] = place;
     }
   }
@@ -162,14 +170,11 @@ absl::Status PlanRing(const RingPlanArgs& args, Stream stream) {
   if (args.num_blocks == 0 || args.positions <= 0) {
     return absl::InvalidArgumentError("PlanRing: nothing is read");
   }
-  if (args.num_blocks > kMaxAttentionBlocks) {
-    return absl::InvalidArgumentError("PlanRing: too many blocks in a launch");
-  }
   const Bitmaps maps(args.geometry, args.num_groups, args.positions, args.workspace);
   LONGSPAN_RETURN_IF_ERROR(Fill(args.workspace, 0, maps.bytes(), stream));
   const unsigned ranks = args.geometry.num_ranks;
   const unsigned tiles = maps.tiles;
-  MarkKernel<<<dim3(kMarkBlocks, args.num_blocks), kThreads, 0, stream>>>(args, maps);
+  MarkKernel<<<dim3(args.num_blocks, kMarkBlocks), kThreads, 0, stream>>>(args, maps);
   CountKernel<<<dim3(tiles, ranks, kKinds), kTile, 0, stream>>>(args, maps);
   EmitKernel<<<dim3(tiles, ranks * args.num_groups, kKinds), kTile, 0, stream>>>(args, maps);
   return CheckLaunch("PlanRing");

@@ -35,11 +35,11 @@ struct RingPlanArgs {
   // What one group's blocks read and no earlier group's did, by group, then by rank; ascending by
   // position. Ranks are destinations of what is sent, this one left out, and owners of what
   // arrives, this one among them. All on the device.
-  uint32_t* sent = nullptr;      // [tokens that are sent] local index here (ShardGeometry)
-  uint32_t* arriving = nullptr;  // [tokens that arrive] local index at the owner
-  uint32_t* row_of = nullptr;    // [positions] place in `arriving`; only of those that arrive
-  uint32_t* ends = nullptr;  // [2, num_groups, num_ranks] where `sent` and `arriving` of a group
-                             // and rank end
+  uint32_t* sent = nullptr;    // [tokens that are sent] local index here (ShardGeometry)
+  uint32_t* own = nullptr;     // [tokens that arrive] the same; only of those that are this rank's
+  uint32_t* row_of = nullptr;  // [positions] place among those that arrive; only of these
+  uint32_t* ends = nullptr;    // [2, num_groups, num_ranks] where what is sent to a rank, and what
+                               // arrives from it, ends in a group
 };
 
 int64_t RingPlanWorkspaceBytes(const ShardGeometry& geometry, int num_groups, int64_t positions);

@@ -204,8 +204,8 @@ absl::Status PrefillInputs::PlanRing(int, cuda::Stream stream) const {
   args.selected_stride = shape_.top_k;
   args.positions = context_;
   args.workspace = ring_workspace_.data();
-  args.arriving = ring_keys_.as<uint32_t>();
-  args.row_of = args.arriving + context_;
+  args.own = ring_keys_.as<uint32_t>();
+  args.row_of = args.own + context_;
   args.sent = args.row_of + context_;
   args.ends = ring_ends_.as<uint32_t>();
   return cuda::PlanRing(args, stream);

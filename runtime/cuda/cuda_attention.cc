@@ -66,6 +66,7 @@ struct OwnBlocks {
 // row_of: device, of keys that were brought; null: they are read where they are.
 absl::Status ListKeysOf(CudaRun* run, const cuda::AttentionBlock* blocks,
                         const cuda::KeyRanges* ranges, size_t num_blocks, const uint32_t* row_of) {
+  const CudaPhaseSpan span(run->phases, Phase::kAttend);
   cuda::ListKeysArgs list;
   list.blocks = blocks;
   list.ranges = ranges;

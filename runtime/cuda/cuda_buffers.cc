@@ -83,6 +83,9 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
   const int64_t pages =
       sizes.max_tokens / sizes.kv.stripe_tokens / sizes.ranks + 2;  // of a sequence
 
+  const cuda::ShardGeometry geometry = {static_cast<int32_t>(sizes.kv.stripe_tokens), sizes.ranks,
+                                        0};  // of the rank that owns most
+
   ids = arena->Take<int32_t>(rows);
   const int64_t of_block = static_cast<int64_t>(
       sizeof(cuda::ScoredBlock) + sizeof(cuda::AttentionBlock) + sizeof(cuda::KeyRanges) +
@@ -119,8 +122,6 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
     if (sizes.low_rank()) score_keys = arena->Take<float>(rows * dim);
     maxima = shared->Take<float>(sizes.ranks * rows);
     scores = arena->Take<float>(sizes.blocks * sizes.own_tokens);
-    const cuda::ShardGeometry geometry = {static_cast<int32_t>(sizes.kv.stripe_tokens), sizes.ranks,
-                                          0};
     spread = reinterpret_cast<float*>(
         bytes(cuda::PrefillScoresWorkspaceBytes(geometry, static_cast<int32_t>(sizes.kv.halo),
                                                 static_cast<int>(sizes.blocks), sizes.max_tokens)));
@@ -143,10 +144,8 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
   key_rows = arena->Take<uint32_t>(listed);
   key_positions = arena->Take<uint32_t>(listed);
   if (!sizes.reads_pages()) {
-    const cuda::ShardGeometry geometry = {static_cast<int32_t>(sizes.kv.stripe_tokens), sizes.ranks,
-                                          0};
     sent_keys = arena->Take<uint32_t>(sizes.sent_keys());
-    arriving_keys = arena->Take<uint32_t>(sizes.arriving_keys());
+    own_arriving = arena->Take<uint32_t>(sizes.arriving_keys());
     row_of = arena->Take<uint32_t>(sizes.max_tokens);
     ring_ends = arena->Take<uint32_t>(sizes.num_ring_ends());
     ring_workspace = bytes(cuda::RingPlanWorkspaceBytes(geometry, kRingGroups, sizes.max_tokens));

@@ -114,10 +114,10 @@ struct CudaBuffers {
   std::byte* outputs = nullptr;  // [ranks, sequences, heads, head_dim] compute dtype
 
   // The ring of one layer: no group of blocks writes to memory of a group before.
-  uint32_t* sent_keys = nullptr;      // [sent_keys] their local indices
-  uint32_t* arriving_keys = nullptr;  // [arriving_keys] the same, at their owner
-  uint32_t* row_of = nullptr;         // [max_tokens] row in `arrived`
-  uint32_t* ring_ends = nullptr;      // [num_ring_ends] where messages end
+  uint32_t* sent_keys = nullptr;     // [sent_keys] their local indices
+  uint32_t* own_arriving = nullptr;  // [arriving_keys] the same, of this rank's
+  uint32_t* row_of = nullptr;        // [max_tokens] row in `arrived`
+  uint32_t* ring_ends = nullptr;     // [num_ring_ends] where messages end
   std::byte* ring_workspace = nullptr;
   std::byte* sent = nullptr;     // [sent_keys, key row, value row]
   std::byte* arrived = nullptr;  // [arriving_keys, key row, value row]

@@ -1,5 +1,8 @@
 #include "runtime/cuda/cuda_ring.h"
 
+#include <vector>
+
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 
 namespace longspan {
@@ -7,6 +10,7 @@ namespace longspan {
 absl::Status KeyRing::Plan(const cuda::RingBlock* blocks, int num_blocks, int num_groups,
                            int64_t positions) {
   const CudaBuffers& buffers = run_->buffers;
+  LONGSPAN_CHECK(num_groups <= kRingGroups && positions <= run_->sizes.max_tokens);
   num_groups_ = num_groups;
   cuda::RingPlanArgs plan;
   plan.geometry = run_->geometry();
@@ -18,10 +22,13 @@ absl::Status KeyRing::Plan(const cuda::RingBlock* blocks, int num_blocks, int nu
   plan.positions = positions;
   plan.workspace = buffers.ring_workspace;
   plan.sent = buffers.sent_keys;
-  plan.arriving = buffers.arriving_keys;
+  plan.own = buffers.own_arriving;
   plan.row_of = buffers.row_of;
   plan.ends = buffers.ring_ends;
-  LONGSPAN_RETURN_IF_ERROR(cuda::PlanRing(plan, run_->stream()));
+  {
+    const CudaPhaseSpan span(run_->phases, Phase::kOtherCompute);
+    LONGSPAN_RETURN_IF_ERROR(cuda::PlanRing(plan, run_->stream()));
+  }
   const int64_t ends = 2 * num_groups * run_->ranks();
   LONGSPAN_RETURN_IF_ERROR(cuda::Copy(run_->ring_ends.data(), buffers.ring_ends,
                                       ends * static_cast<int64_t>(sizeof(uint32_t)),
@@ -52,7 +59,7 @@ absl::Status KeyRing::Bring(int group) {
       Gather(buffers.sent_keys + out.begin, out.size(), buffers.sent + out.begin * bytes()));
   const Range own = Rows(kArriving, group, run_->rank());
   LONGSPAN_RETURN_IF_ERROR(
-      Gather(buffers.arriving_keys + own.begin, own.size(), buffers.arrived + own.begin * bytes()));
+      Gather(buffers.own_arriving + own.begin, own.size(), buffers.arrived + own.begin * bytes()));
   LONGSPAN_RETURN_IF_ERROR(
       gpu->communicator->Exchange("ring.keys", sends, receives, gpu->ring.get()));
   if (run_->phases != nullptr) run_->phases->EndRing(gpu->ring.get());

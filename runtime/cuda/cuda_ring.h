@@ -3,10 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/types/span.h"
 #include "kernels/cuda/ring_plan.h"
 #include "runtime/cuda/cuda_run.h"
 

@@ -89,12 +89,12 @@ TEST(MemoryPlanTest, GrowsWithTheChunkAndNotWithTheContext) {
 }
 
 TEST(MemoryPlanTest, HoldsTheMessagesOfWhateverMoves) {
-  // Few heads of keys: a round's 32,768 tokens, and of the next those of a message, in and out.
+  // Few heads of keys: a round's 32,768 tokens, and as many of the next, in and out.
   // Many heads of queries, of 512 rows: two ranks' queries, partials of the chunk and of both
   // ranks.
   Config config = SmallConfig();
   ModelConfig model = SmallModel();
-  const int64_t keys = 3 * 32768 * 2 * SmallCache().row_bytes();
+  const int64_t keys = 2 * 32768 * 2 * SmallCache().row_bytes();
   EXPECT_EQ(PlanMemory(config, model, SmallCache(), 2, 2, 1000).exchange, keys);
   model.num_heads = 1024;
   const int64_t rows = 3 * 256;  // a chunk may touch five stripes, three of one rank

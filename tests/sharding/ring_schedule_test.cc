@@ -1,6 +1,7 @@
 #include "sharding/ring_schedule.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <random>
@@ -73,6 +74,30 @@ std::vector<std::set<int64_t>> ReadBy(const Job& job) {
     for (int64_t p = block.near.begin; p < block.near.end; ++p) read[block.rank].insert(p);
   }
   return read;
+}
+
+// Sizes of the windows of a ring in which every rank reads `tokens` tokens.
+std::vector<int64_t> WindowSizes(int ranks, int64_t tokens, int64_t max_tokens, int64_t min_steps) {
+  const std::vector<std::vector<Range>> readers(ranks, {{0, tokens}});
+  std::vector<int64_t> sizes;
+  for (const Range& window : RingWindows(readers, max_tokens, min_steps)) {
+    sizes.push_back(window.size());
+  }
+  return sizes;
+}
+
+TEST(RingWindowsTest, FewRanksHaveMoreRounds) {
+  using Sizes = std::vector<int64_t>;
+  EXPECT_EQ(WindowSizes(2, 8192, 1 << 20, 8), Sizes(4, 2048));
+  EXPECT_EQ(WindowSizes(3, 6144, 1 << 20, 8), Sizes(3, 2048));
+  EXPECT_EQ(WindowSizes(8, 8192, 1 << 20, 8), Sizes{8192});
+  EXPECT_EQ(WindowSizes(9, 8192, 1 << 20, 8), Sizes{8192});
+  EXPECT_EQ(WindowSizes(1, 8192, 1 << 20, 8), Sizes{8192}) << "nothing moves";
+  EXPECT_EQ(WindowSizes(2, 8192, 1 << 20, 1), Sizes{8192});
+  EXPECT_EQ(WindowSizes(2, 1500, 1 << 20, 8), (Sizes{kMinRoundTokens, 1500 - kMinRoundTokens}));
+  EXPECT_EQ(WindowSizes(2, 250, 100, 8), (Sizes{100, 100, 50}));
+  const int64_t all = std::numeric_limits<int64_t>::max();
+  EXPECT_EQ(WindowSizes(2, 100000, all, 1), Sizes{100000}) << "queries meet all keys at once";
 }
 
 TEST_F(RingScheduleTest, EachRankReceivesWhatItReadsOnceAndNothingElse) {

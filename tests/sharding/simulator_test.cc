@@ -102,6 +102,21 @@ TEST(SimulatorTest, ARingAttendsWhileTheNextStepComes) {
   EXPECT_EQ(in_order.seconds(), 160 + 230);
 }
 
+TEST(SimulatorTest, ARoundBeginsBeforeTheLastStepOfTheOneBeforeIsAttendedTo) {
+  RingOfKeys ring = {{}, /*token_bytes=*/2, /*in_order=*/false, kSecondARead};
+  ring.rounds.push_back({{0, 100}, {Share(0, 0, 200), Share(0, 1, 30)}});
+  ring.rounds.push_back({{100, 200}, {Share(0, 0, 10), Share(0, 1, 20)}});
+  Simulator simulator(EasyProfile(), 2);
+  simulator.Run({Phase::kRingWait, ring});
+  // Rank 0 has waited for the first message at 200 and starts the second, which is there at 340.
+  EXPECT_EQ(simulator.seconds(), 200 + 140 + 20);
+  EXPECT_EQ(simulator.calls().at("ring.step").calls, 2);
+  ring.in_order = true;
+  Simulator in_order(EasyProfile(), 2);
+  in_order.Run({Phase::kRingWait, ring});
+  EXPECT_EQ(in_order.seconds(), 160 + 230 + 30) << "the second is there before it is needed";
+}
+
 TEST(SimulatorTest, ALaterStepOfARingWaitsForItsOwner) {
   HardwareProfile profile = EasyProfile();
   profile.ranks_per_host = 3;
@@ -153,14 +168,14 @@ TEST(SimulatorTest, GroupsArriveWhileThoseBeforeAreAttendedTo) {
   simulator.Run({Phase::kRingWait, groups});
   EXPECT_EQ(simulator.seconds(), 110 + 500 + 7);
   EXPECT_EQ(simulator.MostSeconds(Phase::kAttend), 507);
-  // Planning delays a group, but goes on beside attention.
-  groups.groups[0].listed_keys = 5;
-  groups.groups[1].listed_keys = 1000;
+  // All groups are planned before the first is sent.
+  groups.listed_keys = 5;
   HardwareProfile profile = EasyProfile();
-  profile.plan_key_s = 1;
+  profile.plan_s = 100;
+  profile.plan_key_s = 3;
   Simulator plans(profile, 2);
   plans.Run({Phase::kRingWait, groups});
-  EXPECT_EQ(plans.seconds(), 1005 + 120 + 7);
+  EXPECT_EQ(plans.seconds(), 115 + 110 + 500 + 7);
 }
 
 }  // namespace
