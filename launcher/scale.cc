@@ -108,16 +108,17 @@ absl::StatusOr<StudyRun> PrepareStudy(ScaleStudy study) {
   std::set<ScaleKey> grid = GridOf(study);
   const std::set<ScaleKey> references =
       study.references ? MissingReferences(grid) : std::set<ScaleKey>();
+  std::map<int64_t, int64_t> ranks_here;
   // A script runs where mpirun and its hosts are others.
   if (absl::GetFlag(FLAGS_slurm).empty()) {
-    int64_t most = 1;
-    for (const int64_t ranks : study.ranks) most = std::max(most, ranks);
     const std::string mpirun = absl::GetFlag(FLAGS_mpirun);
     LONGSPAN_ASSIGN_OR_RETURN(run.launch,
-                              LaunchCommand(mpirun.empty() ? "mpirun" : mpirun, hostfile, most));
+                              LaunchCommand(mpirun.empty() ? "mpirun" : mpirun, hostfile));
+    std::set<int64_t> ranks(study.ranks.begin(), study.ranks.end());
+    if (!references.empty()) ranks.insert(1);
+    LONGSPAN_ASSIGN_OR_RETURN(ranks_here, CheckSlots(run.launch, ranks));
   }
-  const bool ranks_are_here = hostfile.empty() && !run.launch.empty();
-  LONGSPAN_ASSIGN_OR_RETURN(run.left_out, CheckPoints(study, grid, references, ranks_are_here));
+  LONGSPAN_ASSIGN_OR_RETURN(run.left_out, CheckPoints(study, grid, references, ranks_here));
   for (const ScaleKey& key : references) {
     if (!run.left_out.contains(key)) grid.insert(key);
   }

@@ -1,18 +1,16 @@
 #include "launcher/scale_preflight.h"
 
-#include <algorithm>
-#include <cstdlib>
 #include <optional>
 #include <utility>
 
 #include "absl/flags/flag.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/child_process.h"
 #include "launcher/flags.h"
 #include "launcher/hostfile.h"
+#include "launcher/rank_placement.h"
 #include "runtime/memory_plan.h"
 #include "runtime/model.h"
 #include "runtime/model_config.h"
@@ -21,27 +19,14 @@
 namespace longspan {
 namespace {
 
-bool Oversubscribes(const std::vector<std::string>& words) {
-  const char* setting = getenv("OMPI_MCA_rmaps_base_oversubscribe");
-  if (setting != nullptr && (absl::string_view(setting) == "1" || setting[0] == 't')) return true;
-  return std::any_of(words.begin(), words.end(), [](const std::string& word) {
-    return absl::EndsWithIgnoreCase(word, "oversubscribe") &&
-           !absl::EndsWithIgnoreCase(word, "nooversubscribe");
-  });
-}
-
-absl::Status CheckSlots(const std::string& hostfile, int64_t most_ranks, bool oversubscribes) {
-  std::optional<int64_t> slots = LocalSlots();
-  if (!hostfile.empty()) {
-    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<Host> hosts, ReadHostfile(hostfile));
-    slots = TotalSlots(hosts);
-  }
-  if (oversubscribes || !slots || most_ranks <= *slots) return absl::OkStatus();
-  const std::string where = hostfile.empty() ? "this machine has" : absl::StrCat(hostfile, " has");
+absl::Status TooFewSlots(int64_t ranks, const RankPlacement& placement) {
+  const int64_t slots = *placement.slots;
+  const size_t hosts = placement.hosts.size();
   return absl::InvalidArgumentError(absl::StrCat(
-      "--ranks: ", most_ranks, " are more than the ", *slots, *slots == 1 ? " slot" : " slots",
-      " that ", where, hostfile.empty() ? ", a core each: name more hosts with --hostfile" : "",
-      "; --mpirun \"mpirun --oversubscribe\" runs them all the same, as a check of correctness"));
+      "--ranks: ", ranks, " are more than the ", slots, slots == 1 ? " slot" : " slots",
+      " that mpirun has on ", hosts == 1 ? placement.hosts[0] : absl::StrCat(hosts, " hosts"),
+      ": name more with --hostfile; --mpirun \"mpirun --oversubscribe\" runs them all the same, as "
+      "a check of correctness"));
 }
 
 // A model as all points of one method see it.
@@ -61,10 +46,11 @@ absl::StatusOr<Job> LoadJob(const std::string& method) {
   return job;
 }
 
-absl::Status CheckFit(const Job& job, const Config& config, const ScaleKey& key, int64_t tokens) {
+absl::Status CheckFit(const Job& job, const Config& config, const ScaleKey& key, int64_t tokens,
+                      int64_t ranks_here) {
   const auto ranks = static_cast<int>(key.ranks);
   const MemoryPlan plan = PlanMemory(config, job.model, MakeKvShape(config, job.model), ranks,
-                                     /*ranks_on_host=*/ranks, job.weight_bytes);
+                                     static_cast<int>(ranks_here), job.weight_bytes);
   const SequenceLayout layout = {config.parallel.stripe_tokens, ranks};
   Config longest = config;
   longest.max_model_len = tokens;
@@ -77,7 +63,7 @@ absl::Status CheckFit(const Job& job, const Config& config, const ScaleKey& key,
                    config.parallel.stripe_tokens, " tokens: use a smaller --batch or --context"));
 }
 
-absl::Status CheckPoint(const Job& job, const ScaleKey& key, int64_t steps, bool ranks_are_here) {
+absl::Status CheckPoint(const Job& job, const ScaleKey& key, int64_t steps, int64_t ranks_here) {
   const int64_t tokens = key.context + ScaleTokens(key.batch, steps);
   if (key.batch > job.config.max_num_seqs) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -96,16 +82,15 @@ absl::Status CheckPoint(const Job& job, const ScaleKey& key, int64_t steps, bool
   }
   Config config = job.config;
   LONGSPAN_RETURN_IF_ERROR(ResolveConfig(static_cast<int>(key.ranks), &config));
-  // What a GPU has free is known where it is.
-  if (!ranks_are_here || config.device == "cuda") return absl::OkStatus();
-  return CheckFit(job, config, key, tokens);
+  // What a GPU has free is known where it is, and so is the memory of other machines.
+  if (ranks_here == 0 || config.device == "cuda") return absl::OkStatus();
+  return CheckFit(job, config, key, tokens, ranks_here);
 }
 
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> LaunchCommand(const std::string& mpirun,
-                                                       const std::string& hostfile,
-                                                       int64_t most_ranks) {
+                                                       const std::string& hostfile) {
   std::vector<std::string> words = absl::StrSplit(mpirun, ' ', absl::SkipWhitespace());
   if (words.empty()) return absl::InvalidArgumentError("--mpirun names no program");
   absl::StatusOr<std::string> program = FindProgram(words[0]);
@@ -114,9 +99,23 @@ absl::StatusOr<std::vector<std::string>> LaunchCommand(const std::string& mpirun
                                             "; install Open MPI, or say where it is"));
   }
   words[0] = *std::move(program);
-  LONGSPAN_RETURN_IF_ERROR(CheckSlots(hostfile, most_ranks, Oversubscribes(words)));
-  if (!hostfile.empty()) words.insert(words.end(), {"--hostfile", hostfile});
+  if (hostfile.empty()) return words;
+  LONGSPAN_RETURN_IF_ERROR(CheckHostfile(hostfile));
+  words.insert(words.end(), {"--hostfile", hostfile});
   return words;
+}
+
+absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::string>& launch,
+                                                      const std::set<int64_t>& ranks) {
+  std::map<int64_t, int64_t> here;
+  // The most first: what does not run is found at once, and who does not answer is asked once.
+  for (auto number = ranks.rbegin(); number != ranks.rend(); ++number) {
+    const std::optional<RankPlacement> placement = AskPlacement(launch, *number);
+    if (!placement) break;
+    if (placement->is_refused) return TooFewSlots(*number, *placement);
+    if (placement->ranks_here) here[*number] = *placement->ranks_here;
+  }
+  return here;
 }
 
 absl::StatusOr<Config> ScaleConfig(const std::string& method) {
@@ -125,22 +124,25 @@ absl::StatusOr<Config> ScaleConfig(const std::string& method) {
   return LoadConfig(absl::GetFlag(FLAGS_config), absl::GetFlag(FLAGS_model), overrides);
 }
 
-absl::StatusOr<std::map<ScaleKey, std::string>> CheckPoints(const ScaleStudy& study,
-                                                            const std::set<ScaleKey>& grid,
-                                                            const std::set<ScaleKey>& references,
-                                                            bool ranks_are_here) {
+absl::StatusOr<std::map<ScaleKey, std::string>> CheckPoints(
+    const ScaleStudy& study, const std::set<ScaleKey>& grid, const std::set<ScaleKey>& references,
+    const std::map<int64_t, int64_t>& here) {
+  const auto ranks_here = [&](const ScaleKey& key) {
+    const auto found = here.find(key.ranks);
+    return found == here.end() ? 0 : found->second;
+  };
   std::map<std::string, Job> jobs;
   for (const std::string& method : study.methods) {
     LONGSPAN_ASSIGN_OR_RETURN(jobs[method], LoadJob(method));
   }
   for (const ScaleKey& key : grid) {
-    const absl::Status status = CheckPoint(jobs[key.method], key, study.steps, ranks_are_here);
+    const absl::Status status = CheckPoint(jobs[key.method], key, study.steps, ranks_here(key));
     if (status.ok()) continue;
     return absl::Status(status.code(), absl::StrCat(status.message(), " (", key.ToString(), ")"));
   }
   std::map<ScaleKey, std::string> left_out;
   for (const ScaleKey& key : references) {
-    const absl::Status status = CheckPoint(jobs[key.method], key, study.steps, ranks_are_here);
+    const absl::Status status = CheckPoint(jobs[key.method], key, study.steps, ranks_here(key));
     if (!status.ok()) left_out[key] = std::string(status.message());
   }
   return left_out;

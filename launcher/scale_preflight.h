@@ -1,6 +1,7 @@
 #ifndef LONGSPAN_LAUNCHER_SCALE_PREFLIGHT_H_
 #define LONGSPAN_LAUNCHER_SCALE_PREFLIGHT_H_
 
+#include <cstdint>
 #include <map>
 #include <set>
 #include <string>
@@ -17,22 +18,26 @@
 namespace longspan {
 
 // The words of a command that starts ranks, with the program's path: of --mpirun and --hostfile.
-// Refuses what mpirun would refuse at the first point: a program or hostfile that is not there, and
-// more ranks than slots, unless the command allows that.
+// Refuses a program or hostfile that is not there, and a hostfile with a line that is none.
 absl::StatusOr<std::vector<std::string>> LaunchCommand(const std::string& mpirun,
-                                                       const std::string& hostfile,
-                                                       int64_t most_ranks);
+                                                       const std::string& hostfile);
+
+// Refuses more ranks than the command has slots for, unless it oversubscribes. Returns how many
+// ranks it starts on this machine, for each number in all; absent: not known here.
+absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::string>& launch,
+                                                      const std::set<int64_t>& ranks);
 
 // The config of the flags, with this `attention` if it is not empty.
 absl::StatusOr<Config> ScaleConfig(const std::string& method);
 
 // Refuses points that cannot run: with more sequences or tokens than the config allows, a layout
-// that their ranks do not take, or more memory than this machine has (unless ranks are elsewhere).
-// One-rank runs that are only there to compare with are left out instead; why, is returned.
+// that their ranks do not take, or more memory than this machine has for those of their ranks that
+// run here, as CheckSlots says. One-rank runs that are only there to compare with are left out
+// instead; why, is returned.
 absl::StatusOr<std::map<ScaleKey, std::string>> CheckPoints(const ScaleStudy& study,
                                                             const std::set<ScaleKey>& grid,
                                                             const std::set<ScaleKey>& references,
-                                                            bool ranks_are_here);
+                                                            const std::map<int64_t, int64_t>& here);
 
 }  // namespace longspan
 

@@ -290,6 +290,7 @@ print(json.dumps(point))
         stub = self.directory / "slow_mpirun"
         # Two points are run, and the third never ends.
         stub.write_text(f"""#!/bin/bash
+case "$*" in *--do-not-launch*) exec {MPIRUN} "$@" ;; esac
 echo started >> starts
 if [ "$(wc -l < starts)" -gt 2 ]; then echo $$ > pid; exec sleep 300; fi
 exec {MPIRUN} "$@"
@@ -389,7 +390,7 @@ exec {MPIRUN} "$@"
                     "--method", "esa,sparse")
         self.refuse(2, "--batch must be numbers", *ranks, "--batch", "1,many")
         self.refuse(1, "64 are more than the", "--ranks", "64", "--context", "64",
-                    mpirun="mpirun")
+                    mpirun="mpirun --allow-run-as-root")
         self.refuse(1, "--mpirun: absent: there is no such program in $PATH", *ranks,
                     mpirun="absent -x")
         self.refuse(2, "--hostfile does not go with --slurm", *ranks, "--slurm", "script",
@@ -407,15 +408,46 @@ exec {MPIRUN} "$@"
                 ("node1 slots=2\nnode2 slots=many\n", "hosts:2: `slots=many` is neither"),
                 ("# none\n\n", "hosts: names no host"),
                 ("node1, slots=4\n", "hosts:1: `node1,` is no name of a host"),
-                ("a slots=1\nb slots=1 # two in all\n", "3 are more than the 2 slots that hosts")):
+                ("a slots=1\nb slots=1 # two in all\n",
+                 "3 are more than the 2 slots that mpirun has on 2 hosts")):
             hosts.write_text(text)
             self.refuse(1, message, "--ranks", "3", "--context", "64", "--hostfile", "hosts",
-                        mpirun="mpirun")
+                        mpirun="mpirun --allow-run-as-root")
         (self.directory / "file").write_text("")
         result = self.scale(1, *ranks, "--output", "file/study")
         self.assertIn("--output file/study: cannot be made", result.stderr)
         result = self.scale(2, *ranks)
         self.assertIn("--output is needed", result.stderr)
+
+    def test_slots_are_those_that_mpirun_has(self):
+        ranks = ("--ranks", "1,5", "--context", "64")
+        message = "5 are more than the 4 slots that mpirun has on 2 hosts"
+        self.refuse(1, message, *ranks, mpirun="mpirun --allow-run-as-root --host a:2,b:2")
+        (self.directory / "hosts").write_text("a slots=4\n")
+        self.refuse(1, "5 are more than the 4 slots that mpirun has on a:", *ranks,
+                    mpirun="mpirun --allow-run-as-root --hostfile hosts")
+        slurm = {"SLURM_JOBID": "7", "SLURM_JOB_ID": "7", "SLURM_NODELIST": "n[1-2]",
+                 "SLURM_TASKS_PER_NODE": "3,1", "SLURM_NNODES": "2"}
+        result = self.run_command(
+            self.command(*ranks, "--output", "refused",
+                         mpirun="mpirun --allow-run-as-root"), 1, **slurm)
+        self.assertIn(message, result.stderr)
+
+    def test_memory_of_hosts_elsewhere_is_theirs(self):
+        stub = self.directory / "mpirun_elsewhere"
+        stub.write_text("""#!/bin/bash
+case "$*" in *--do-not-launch*) exec mpirun --allow-run-as-root "$@" ;; esac
+exit 7
+""")
+        stub.chmod(0o755)
+        job = ("--ranks", "2", "--no-reference", "--context", "4000000000",
+               "--set", "max_model_len=4200000000")
+        # On this machine it does not fit; that it does elsewhere is not for this one to say.
+        self.refuse(1, "does not fit", *job, mpirun=f"{stub} --oversubscribe")
+        for number, option in enumerate(("--host elsewhere:2", "--not-an-option")):
+            result = self.scale(1, *job, "--output", f"study{number}", mpirun=f"{stub} {option}")
+            self.assertIn("failed: exit code 7", result.stderr)
+            self.assertNotIn("does not fit", result.stderr)
 
     def test_the_shipped_model(self):
         text = self.directory / "text.txt"
