@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <new>
@@ -36,7 +37,19 @@ namespace longspan {
 namespace {
 
 std::atomic<bool> stop_requested = false;
-static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
+std::atomic<int> stop_signals = 0;
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free,
+              "set by signal handlers");
+
+void CatchSignals(std::initializer_list<int> signals, int flags) {
+  struct sigaction action = {};
+  action.sa_handler = [](int signal) {
+    stop_requested = true;
+    if (signal != SIGUSR1) ++stop_signals;
+  };
+  action.sa_flags = SA_RESTART | flags;
+  for (const int signal : signals) sigaction(signal, &action, nullptr);
+}
 
 absl::StatusOr<Config> LoadConfigFromFlags() {
   LONGSPAN_ASSIGN_OR_RETURN(const std::vector<ConfigOverride> overrides, SetFlags());
@@ -292,15 +305,19 @@ int ReportError(const absl::Status& status, int rank) {
 }
 
 void CatchStopSignals() {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { stop_requested = true; };
-  action.sa_flags = SA_RESTART;
-  sigaction(SIGUSR1, &action, nullptr);  // may come twice: from who stops the job, and from mpirun
-  action.sa_flags |= static_cast<int>(SA_RESETHAND);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  CatchSignals({SIGUSR1}, 0);  // may come twice: from who stops the job, and from mpirun
+  CatchSignals({SIGINT, SIGTERM}, static_cast<int>(SA_RESETHAND));
+}
+
+void CatchAllStopSignals() {
+  CatchSignals({SIGUSR1, SIGINT, SIGTERM}, 0);
+  struct sigaction hangup = {};
+  sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) CatchSignals({SIGHUP}, 0);
 }
 
 bool StopRequested() { return stop_requested; }
+
+int StopSignals() { return stop_signals; }
 
 }  // namespace longspan

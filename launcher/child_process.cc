@@ -7,12 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -82,6 +82,20 @@ void ReadSome(int* end, std::string* text) {
   if (bytes == 0 || (bytes < 0 && errno != EINTR)) Pipe::Close(end);
 }
 
+// Reads what a pipe holds, and no more than it can hold: somebody may write to it without end.
+void ReadRest(int end, std::string* text) {
+  if (end < 0) return;
+  fcntl(end, F_SETFL, O_NONBLOCK);
+  std::string rest(std::max(fcntl(end, F_GETPIPE_SZ), 65536), '\0');
+  size_t size = 0;
+  while (size < rest.size()) {
+    const ssize_t bytes = read(end, rest.data() + size, rest.size() - size);
+    if (bytes <= 0) break;
+    size += bytes;
+  }
+  text->append(rest, 0, size);
+}
+
 void KeepEnd(std::string* text) {
   if (text->size() <= 2 * kErrorBytes) return;
   const size_t line = text->find('\n', text->size() - kErrorBytes);
@@ -91,7 +105,7 @@ void KeepEnd(std::string* text) {
 }  // namespace
 
 absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
-                                     absl::FunctionRef<bool()> goes_on) {
+                                     absl::FunctionRef<ChildOrder()> order) {
   Pipe output, errors;
   LONGSPAN_RETURN_IF_ERROR(output.Open());
   LONGSPAN_RETURN_IF_ERROR(errors.Open());
@@ -104,12 +118,14 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
   // Its own children may keep the pipes open: it has ended when it has ended.
   pid_t ended = 0;
   while ((ended = waitpid(child, &status, WNOHANG)) == 0) {
-    if (!result.stopped && !goes_on()) {
+    const ChildOrder ordered = order();
+    if (ordered != ChildOrder::kRun && !result.stopped) {
       result.stopped = true;
       told = MonotonicSeconds();
       kill(child, SIGTERM);
     }
-    if (result.stopped && MonotonicSeconds() - told > kPatienceSeconds) kill(-child, SIGKILL);
+    const bool waited = result.stopped && MonotonicSeconds() - told > kPatienceSeconds;
+    if (ordered == ChildOrder::kKill || waited) kill(-child, SIGKILL);
     pollfd ends[] = {{output.read, POLLIN, 0}, {errors.read, POLLIN, 0}};
     if (poll(ends, 2, kPollMs) <= 0) continue;
     if (ends[0].revents != 0) ReadSome(&output.read, &result.output);
@@ -120,12 +136,8 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
     return absl::InternalError(
         absl::StrCat("how ", arguments[0], " ended cannot be told: ", strerror(errno)));
   }
-  for (const auto& [end, text] :
-       {std::pair{&output.read, &result.output}, std::pair{&errors.read, &result.errors}}) {
-    if (*end < 0) continue;
-    fcntl(*end, F_SETFL, O_NONBLOCK);
-    while (*end >= 0) ReadSome(end, text);
-  }
+  ReadRest(output.read, &result.output);
+  ReadRest(errors.read, &result.errors);
   KeepEnd(&result.errors);
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;

@@ -11,17 +11,22 @@ namespace longspan {
 
 struct ChildResult {
   int exit_code = 0;     // 128 + n: ended by signal n
-  bool stopped = false;  // because `goes_on` said so
+  bool stopped = false;  // because `order` said so
   std::string output;    // all of its standard output
   std::string errors;    // the end of its standard error, whole lines
 };
 
+enum class ChildOrder {
+  kRun,
+  kStop,  // SIGTERM; if the program has not ended ten seconds later, kKill
+  kKill,  // SIGKILL to its group
+};
+
 // Runs a program, without a shell and with nothing to read, in a process group of its own, so that
-// a terminal's Ctrl-C reaches it only from here. `goes_on` is asked several times a second; when it
-// says no, the program gets SIGTERM and, if that is not enough, its group SIGKILL. NotFound: there
-// is no such program.
+// a terminal's Ctrl-C reaches it only from here. `order` is asked several times a second. What
+// programs that it leaves behind write after its end is lost. NotFound: there is no such program.
 absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
-                                     absl::FunctionRef<bool()> goes_on);
+                                     absl::FunctionRef<ChildOrder()> order);
 
 // Where `name` is, as a shell would find it. NotFound: nowhere in $PATH.
 absl::StatusOr<std::string> FindProgram(const std::string& name);

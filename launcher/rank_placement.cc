@@ -130,8 +130,10 @@ std::optional<RankPlacement> AskPlacement(const std::vector<std::string>& launch
   }
   command.insert(command.end(), {"-n", absl::StrCat(ranks), "true"});
   const double began = MonotonicSeconds();
-  const absl::StatusOr<ChildResult> answer = RunChild(
-      command, [&] { return !StopRequested() && MonotonicSeconds() - began < kPatienceSeconds; });
+  const absl::StatusOr<ChildResult> answer = RunChild(command, [&] {
+    return StopRequested() || MonotonicSeconds() - began > kPatienceSeconds ? ChildOrder::kKill
+                                                                            : ChildOrder::kRun;
+  });
   if (!answer.ok() || answer->stopped) return std::nullopt;
   return ParsePlacement(answer->output, ranks, ThisMachine(launch));
 }

@@ -137,7 +137,9 @@ absl::Status RunPoint(const StudyRun& run, const ScaleKey& key, StudyWriter* wri
   command.insert(command.end(), arguments.begin(), arguments.end());
   LONGSPAN_ASSIGN_OR_RETURN(const ChildResult child, RunChild(command, [&] {
                               progress->Update(state, MonotonicSeconds());
-                              return !StopRequested();
+                              return !StopRequested()    ? ChildOrder::kRun
+                                     : StopSignals() < 2 ? ChildOrder::kStop
+                                                         : ChildOrder::kKill;
                             }));
   progress->Clear();
   if (child.stopped) return absl::CancelledError("stopped by a signal");
@@ -177,7 +179,6 @@ absl::StatusOr<int> RunStudy(const StudyRun& run) {
     absl::FPrintF(stderr, "longspan: left out, so nothing is compared with it: %s: %s\n",
                   key.ToString(), why);
   }
-  CatchStopSignals();
   std::vector<ScaleKey> missing;
   for (const ScaleKey& key : run.points) {
     if (!writer.points().contains(key)) missing.push_back(key);
@@ -238,6 +239,7 @@ absl::StatusOr<int> Scale(const std::vector<std::string>& positional) {
   if (LaunchedByMpirun()) {
     return absl::InvalidArgumentError("a study starts mpirun itself: run it without");
   }
+  CatchAllStopSignals();
   absl::StatusOr<StudyRun> run = PrepareStudy(study);
   if (!run.ok()) return ReportError(run.status(), 0);
   run->progress = style;

@@ -298,8 +298,9 @@ exec {MPIRUN} "$@"
         stub.chmod(0o755)
         arguments = ("--ranks", "1,2,3", "--context", "64", "--output", "study")
         for number, code, message in ((signal.SIGINT, 1, "the same command goes on"),
+                                      (signal.SIGHUP, 1, "the same command goes on"),
                                       (signal.SIGKILL, -9, "")):
-            (self.directory / "starts").write_text("x\n" * (0 if message else 2))
+            (self.directory / "starts").write_text("x\n" * (0 if number == signal.SIGINT else 2))
             process = subprocess.Popen(
                 self.command(*arguments, mpirun=f"{stub} --oversubscribe"), cwd=self.directory,
                 stderr=subprocess.PIPE, text=True)
