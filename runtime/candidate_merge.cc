@@ -151,6 +151,24 @@ double MergeBytes(MergeWay way, int ranks, int64_t rows, int64_t top_k) {
   return static_cast<double>(rows) * of_row;
 }
 
+double MostMergeBytes(std::optional<MergeWay> way, int ranks, int64_t most_rows, int64_t top_k) {
+  const auto bytes = [&](MergeWay merge, int64_t rows) {
+    return MergeBytes(merge, ranks, rows, top_k);
+  };
+  if (way) return bytes(*way, most_rows);
+  if (CheaperMerge(ranks, most_rows, top_k) == MergeWay::kAllGather) {
+    return bytes(MergeWay::kAllGather, most_rows);
+  }
+  // Both costs are linear in rows, and without rows a gather, of fewer messages, costs less: the
+  // histogram is the cheaper one from some number of rows on. Fewer may need more memory.
+  int64_t gathered = 0, counted = most_rows;
+  while (counted - gathered > 1) {
+    const int64_t rows = gathered + (counted - gathered) / 2;
+    (CheaperMerge(ranks, rows, top_k) == MergeWay::kAllGather ? gathered : counted) = rows;
+  }
+  return std::max(bytes(MergeWay::kAllGather, gathered), bytes(MergeWay::kHistogram, most_rows));
+}
+
 absl::StatusOr<Selections> MergeCandidates(const AttentionContext& context,
                                            absl::Span<Candidate> mine, int64_t rows) {
   const PhaseSpan span(context.phases, Phase::kCandidateMerge);

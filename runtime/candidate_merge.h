@@ -21,6 +21,8 @@ std::optional<MergeWay> MergeWayOf(SelectionMerge merge);
 
 // Bytes that a rank's candidates and a merge of them hold at most.
 double MergeBytes(MergeWay way, int ranks, int64_t rows, int64_t top_k);
+// The most of merges of up to so many rows, each in the way that is given, or else cheaper for it.
+double MostMergeBytes(std::optional<MergeWay> way, int ranks, int64_t most_rows, int64_t top_k);
 
 // The top_k first of all ranks' candidates, row by row. `mine` are this rank's, [rows, top_k],
 // zeros where there are fewer, and are reordered within their rows. By an all-gather or by

@@ -218,11 +218,12 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
                      (2 * model.hidden_size + 6 * query_dim + 2 * kv.kv_dim + kv.score_dim +
                       2 * model.intermediate_size);
   if (kv.score_dim > 0) {
-    // Gathered queries, plain and packed, maxima, candidates, and tile maxima. Settings may ask for
-    // more candidates than an int64 has bytes for.
-    const MergeWay way = MergeWayOf(config.parallel.selection_merge)
-                             .value_or(CheaperMerge(num_ranks, blocks, config.esa.top_k));
-    const double candidates = MergeBytes(way, num_ranks, blocks, config.esa.top_k);
+    // Gathered queries, plain and packed, maxima, candidates of a chunk's blocks or of a token of
+    // every sequence, and tile maxima. Settings may ask for more candidates than an int64 has bytes
+    // for.
+    const double candidates =
+        MostMergeBytes(MergeWayOf(config.parallel.selection_merge), num_ranks,
+                       std::max(blocks, config.max_num_seqs), config.esa.top_k);
     plan.scores = 4 * chunk * (2 * kv.score_dim + 1) +
                   static_cast<int64_t>(std::min(candidates, 1e18)) +
                   BufferLimits().tile_group_bytes;

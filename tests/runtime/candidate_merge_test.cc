@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <tuple>
@@ -104,6 +105,26 @@ INSTANTIATE_TEST_SUITE_P(Ways, CandidateMergeTest,
                                                    : "AllGather",
                                                std::get<1>(test.param));
                          });
+
+// In the one that is cheaper for it, a merge of fewer rows may need more than that of the most.
+TEST(CandidateMergeBytesTest, MostIsThatOfAnyNumberOfRows) {
+  bool fewer_need_more = false;
+  for (const int ranks : {1, 2, 6, 8, 48, 4096}) {
+    for (const int64_t k : {1, 16, 512, 2048}) {
+      double most = 0;
+      for (int64_t rows = 1; rows <= 130; ++rows) {
+        const double bytes = MergeBytes(CheaperMerge(ranks, rows, k), ranks, rows, k);
+        fewer_need_more = fewer_need_more || bytes < most;
+        most = std::max(most, bytes);
+        ASSERT_EQ(MostMergeBytes(std::nullopt, ranks, rows, k), most)
+            << ranks << " ranks, " << rows << " rows of " << k;
+      }
+    }
+  }
+  EXPECT_TRUE(fewer_need_more);
+  EXPECT_EQ(MostMergeBytes(MergeWay::kAllGather, 48, 130, 512),
+            MergeBytes(MergeWay::kAllGather, 48, 130, 512));
+}
 
 }  // namespace
 }  // namespace longspan

@@ -109,6 +109,7 @@ TEST(MemoryPlanTest, HoldsTheCandidatesOfTheWayTheyMerge) {
   // Every rank's top-k and its own; or its own twice, as many, with what exceeds them, of all
   // ranks, a histogram and a count of each rank.
   Config config = SmallConfig();
+  config.max_num_seqs = 1;
   const int64_t blocks = config.prefill_chunk_tokens / config.esa.selection_block;
   const int64_t k = config.esa.top_k;
   const auto scores = [&](SelectionMerge merge) {
@@ -119,6 +120,9 @@ TEST(MemoryPlanTest, HoldsTheCandidatesOfTheWayTheyMerge) {
   EXPECT_EQ(gathered - scores(SelectionMerge::kHistogram),
             blocks * (4097 * k * 8 - (3 * k + 512) * 8 - (1024 + 4096) * 4));
   EXPECT_EQ(scores(SelectionMerge::kAuto), scores(SelectionMerge::kHistogram));
+  // A token of each of more sequences than a chunk has blocks.
+  config.max_num_seqs = blocks + 3;
+  EXPECT_EQ(scores(SelectionMerge::kAllGather) - gathered, 3 * 4097 * k * 8);
 }
 
 TEST(MemoryPlanTest, SurvivesSettingsBeyondAnInteger) {
