@@ -150,7 +150,7 @@ OrderedJson PredictionJson(const Prediction& prediction) {
     most[std::string(kPhaseNames[p])] = prediction.most[p];
   }
   for (const auto& [name, call] : prediction.calls) {
-    calls[name] = {{"calls", call.calls}, {"bytes_of_rank", call.bytes}};
+    calls[name] = {{"calls", std::llround(call.calls)}, {"bytes_of_rank", call.bytes}};
   }
   return {{"seconds", prediction.seconds},          {"phases_s", std::move(mean)},
           {"phases_of_slowest_s", std::move(most)}, {"imbalance_s", prediction.imbalance},

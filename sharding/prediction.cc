@@ -36,6 +36,17 @@ Prediction PredictLayer(const HardwareProfile& profile, int ranks, const LayerPr
   return second;
 }
 
+// Which of `count` chunks to simulate: denser at the beginning, where blocks do not have all that
+// they may attend to yet.
+std::vector<int64_t> SampleChunks(int64_t count, int64_t samples) {
+  if (samples == 1) return {count / 2};
+  std::vector<int64_t> sampled;
+  for (int64_t s = 0; s < samples; ++s) {
+    sampled.push_back(std::max(s, s * s * (count - 1) / ((samples - 1) * (samples - 1))));
+  }
+  return sampled;
+}
+
 // What a forward pass takes beside its layers: the plan of rank 0, and logits where they are made.
 Prediction PredictStep(const HardwareProfile& profile, const JobShape& job, int64_t logits,
                        int logits_rank) {
@@ -129,7 +140,7 @@ void Prediction::Add(const Prediction& other, double times) {
   exchange += other.exchange * times;
   for (const auto& [name, totals] : other.calls) {
     CallTotals& sum = calls[name];
-    sum.calls += static_cast<int64_t>(static_cast<double>(totals.calls) * times);
+    sum.calls += totals.calls * times;
     sum.bytes += totals.bytes * times;
   }
 }
@@ -168,20 +179,16 @@ Prediction PredictPrompt(const HardwareProfile& profile, const JobShape& job, in
   // The last chunk may be shorter, and gives logits: it is always simulated.
   Prediction result = predict(chunks - 1);
   const int64_t others = chunks - 1;
-  samples = std::min(samples, others);
-  // Denser at the beginning, where blocks do not have all that they may attend to yet.
-  const auto sample_at = [&](int64_t s) {
-    return samples == 1 ? 0 : std::max(s, s * s * (others - 1) / ((samples - 1) * (samples - 1)));
-  };
-  int64_t before = -1;  // the sample before
-  for (int64_t s = 0; s < samples; ++s) {
-    const int64_t at = sample_at(s);
-    const int64_t after = s + 1 < samples ? sample_at(s + 1) : at;
-    // Chunks between two samples are their mean, on average.
-    const double between = static_cast<double>(after - at - 1 > 0 ? after - at - 1 : 0) / 2 +
-                           static_cast<double>(s > 0 ? at - before - 1 : 0) / 2;
-    result.Add(predict(at), 1 + between);
-    before = at;
+  const std::vector<int64_t> sampled = SampleChunks(others, std::min(samples, others));
+  for (size_t s = 0; s < sampled.size(); ++s) {
+    // A chunk between two samples is half of each, on average; one outside is as the nearest.
+    const int64_t at = sampled[s];
+    const double before =
+        s == 0 ? static_cast<double>(at) : static_cast<double>(at - sampled[s - 1] - 1) / 2;
+    const double behind = s + 1 == sampled.size()
+                              ? static_cast<double>(others - at - 1)
+                              : static_cast<double>(sampled[s + 1] - at - 1) / 2;
+    result.Add(predict(at), before + 1 + behind);
   }
   return result;
 }

@@ -15,7 +15,7 @@ namespace longspan {
 
 // All calls of one name.
 struct CallTotals {
-  int64_t calls = 0;
+  double calls = 0;  // a prediction of several passes has parts of them
   double bytes = 0;  // through the port of a rank, one way, on average
 };
 

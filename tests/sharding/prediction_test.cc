@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/sharding/small_job.h"
 
 namespace longspan {
 namespace {
@@ -16,27 +17,6 @@ HardwareProfile EasyProfile() {
   profile.within_host = {.latency_s = 100, .bytes_per_s = 1};
   profile.between_hosts = {.latency_s = 1000, .bytes_per_s = 1};
   return profile;
-}
-
-JobShape SmallJob(int ranks) {
-  JobShape job;
-  job.model.layers = 3;
-  job.model.hidden = job.model.intermediate = 64;
-  job.model.vocab = 100;
-  job.model.heads = job.model.kv_heads = 2;
-  job.model.head_dim = 16;
-  job.model.sizes = job.layer.sizes = {4, 32, false};
-  job.model.top_k = job.layer.top_k = 24;
-  job.model.score_dim = 8;
-  job.model.block_tokens = 16;
-  job.model.chunk_tokens = 16 * ranks;
-  job.model.ranks = ranks;
-  job.layer.layout = {16, ranks};
-  job.layer.halo = 1;
-  job.layer.score_row_bytes = 16;
-  job.layer.query_row_bytes = 16;
-  job.layer.token = {.key_value = 128, .query = 128, .partial = 136};
-  return job;
 }
 
 TEST(PredictionTest, DrawsAreTopKOfTheMiddle) {
@@ -116,6 +96,18 @@ TEST(PredictionTest, InterpolatesChunks) {
   // One chunk alone, and one and a rest.
   for (const int64_t tokens : {16, 20, 32}) {
     EXPECT_GT(PredictPrompt(profile, job, tokens, DrawUniformly(job, 1)).seconds, 0);
+  }
+}
+
+// Every chunk has one plan and one of each layer's calls, whichever of them are simulated.
+TEST(PredictionTest, SamplesStandForAllChunks) {
+  const JobShape job = SmallJob(4);
+  for (const int64_t samples : {1, 2, 3, 7, 15, 100}) {
+    SCOPED_TRACE(samples);
+    const auto calls =
+        PredictPrompt(EasyProfile(), job, 64 * 16, DrawUniformly(job, 1), samples).calls;
+    EXPECT_DOUBLE_EQ(calls.at("step.plan").calls, 16);
+    EXPECT_DOUBLE_EQ(calls.at("store.halos").calls, 16.0 * 3);
   }
 }
 

@@ -6,32 +6,12 @@
 #include "gtest/gtest.h"
 #include "sharding/prediction.h"
 #include "sharding/simulator.h"
+#include "tests/sharding/small_job.h"
 
 namespace longspan {
 namespace {
 
 constexpr int kRanks = 4;
-
-JobShape SmallJob() {
-  JobShape job;
-  job.model.layers = 3;
-  job.model.hidden = job.model.intermediate = 64;
-  job.model.vocab = 100;
-  job.model.heads = job.model.kv_heads = 2;
-  job.model.head_dim = 16;
-  job.model.sizes = job.layer.sizes = {4, 32, false};
-  job.model.top_k = job.layer.top_k = 24;
-  job.model.score_dim = 8;
-  job.model.block_tokens = 16;
-  job.model.chunk_tokens = 16 * kRanks;
-  job.model.ranks = kRanks;
-  job.layer.layout = {16, kRanks};
-  job.layer.halo = 1;
-  job.layer.score_row_bytes = 16;
-  job.layer.query_row_bytes = 16;
-  job.layer.token = {.key_value = 128, .query = 128, .partial = 136};
-  return job;
-}
 
 // Bytes take a second each, FLOPs and messages no time: seconds are bytes of work.
 HardwareProfile BytesTakeTime() {
@@ -54,7 +34,7 @@ double BytesOf(const ProgramTotals& totals, Phase phase) {
 TEST(ProgramTotalsTest, AgreeWithTheSimulator) {
   for (const Backend backend : {Backend::kCpu, Backend::kGpu}) {
     for (const Moving moving : {Moving::kKeys, Moving::kQueries}) {
-      JobShape job = SmallJob();
+      JobShape job = SmallJob(kRanks);
       job.backend = backend;
       job.layer.moving = moving;
       const HardwareProfile profile = BytesTakeTime();
@@ -76,7 +56,7 @@ TEST(ProgramTotalsTest, AgreeWithTheSimulator) {
 }
 
 TEST(ProgramTotalsTest, CountsCallsButNotExchanges) {
-  const JobShape job = SmallJob();
+  const JobShape job = SmallJob(kRanks);
   const HardwareProfile profile = BytesTakeTime();
   const LayerProgram program = PrefillProgram(job, {{640, 704}, 704}, 4, DrawUniformly(job, 1));
   ProgramTotals once, thrice;
