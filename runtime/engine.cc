@@ -22,6 +22,7 @@
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
 #include "runtime/sequence_caches.h"
+#include "sharding/step_schedule.h"
 
 namespace longspan {
 namespace {
@@ -121,26 +122,30 @@ class StepRunner {
     if (outputs == Outputs::kAll) {
       LONGSPAN_RETURN_IF_ERROR(GatherPromptLogprobs(chunk, prefill, result));
     }
-    return prefill.last ? SendLastLogits(chunk, outputs, result) : absl::OkStatus();
+    return prefill.last ? ShareLastLogits(chunk, outputs, result) : absl::OkStatus();
   }
 
   // The owner of the prompt's last token computes its logits and sends them to rank 0.
-  absl::Status SendLastLogits(const PrefillChunk& chunk, Transformer::Outputs outputs,
-                              StepResult* result) {
+  absl::Status ShareLastLogits(const PrefillChunk& chunk, Transformer::Outputs outputs,
+                               StepResult* result) {
     const PrefillBlock& block = chunk.blocks.back();
     std::vector<float> logits(model_->config.vocab_size);
-    std::vector<Transfer> sends, receives;
-    const auto bytes = static_cast<int64_t>(logits.size() * sizeof(float));
+    const Collective call = SendLastLogits(block.rank, model_->config.vocab_size);
     if (block.rank == communicator_->rank()) {
       const int64_t first = outputs == Transformer::Outputs::kAll ? block.row : 0;
       LONGSPAN_ASSIGN_OR_RETURN(logits,
                                 model_->transformer->Logits(first + block.tokens.size() - 1, 1));
-      if (!IsDriver()) sends.push_back({0, logits.data(), bytes});
-    } else if (IsDriver()) {
-      receives.push_back({block.rank, logits.data(), bytes});
+    }
+    std::vector<Transfer> sends, receives;
+    for (const Message& message : call.messages) {
+      if (message.from == communicator_->rank()) {
+        sends.push_back({message.to, logits.data(), message.bytes});
+      } else if (message.to == communicator_->rank()) {
+        receives.push_back({message.from, logits.data(), message.bytes});
+      }
     }
     LONGSPAN_ASSIGN_OR_RETURN(const ExchangeId exchange,
-                              communicator_->StartExchange("prefill.logits", sends, receives));
+                              communicator_->StartExchange(call.name, sends, receives));
     LONGSPAN_RETURN_IF_ERROR(communicator_->WaitExchange(exchange));
     if (IsDriver()) result->prefill_logits = std::move(logits);
     return absl::OkStatus();
@@ -254,21 +259,20 @@ class StepRunner {
 };
 
 // Broadcasts a plan as a fixed first message, which small plans fit, and the rest.
-absl::Status BroadcastPlan(Communicator* communicator, std::vector<int64_t>* words) {
-  constexpr size_t kFirst = 128;
-  std::vector<int64_t> first(kFirst, 0);
+absl::Status SharePlan(Communicator* communicator, std::vector<int64_t>* words) {
+  constexpr size_t kHeld = kFirstPlanWords - 1;
+  std::vector<int64_t> first(kFirstPlanWords, 0);
   // Rank 0 may wait for its input, or for its output to be read: the others then wait for it.
   const UntimedWaits untimed(communicator);
   first[0] = static_cast<int64_t>(words->size());
-  std::copy_n(words->begin(), std::min(words->size(), kFirst - 1), first.begin() + 1);
-  LONGSPAN_RETURN_IF_ERROR(communicator->Broadcast(
-      "step.plan", first.data(), static_cast<int64_t>(kFirst * sizeof(int64_t)), 0));
+  std::copy_n(words->begin(), std::min(words->size(), kHeld), first.begin() + 1);
+  const Collective head = BroadcastPlan(0)[0];
+  LONGSPAN_RETURN_IF_ERROR(communicator->Broadcast(head.name, first.data(), head.bytes[0], 0));
   words->resize(first[0]);
-  const size_t head = std::min(words->size(), kFirst - 1);
-  std::copy_n(first.begin() + 1, head, words->begin());
-  if (words->size() == head) return absl::OkStatus();
-  return communicator->Broadcast("step.plan.rest", words->data() + head,
-                                 static_cast<int64_t>((words->size() - head) * sizeof(int64_t)), 0);
+  std::copy_n(first.begin() + 1, std::min(words->size(), kHeld), words->begin());
+  const std::vector<Collective> calls = BroadcastPlan(first[0]);
+  if (calls.size() == 1) return absl::OkStatus();
+  return communicator->Broadcast(calls[1].name, words->data() + kHeld, calls[1].bytes[0], 0);
 }
 
 class EngineImpl final : public Engine {
@@ -336,7 +340,7 @@ class EngineImpl final : public Engine {
   absl::StatusOr<std::vector<RequestUpdate>> Step() override {
     const StepPlan plan = Plan();
     std::vector<int64_t> words = plan.Serialize();
-    LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
+    LONGSPAN_RETURN_IF_ERROR(SharePlan(communicator_, &words));
     const AttentionCounts before = model_->counts;
     LONGSPAN_ASSIGN_OR_RETURN(StepResult result, runner_.Run(plan, AllGreedy(plan)));
     stats_.prefill_s += result.prefill_s;
@@ -361,7 +365,7 @@ class EngineImpl final : public Engine {
     StepPlan plan;
     plan.takes_phases = true;
     std::vector<int64_t> words = plan.Serialize();
-    LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
+    LONGSPAN_RETURN_IF_ERROR(SharePlan(communicator_, &words));
     return runner_.TakePhases();
   }
 
@@ -370,7 +374,7 @@ class EngineImpl final : public Engine {
     StepPlan plan;
     plan.shutdown = true;
     std::vector<int64_t> words = plan.Serialize();
-    LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
+    LONGSPAN_RETURN_IF_ERROR(SharePlan(communicator_, &words));
     LONGSPAN_RETURN_IF_ERROR(Close());
     for (const auto& [name, call] : communicator_->stats()) {
       spdlog::debug("{}: {} calls, {} bytes sent, {:.3f} s waited", name, call.calls,
@@ -382,7 +386,7 @@ class EngineImpl final : public Engine {
   absl::Status RunWorker() override {
     while (true) {
       std::vector<int64_t> words;
-      LONGSPAN_RETURN_IF_ERROR(BroadcastPlan(communicator_, &words));
+      LONGSPAN_RETURN_IF_ERROR(SharePlan(communicator_, &words));
       const StepPlan plan = StepPlan::Deserialize(words);
       if (plan.shutdown) return Close();
       if (plan.takes_phases) {

@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "sharding/step_schedule.h"
+
 namespace longspan {
 namespace {
-
-constexpr int64_t kPlanBytes = 1024;  // of a step's plan, as rank 0 broadcasts it
 
 Prediction ResultOf(const Simulator& simulator) {
   Prediction result;
@@ -47,23 +47,32 @@ std::vector<int64_t> SampleChunks(int64_t count, int64_t samples) {
   return sampled;
 }
 
-// What a forward pass takes beside its layers: the plan of rank 0, and logits where they are made.
-Prediction PredictStep(const HardwareProfile& profile, const JobShape& job, int64_t logits,
-                       int logits_rank) {
+// A forward pass but its layers.
+struct Step {
+  int64_t prompt_tokens = 0, decoded_tokens = 0;
+  int64_t logits = 0;
+  int logits_rank = 0;  // that makes them; rank 0 needs them
+};
+
+Prediction PredictStep(const HardwareProfile& profile, const JobShape& job, const Step& step) {
   Simulator simulator(profile, job.ranks());
-  simulator.Run({Phase::kOtherExchange,
-                 Collective{CollectiveKind::kBroadcast, "step.plan", {kPlanBytes}, {}}});
-  if (logits > 0) {
-    Compute compute = {Kernel::kLinearFew, std::vector<Work>(job.ranks())};
-    compute.work[logits_rank] = LogitsWork(job.model, logits);
-    simulator.Run({Phase::kOtherCompute, compute});
+  for (Collective& call : BroadcastPlan(PlanWords(step.prompt_tokens, step.decoded_tokens))) {
+    simulator.Run({Phase::kOtherExchange, std::move(call)});
   }
-  Prediction step = ResultOf(simulator);
+  if (step.logits > 0) {
+    Compute compute = {Kernel::kLinearFew, std::vector<Work>(job.ranks())};
+    compute.work[step.logits_rank] = LogitsWork(job.model, step.logits);
+    simulator.Run({Phase::kOtherCompute, compute});
+    if (step.prompt_tokens > 0) {
+      simulator.Run({Phase::kOtherExchange, SendLastLogits(step.logits_rank, job.model.vocab)});
+    }
+  }
+  Prediction result = ResultOf(simulator);
   const int phase = static_cast<int>(Phase::kOtherCompute);
-  step.seconds += profile.step_s;
-  step.mean[phase] += profile.step_s;
-  step.most[phase] += profile.step_s;
-  return step;
+  result.seconds += profile.step_s;
+  result.mean[phase] += profile.step_s;
+  result.most[phase] += profile.step_s;
+  return result;
 }
 
 // Draws that do not depend on the library's distributions.
@@ -149,7 +158,8 @@ Prediction PredictDecode(const HardwareProfile& profile, const JobShape& job,
                          absl::Span<const int64_t> contexts, const SelectionSource& select) {
   std::vector<int64_t> positions;
   for (const int64_t context : contexts) positions.push_back(context - 1);
-  Prediction result = PredictStep(profile, job, static_cast<int64_t>(contexts.size()), 0);
+  const auto tokens = static_cast<int64_t>(contexts.size());
+  Prediction result = PredictStep(profile, job, {.decoded_tokens = tokens, .logits = tokens});
   result.Add(PredictLayer(profile, job.ranks(), DecodeProgram(job, positions, select)),
              static_cast<double>(job.model.layers));
   return result;
@@ -159,8 +169,10 @@ Prediction PredictChunk(const HardwareProfile& profile, const JobShape& job,
                         const ChunkShape& chunk, bool is_last, const SelectionSource& select) {
   const auto blocks =
       static_cast<int64_t>(SelectionBlocks(chunk.tokens, job.model.block_tokens).size());
-  const int last_rank = job.layer.layout.owner(chunk.tokens.end - 1);
-  Prediction result = PredictStep(profile, job, is_last ? 1 : 0, last_rank);
+  Prediction result = PredictStep(profile, job,
+                                  {.prompt_tokens = chunk.tokens.size(),
+                                   .logits = is_last ? 1 : 0,
+                                   .logits_rank = job.layer.layout.owner(chunk.tokens.end - 1)});
   result.Add(PredictLayer(profile, job.ranks(), PrefillProgram(job, chunk, blocks, select)),
              static_cast<double>(job.model.layers - 1));
   result.Add(

@@ -22,8 +22,11 @@
 #ifdef LONGSPAN_TEST_ON_GPU
 #include "kernels/cuda/device.h"
 #endif
+#include "sharding/sequence_layout.h"
+#include "sharding/step_schedule.h"
 #include "tests/reference/random_model.h"
 #include "tests/runtime/file_testing.h"
+#include "tests/runtime/recording_communicator.h"
 
 namespace longspan {
 namespace {
@@ -124,6 +127,52 @@ class EngineTest : public ::testing::Test {
   Config config_;
   EngineStats stats_;
 };
+
+// What the simulator counts of a step outside its layers.
+TEST_F(EngineTest, PlansAndLogitsGoAsTheScheduleSays) {
+  constexpr int kRanks = 3;
+  constexpr int64_t kOpen = 5, kClose = 1;  // words of a plan in which a sequence begins, or ends
+  config_.prefill_chunk_tokens = 144;
+  ASSERT_TRUE(ResolveConfig(kRanks, &config_).ok());
+  std::vector<std::vector<Collective>> calls(kRanks);
+  const absl::Status ran = RunThreadRanks(kRanks, [&](Communicator& communicator) -> absl::Status {
+    RecordingCommunicator recorder(&communicator);
+    LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(config_, &recorder));
+    if (communicator.rank() != 0) {
+      LONGSPAN_RETURN_IF_ERROR(engine->RunWorker());
+    } else {
+      LONGSPAN_RETURN_IF_ERROR(engine->Submit(MakeRequest(1, 250, 2)).status());
+      while (engine->HasWork()) LONGSPAN_RETURN_IF_ERROR(engine->Step().status());
+      LONGSPAN_RETURN_IF_ERROR(engine->Shutdown().status());
+    }
+    for (const Collective& call : recorder.calls()) {
+      const bool is_of_step = call.name.starts_with("step.") || call.name == "prefill.logits";
+      if (is_of_step) calls[communicator.rank()].push_back(call);
+    }
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE(ran.ok()) << ran;
+  const SequenceLayout layout = {config_.parallel.stripe_tokens, kRanks};
+  const int owner = layout.owner(249);
+  ASSERT_NE(owner, 0);
+  std::vector<Collective> expected;
+  const auto expect_plan = [&](int64_t words) {
+    for (Collective& call : BroadcastPlan(words)) expected.push_back(std::move(call));
+  };
+  expect_plan(PlanWords(144, 0) + kOpen);
+  expect_plan(PlanWords(106, 0));
+  expected.push_back(SendLastLogits(owner, 259));
+  expect_plan(PlanWords(0, 1));
+  expect_plan(PlanWords(0, 0) + kClose);
+  expect_plan(PlanWords(0, 0));  // the end
+  for (int r = 0; r < kRanks; ++r) {
+    std::vector<Collective> of_rank = expected;
+    if (r != 0 && r != owner) {
+      for (Collective& call : of_rank) call.messages.clear();
+    }
+    EXPECT_EQ(calls[r], of_rank) << "rank " << r;
+  }
+}
 
 TEST_F(EngineTest, TokensAndLogprobsDependNeitherOnRanksNorOnTheBatch) {
   const std::vector<Request> requests = Mix();

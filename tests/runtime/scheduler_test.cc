@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "runtime/kv_shard.h"
 #include "runtime/sequence_caches.h"
+#include "sharding/step_schedule.h"
 
 namespace longspan {
 namespace {
@@ -543,6 +544,15 @@ TEST(StepPlanTest, SurvivesSerialisation) {
     }
     ExpectEqual(StepPlan::Deserialize(plan.Serialize()), plan);
   }
+}
+
+TEST(StepPlanTest, HasAsManyWordsAsPredictionsTakeItToHave) {
+  StepPlan plan;
+  EXPECT_EQ(static_cast<int64_t>(plan.Serialize().size()), PlanWords(0, 0));
+  plan.decodes.resize(3);
+  EXPECT_EQ(static_cast<int64_t>(plan.Serialize().size()), PlanWords(0, 3));
+  plan.prefill.emplace().ids.resize(200);
+  EXPECT_EQ(static_cast<int64_t>(plan.Serialize().size()), PlanWords(200, 3));
 }
 
 }  // namespace

@@ -108,7 +108,27 @@ TEST(PredictionTest, SamplesStandForAllChunks) {
         PredictPrompt(EasyProfile(), job, 64 * 16, DrawUniformly(job, 1), samples).calls;
     EXPECT_DOUBLE_EQ(calls.at("step.plan").calls, 16);
     EXPECT_DOUBLE_EQ(calls.at("store.halos").calls, 16.0 * 3);
+    EXPECT_EQ(calls.at("prefill.logits").calls, 1);
   }
+}
+
+TEST(PredictionTest, CountsWhatAStepSaysOutsideItsLayers) {
+  JobShape job = SmallJob(4);
+  job.model.chunk_tokens = 256;
+  const auto chunk = [&](int64_t end, bool is_last) {
+    return PredictChunk(EasyProfile(), job, {{768, end}, 2000}, is_last, DrawUniformly(job, 1));
+  };
+  // 256 ids and 15 words; doubled once within hosts of two and once between two hosts.
+  EXPECT_EQ(chunk(1024, false).calls.at("step.plan").bytes, 2 * 1024);
+  EXPECT_EQ(chunk(1024, false).calls.at("step.plan.rest").bytes, 2 * 8 * (256 + 15 - 127));
+  EXPECT_FALSE(chunk(1024, false).calls.contains("prefill.logits"));
+  // Of four ranks' ports one sends all logits; the owner of the last token may be rank 0 itself.
+  EXPECT_EQ(chunk(1024, true).calls.at("prefill.logits").bytes, 100 * 4 / 4);
+  EXPECT_EQ(chunk(784, true).calls.at("prefill.logits").bytes, 0);
+  const Prediction decode = PredictDecode(EasyProfile(), job, {500, 600}, DrawUniformly(job, 1));
+  EXPECT_EQ(decode.calls.at("step.plan").calls, 1);
+  EXPECT_FALSE(decode.calls.contains("step.plan.rest"));
+  EXPECT_FALSE(decode.calls.contains("prefill.logits"));
 }
 
 TEST(PredictionTest, AllOnOneRankIsNoFaster) {
