@@ -1,6 +1,7 @@
 #include "launcher/bench_shape.h"
 
 #include "absl/strings/str_cat.h"
+#include "runtime/job_shape.h"
 #include "runtime/model.h"
 
 namespace longspan {
@@ -58,9 +59,7 @@ BenchShape MakeBenchShape(const Config& config, const ModelConfig& model, int ra
   shape.intermediate = model.intermediate_size;
   shape.vocab = model.vocab_size;
   shape.layers = model.num_layers;
-  // The CPU reads weights as they are, a GPU in what it computes in.
-  const DType computed = config.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
-  shape.weight_dtype = config.device == "cuda" ? computed : model.dtype;
+  shape.weight_dtype = WeightDType(config, model);
   shape.cache_dtype = kv.dtype;
   shape.score_dtype = kv.score_dtype;
   shape.attention = config.attention;

@@ -16,7 +16,6 @@
 #include "collectives/hosts.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/bench_runs.h"
-#include "launcher/bench_shape.h"
 #include "launcher/bootstrap.h"
 #include "launcher/engine_runs.h"
 #include "launcher/flags.h"
@@ -26,6 +25,7 @@
 #include "runtime/chat_prompt.h"
 #include "runtime/engine.h"
 #include "runtime/gpu_model.h"
+#include "runtime/job_shape.h"
 #include "runtime/model_config.h"
 #include "runtime/read_bytes.h"
 #include "sharding/sequence_layout.h"
@@ -216,7 +216,7 @@ class PointJob {
       LONGSPAN_ASSIGN_OR_RETURN(const std::vector<std::string> gpus, DescribeGpus());
       point_.slots.assign(point_.slots.size(), static_cast<int64_t>(gpus.size()));
     }
-    const BenchShape shape = MakeBenchShape(config, model, static_cast<int>(point_.key.ranks));
+    const ModelShape shape = MakeModelShape(config, model, static_cast<int>(point_.key.ranks));
     const auto batch = static_cast<double>(options_.key.batch);
     point_.runs = options_.runs;
     point_.prefill_work = PromptWork(shape, options_.key.context) * batch;

@@ -7,11 +7,14 @@
 #include "runtime/transformer.h"
 
 namespace longspan {
-namespace {
 
-ModelShape MakeModelShape(const Config& config, const ModelConfig& model, const KvShape& kv,
-                          int ranks) {
-  const bool on_gpu = config.device == "cuda";
+DType WeightDType(const Config& config, const ModelConfig& model) {
+  if (config.device != "cuda") return model.dtype;
+  return config.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+}
+
+ModelShape MakeModelShape(const Config& config, const ModelConfig& model, int ranks) {
+  const KvShape kv = MakeKvShape(config, model);
   ModelShape shape;
   shape.layers = model.num_layers;
   shape.hidden = model.hidden_size;
@@ -20,9 +23,7 @@ ModelShape MakeModelShape(const Config& config, const ModelConfig& model, const 
   shape.heads = model.num_heads;
   shape.kv_heads = model.num_kv_heads;
   shape.head_dim = model.head_dim;
-  // The CPU reads weights as they are, a GPU in what it computes in.
-  const DType computed = config.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
-  shape.weight_bytes = SizeOf(on_gpu ? computed : model.dtype);
+  shape.weight_bytes = SizeOf(WeightDType(config, model));
   shape.cache_bytes = SizeOf(kv.dtype);
   shape.score_bytes = SizeOf(kv.score_dtype);
   shape.sizes = {config.esa.initial_tokens, config.esa.local_tokens,
@@ -35,15 +36,13 @@ ModelShape MakeModelShape(const Config& config, const ModelConfig& model, const 
   return shape;
 }
 
-}  // namespace
-
 JobShape MakeJobShape(const Config& config, const ModelConfig& model, int ranks) {
   Config settled = config;
   const bool on_gpu = config.device == "cuda";
   if (settled.dtype == "auto") settled.dtype = on_gpu ? "bfloat16" : "float32";
   const AttentionContext context = MakeAttentionContext(settled, model, ranks);
   JobShape job;
-  job.model = MakeModelShape(settled, model, context.kv, ranks);
+  job.model = MakeModelShape(settled, model, ranks);
   job.layer = LayerShapeOf(context);
   job.merge = context.merge;
   if (!on_gpu) return job;
