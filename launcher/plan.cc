@@ -174,18 +174,30 @@ std::string JsonText(const nlohmann::ordered_json& json) {
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
-absl::StatusOr<Outcome> Predict(const PlanOptions& options, const PlanSubject& subject) {
-  Outcome outcome = {options.json() ? "" : PlanHeader(subject)};
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  Bar bar(options.progress);
-  const size_t parts = options.ranks.size() * options.contexts.size();
-  size_t part = 0;
+// What the config does not allow, before the first prediction: all of them may take minutes.
+absl::Status CheckSizes(const PlanOptions& options, const PlanSubject& subject) {
   for (const int64_t ranks : options.ranks) {
     if (ranks > MostRanks(subject)) {
       return absl::InvalidArgumentError(
           absl::StrCat(ranks, " ranks: GPU ranks merge candidates of at most ", MostRanks(subject),
                        "; --simulate looks beyond"));
     }
+    for (const int64_t context : options.contexts) {
+      const PlanSize size = {static_cast<int>(ranks), context, options.batch};
+      LONGSPAN_RETURN_IF_ERROR(SettleFor(subject, size).status());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Outcome> Predict(const PlanOptions& options, const PlanSubject& subject) {
+  LONGSPAN_RETURN_IF_ERROR(CheckSizes(options, subject));
+  Outcome outcome = {options.json() ? "" : PlanHeader(subject)};
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  Bar bar(options.progress);
+  const size_t parts = options.ranks.size() * options.contexts.size();
+  size_t part = 0;
+  for (const int64_t ranks : options.ranks) {
     for (const int64_t context : options.contexts) {
       const PlanSize size = {static_cast<int>(ranks), context, options.batch};
       LONGSPAN_ASSIGN_OR_RETURN(const JobPlan plan, PlanJob(subject, size));

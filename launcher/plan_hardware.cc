@@ -48,14 +48,16 @@ absl::StatusOr<std::string> FindHardware(const std::string& name,
   if (absl::StrContains(name, '/') || absl::EndsWith(name, ".yaml")) {
     return name;
   }
+  const std::string what =
+      absl::StrCat("give a file, or one of ", absl::StrJoin(NamesIn(directories), ", "));
+  if (name.empty()) return absl::InvalidArgumentError("--hardware is needed: " + what);
   std::error_code error;
   for (const std::string& directory : directories) {
     const std::string path = absl::StrCat(directory, "/", name, ".yaml");
     if (name != "links" && fs::exists(path, error)) return path;
   }
-  return absl::InvalidArgumentError(absl::StrCat("--hardware: there is no profile `", name,
-                                                 "`: give a file, or one of ",
-                                                 absl::StrJoin(NamesIn(directories), ", ")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("--hardware: there is no profile `", name, "`: ", what));
 }
 
 }  // namespace longspan

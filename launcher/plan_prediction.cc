@@ -41,6 +41,12 @@ int64_t MemoryOfRank(const HardwareProfile& hardware, int64_t on_host) {
                               static_cast<double>(processors) / static_cast<double>(on_host));
 }
 
+// Many long sequences have more bytes than an int64 counts; what adds to them still fits.
+int64_t Bytes(int64_t pages, int64_t of_page) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 2;
+  return of_page > 0 && pages > kMost / of_page ? kMost : pages * of_page;
+}
+
 // Chunks of a prompt to simulate: a second or two of them.
 int64_t SamplesOf(const ModelShape& model) {
   constexpr int64_t kFew = 3, kMany = 9, kBlocks = 4096;
@@ -102,7 +108,8 @@ PlanMemoryUse MemoryOf(const PlanSubject& subject, const Config& settled, const 
   plan.host_available = std::numeric_limits<int64_t>::max();
   use.usable = static_cast<int64_t>(static_cast<double>(plan.available) * fraction);
   const int64_t pages = size.batch * layout.NumPages(0, size.context);
-  use.cache = pages * plan.page;
+  use.cache = Bytes(pages, plan.page);
+  use.host_cache = Bytes(pages, plan.host_page);
   use.fits = pages <= plan.MaxPages(fraction);
   // A page of every sequence at a time.
   MemoryPlan together = plan;

@@ -36,9 +36,10 @@ struct PlanSize {
 // Memory of one rank, and what of it the job takes.
 struct PlanMemoryUse {
   MemoryPlan plan;
-  int64_t usable = 0;   // kv_cache.memory_fraction of what there is
-  int64_t cache = 0;    // pages of all sequences
-  int64_t longest = 0;  // tokens of the longest context of which `batch` fit; 0: none
+  int64_t usable = 0;      // kv_cache.memory_fraction of what there is
+  int64_t cache = 0;       // pages of all sequences
+  int64_t host_cache = 0;  // `kv_cache.tier: host`: their part in host memory
+  int64_t longest = 0;     // tokens of the longest context of which `batch` fit; 0: none
   bool fits = false;
 
   int64_t needed() const { return plan.fixed() + cache; }

@@ -27,13 +27,10 @@ std::string MemoryText(const JobPlan& plan) {
       ", scores ", FormatBytes(parts.scores), ", exchange ", FormatBytes(parts.exchange),
       ", cache ", FormatBytes(use.cache));
   if (parts.host_page > 0) {
-    const SequenceLayout layout = {plan.config.parallel.stripe_tokens, plan.size.ranks};
-    const int64_t pages = plan.size.batch * layout.NumPages(0, plan.size.context);
-    absl::StrAppend(&text, "; of its host, for keys and values, ",
-                    FormatBytes(pages * parts.host_page));
+    absl::StrAppend(&text, "; of its host, for keys and values, ", FormatBytes(use.host_cache));
   }
-  absl::StrAppend(&text, "\nlongest that fits    ", use.longest, " tokens\n");
-  return text;
+  const std::string longest = use.longest > 0 ? absl::StrCat(use.longest, " tokens") : "none";
+  return absl::StrCat(text, "\nlongest that fits    ", longest, "\n");
 }
 
 std::string PhaseTable(const JobPlan& plan) {

@@ -194,7 +194,8 @@ auto WithYaml(absl::string_view yaml, const std::string& file, F&& read)
 absl::StatusOr<std::string> ReadText(const std::string& path) {
   std::error_code error;
   if (!fs::is_regular_file(path, error)) {
-    return absl::NotFoundError(absl::StrCat(path, ": no such file"));
+    return absl::NotFoundError(
+        absl::StrCat(path, fs::exists(path, error) ? ": is no file" : ": no such file"));
   }
   constexpr uintmax_t kMaxBytes = 1 << 20;
   if (fs::file_size(path, error) > kMaxBytes) {

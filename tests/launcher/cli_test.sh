@@ -483,7 +483,13 @@ case $case in
     refuse 2 'unexpected argument twice' --model shape --hardware h200 --gpus 1 twice
     refuse 2 '--fit takes files' --hardware h200 --fit
     refuse 2 '--holdout must be a number from 2' --hardware h200 --fit x --holdout 1
+    refuse 2 '--hardware is needed: give a file, or one of a100' --model shape --gpus 1
+    refuse 1 'shape: is no file' --model shape --gpus 1 --hardware ./shape
     refuse 1 'at most 1024; --simulate looks beyond' --model shape --gpus 2048 --hardware h200
+    # Before anything is predicted of those that would do.
+    refuse 1 '2048 ranks: GPU ranks' --model shape --gpus 1,2048 --hardware h200
+    refuse 1 'add --set max_model_len=2000' --model shape --gpus 1 --hardware h200 \
+      --context 1000,2000 --set max_model_len=1500
     refuse 1 '--config or --model is needed' --gpus 1 --hardware h200
     refuse 1 'absent.yaml: no such file' --model shape --gpus 1 --hardware absent.yaml
     sed 's/^call_s/cal_s/' mine.yaml > bad.yaml

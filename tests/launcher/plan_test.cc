@@ -12,6 +12,7 @@
 #include "launcher/plan_prediction.h"
 #include "launcher/plan_simulate.h"
 #include "launcher/plan_target.h"
+#include "sharding/topk_merge.h"
 #include "tests/runtime/llama3_8b.h"
 
 namespace longspan {
@@ -71,6 +72,17 @@ TEST(PlanPredictionTest, FitsUpToTheLongestContext) {
       EXPECT_TRUE(fits(longest));
       EXPECT_FALSE(fits(longest + 2 * 4096));
     }
+  }
+}
+
+TEST(PlanPredictionTest, SequencesBeyondAnIntegersBytesDoNotFit) {
+  for (const bool gpu : {false, true}) {
+    PlanSubject subject = LlamaOn(gpu);
+    subject.config.max_num_seqs = 65'536;
+    const PlanSize size = {1, kMaxPosition, 65'536};
+    const PlanMemoryUse use = MemoryOf(subject, *SettleFor(subject, size), size);
+    EXPECT_FALSE(use.fits);
+    EXPECT_GT(use.needed(), int64_t{1} << 61);
   }
 }
 
@@ -180,6 +192,8 @@ TEST(PlanHardwareTest, FindsProfilesByNameOrFile) {
   std::ofstream(directory + "/links.yaml") << "\n";
   EXPECT_EQ(*FindHardware("one", {directory}), directory + "/one.yaml");
   EXPECT_EQ(*FindHardware("some/file", {directory}), "some/file");
+  EXPECT_THAT(ErrorOf(FindHardware("", {directory})),
+              HasSubstr("--hardware is needed: give a file, or one of one"));
   const std::string message = ErrorOf(FindHardware("links", {directory}));
   EXPECT_THAT(message, HasSubstr("there is no profile `links`: give a file, or one of"));
   EXPECT_THAT(message, HasSubstr("one"));
