@@ -1,5 +1,6 @@
 #include "launcher/scale_preflight.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -93,6 +94,11 @@ absl::StatusOr<std::vector<std::string>> LaunchCommand(const std::string& mpirun
                                                        const std::string& hostfile) {
   std::vector<std::string> words = absl::StrSplit(mpirun, ' ', absl::SkipWhitespace());
   if (words.empty()) return absl::InvalidArgumentError("--mpirun names no program");
+  for (const char* number : {"-n", "-np", "--np"}) {
+    if (std::find(words.begin(), words.end(), number) == words.end()) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--mpirun: leave ", number, " out: each point starts as many ranks as --ranks says"));
+  }
   absl::StatusOr<std::string> program = FindProgram(words[0]);
   if (!program.ok()) {
     return absl::NotFoundError(absl::StrCat("--mpirun: ", program.status().message(),

@@ -18,7 +18,8 @@
 namespace longspan {
 
 // The words of a command that starts ranks, with the program's path: of --mpirun and --hostfile.
-// Refuses a program or hostfile that is not there, and a hostfile with a line that is none.
+// Refuses a program or hostfile that is not there, a hostfile with a line that is none, and a
+// number of ranks, which each point has of its own.
 absl::StatusOr<std::vector<std::string>> LaunchCommand(const std::string& mpirun,
                                                        const std::string& hostfile);
 

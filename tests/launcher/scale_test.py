@@ -394,6 +394,7 @@ exec {MPIRUN} "$@"
                     mpirun="mpirun --allow-run-as-root")
         self.refuse(1, "--mpirun: absent: there is no such program in $PATH", *ranks,
                     mpirun="absent -x")
+        self.refuse(1, "--mpirun: leave -n out", *ranks, mpirun="mpirun -n 2")
         self.refuse(2, "--hostfile does not go with --slurm", *ranks, "--slurm", "script",
                     "--hostfile", "hosts")
         self.refuse(1, "sequence gets 5013 tokens, more than `max_model_len` (4096)", "--ranks",
