@@ -228,14 +228,16 @@ TEST(PlanFitTest, FindsTheLinkBehindGathers) {
 
 // A point of a study on one rank, as a machine of that profile would measure it.
 ScalePoint MeasuredOn(const HardwareProfile& profile, int64_t context) {
-  PlanSubject subject = LlamaOn(false);
+  PlanSubject subject = LlamaOn(profile.is_gpu);
   subject.config.model = std::string(LONGSPAN_SOURCE_DIR) + "/configs/shapes/llama3-8b";
   const PlanSize size = {1, context, 1};
   const Config config = *SettleFor(subject, size);
   const JobShape job = ShapeOf(subject, config, 1);
   ScalePoint point;
   point.key = {"esa", context, 1, 1};
-  point.config = {{"model", config.model}, {"parallel.stripe_tokens", "4096"}};
+  point.config = {{"device", config.device},
+                  {"model", config.model},
+                  {"parallel.stripe_tokens", "4096"}};
   point.hosts = {"host"};
   point.slots = {1};
   point.decode_s = {PredictDecode(profile, job, {context + 1}, DrawUniformly(job, 1)).seconds};
@@ -287,6 +289,22 @@ TEST(PlanFitTest, FindsTheMachineBehindAStudy) {
   EXPECT_EQ(shared->checks[0].not_fitted, "shares cores");
   input.points.resize(1);
   EXPECT_THAT(ErrorOf(FitHardware(start, input, {}, "")), HasSubstr("nothing is left to fit"));
+}
+
+TEST(PlanFitTest, TakesEventsOutOfAGpusToken) {
+  const HardwareProfile truth = LlamaOn(true).hardware;
+  FitInput input;
+  for (const int64_t context : {8192, 16384}) {
+    ScalePoint& point = input.points.emplace_back(MeasuredOn(truth, context));
+    StagePhases& counted = point.phases[0].decode;
+    for (double& seconds : counted.seconds) seconds *= 1.25;
+    counted.wall_s = 1.25 * point.decode_s[0];
+  }
+  const auto report = FitHardware(truth, input, {}, "");
+  ASSERT_TRUE(report.ok()) << report.status();
+  for (const FitCheck& check : report->checks) {
+    EXPECT_NEAR(check.error.relative(), 0, 0.02) << check.error.what;
+  }
 }
 
 TEST(PlanFitTest, ReadsReportsOfCollectives) {
