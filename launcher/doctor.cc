@@ -232,6 +232,10 @@ void CheckFit(Config config, const ModelConfig& model, const ModelWeights& weigh
 void CheckModel(const Config& config, const World& world, bool config_is_good, Report* report) {
   const auto model = LoadModelConfig(config.model);
   if (!model.ok()) return report->Bad("model", model.status());
+  ModelConfig stretched = *model;
+  if (const absl::Status status = StretchRope(config, &stretched); !status.ok()) {
+    report->Bad("model", status);
+  }
   const auto weights = MapWeights(config, *model);
   const WeightCounts counts = weights.ok() ? CountWeights(*weights) : WeightCounts();
   weights.ok() ? report->Good("model", Describe(*model, counts))

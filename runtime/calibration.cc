@@ -200,6 +200,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ReadRound(Communicator& commun
 // A rank's own copy of the model, alone: windows are independent.
 Config AloneWithDenseAttention(Config config, int64_t window) {
   config.attention = Attention::kDense;
+  config.rope = {};
   config.deterministic = false;
   config.esa.selection_block = window;
   config.prefill_chunk_tokens = window;

@@ -31,15 +31,16 @@ constexpr int64_t kMaxTokens = int64_t{1} << 40;
 constexpr int64_t kMaxChunk = 1 << 24;
 
 // Where a value lives in a Config; its type is the key's type.
-using Field = std::variant<int64_t*, double*, bool*, std::string*, Attention*, Compression*,
-                           Positions*, CommunicatorKind*, SelectionMerge*>;
+using Field =
+    std::variant<int64_t*, double*, bool*, std::string*, Attention*, Compression*, Positions*,
+                 CommunicatorKind*, SelectionMerge*, RopeStretch*>;
 
 using FieldOf = Field (*)(Config&);
 
 struct Key {
   absl::string_view name;
   FieldOf field;
-  int64_t min = 0;  // of integers
+  int64_t min = 0;  // of numbers; 0 itself is no fraction
   int64_t max = 0;
   std::vector<absl::string_view> choices = {};  // of enums, in their order, and of strings
 };
@@ -47,6 +48,10 @@ struct Key {
 Key Plain(absl::string_view name, FieldOf field) { return {name, field}; }
 
 Key Integer(absl::string_view name, FieldOf field, int64_t min, int64_t max) {
+  return {name, field, min, max};
+}
+
+Key Real(absl::string_view name, FieldOf field, int64_t min, int64_t max) {
   return {name, field, min, max};
 }
 
@@ -74,6 +79,8 @@ const std::vector<Key>& Keys() {
       Integer("esa.selection_block", FIELD(esa.selection_block), 1, kMaxChunk),
       Choice("esa.positions", FIELD(esa.positions), {"far", "native"}),
       Integer("esa.far_position", FIELD(esa.far_position), 1, kMaxTokens),
+      Choice("rope.scaling", FIELD(rope.scaling), {"none", "ntk", "yarn"}),
+      Real("rope.factor", FIELD(rope.factor), 1, 1 << 20),
       Integer("parallel.stripe_tokens", FIELD(parallel.stripe_tokens), 1, kMaxTokens),
       Choice("parallel.communicator", FIELD(parallel.communicator),
              {"auto", "threads", "mpi", "nccl"}),
@@ -102,7 +109,7 @@ const std::vector<Key>& Keys() {
       Choice("kv_cache.tier", FIELD(kv_cache_tier), {"device", "host"}),
       Choice("kv_cache.prefix_caching", FIELD(kv_cache_prefix_caching), {"auto", "true", "false"}),
       Plain("kv_cache.prefix_dir", FIELD(kv_cache_prefix_dir)),
-      Plain("kv_cache.memory_fraction", FIELD(kv_cache_memory_fraction)),
+      Real("kv_cache.memory_fraction", FIELD(kv_cache_memory_fraction), 0, 1),
   };
   return *keys;
 }
@@ -182,11 +189,14 @@ absl::Status SetField(const Key& key, const Setting& setting, int64_t* field) {
   return absl::OkStatus();
 }
 
-// The one fraction: a range of its own type would serve nothing else.
-absl::Status SetField(const Key&, const Setting& setting, double* field) {
+absl::Status SetField(const Key& key, const Setting& setting, double* field) {
   double value;
-  if (setting.quoted || !absl::SimpleAtod(setting.value, &value) || !(value > 0 && value <= 1)) {
-    return SettingError(setting, "a number above 0 and at most 1");
+  if (setting.quoted || !absl::SimpleAtod(setting.value, &value) ||
+      !(key.min == 0 ? value > 0 : value >= static_cast<double>(key.min)) ||
+      value > static_cast<double>(key.max)) {
+    return SettingError(setting,
+                        absl::StrFormat("a number %s %d and at most %d",
+                                        key.min == 0 ? "above" : "of at least", key.min, key.max));
   }
   *field = value;
   return absl::OkStatus();
@@ -396,6 +406,24 @@ absl::Status CheckDevice(const Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status CheckRope(const Config& config) {
+  if (config.rope.scaling == RopeStretch::kNone) {
+    if (config.rope.factor == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "`rope.factor` is that of `rope.scaling`: set it to ntk or yarn, or leave the factor out");
+  }
+  if (config.attention != Attention::kDense) {
+    return absl::InvalidArgumentError(
+        "`rope.scaling` is a way of dense attention beyond the trained context: set `attention: "
+        "dense`, or leave it out");
+  }
+  if (config.rope.factor == 0 && config.max_model_len == 0) {
+    return absl::InvalidArgumentError(
+        "`rope.scaling` stretches the model to `max_model_len`: state that, or `rope.factor`");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<Config> LoadConfig(const std::string& path, const std::string& model_override,
@@ -439,6 +467,7 @@ absl::Status ResolveConfig(int num_ranks, Config* config) {
 
 absl::Status SettleConfig(int num_ranks, Config* config) {
   LONGSPAN_RETURN_IF_ERROR(CheckDevice(*config));
+  LONGSPAN_RETURN_IF_ERROR(CheckRope(*config));
   EsaConfig& esa = config->esa;
   ParallelConfig& parallel = config->parallel;
   if (parallel.ranks != 0 && parallel.ranks != num_ranks) {

@@ -18,6 +18,7 @@ enum class Compression { kLowRank, kExact };
 enum class Positions { kFar, kNative };
 enum class CommunicatorKind { kAuto, kThreads, kMpi, kNccl };
 enum class SelectionMerge { kAuto, kAllGather, kHistogram };
+enum class RopeStretch { kNone, kNtk, kYarn };
 
 // Efficient Selective Attention (arXiv 2502.14477). All counts are in tokens.
 struct EsaConfig {
@@ -31,6 +32,12 @@ struct EsaConfig {
   int64_t proximity = 1;
   Positions positions = Positions::kFar;
   int64_t far_position = 0;  // 0 until ResolveConfig: then local_tokens
+};
+
+// Dense attention beyond the trained context.
+struct RopeStretchConfig {
+  RopeStretch scaling = RopeStretch::kNone;  // what config.json says
+  double factor = 0;                         // 0: max_model_len over the trained context
 };
 
 struct ParallelConfig {
@@ -72,6 +79,7 @@ struct Config {
   int64_t max_model_len = 0;  // prompt + generated tokens of one request; 0: what the cache holds
   Attention attention = Attention::kEsa;
   EsaConfig esa;
+  RopeStretchConfig rope;
   ParallelConfig parallel;
   AskConfig ask;
   ServerConfig server;

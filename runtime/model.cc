@@ -68,6 +68,7 @@ absl::Status LoadFactors(const Config& config, Model* model) {
 
 absl::Status LoadFiles(Communicator* communicator, Config* resolved, Model* model) {
   LONGSPAN_ASSIGN_OR_RETURN(model->config, LoadModelConfig(resolved->model));
+  LONGSPAN_RETURN_IF_ERROR(StretchRope(*resolved, &model->config));
   ResolveDType(model->config, resolved);
   const Config& config = *resolved;
   LONGSPAN_ASSIGN_OR_RETURN(model->weights, MapWeights(config, model->config));
@@ -140,6 +141,31 @@ KvShape MakeKvShape(const Config& config, const ModelConfig& model) {
     kv.halo = config.esa.proximity;
   }
   return kv;
+}
+
+absl::Status StretchRope(const Config& config, ModelConfig* model) {
+  if (config.rope.scaling == RopeStretch::kNone) return absl::OkStatus();
+  const std::string key = absl::StrCat("`rope.scaling: ", ConfigValue(config, "rope.scaling"), "`");
+  if (model->rope.scaling != RopeScaling::kNone) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(key,
+                     ": the model's config.json has a RoPE scaling of its own, which is left "
+                     "as it is; leave the key out"));
+  }
+  const auto trained = static_cast<double>(model->max_position_embeddings);
+  const double factor = config.rope.factor > 0
+                            ? config.rope.factor
+                            : std::max(1.0, static_cast<double>(config.max_model_len) / trained);
+  if (config.rope.scaling == RopeStretch::kNtk) {
+    model->rope = StretchedByNtk(model->rope, model->head_dim, factor);
+  } else if (model->rope.theta > 1) {
+    model->rope = StretchedByYarn(model->rope, model->max_position_embeddings, factor);
+  } else {
+    return absl::FailedPreconditionError(
+        absl::StrCat(key, ": needs a rope_theta above 1, config.json has ", model->rope.theta));
+  }
+  model->max_position_embeddings = static_cast<int64_t>(trained * factor);
+  return absl::OkStatus();
 }
 
 void ResolveDType(const ModelConfig& model, Config* config) {

@@ -57,6 +57,9 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
 AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,
                                       Communicator* communicator, Rope* rope,
                                       AttentionCounts* counts);
+// Applies `rope.scaling` to what config.json says; max_position_embeddings becomes what the model
+// is stretched to. FailedPrecondition for a model that has a scaling of its own.
+absl::Status StretchRope(const Config& config, ModelConfig* model);
 // Settles `dtype: auto`: a GPU computes in what the checkpoint is in, the CPU in float32.
 void ResolveDType(const ModelConfig& model, Config* config);
 std::vector<ScoreFactors> MakeScoreFactors(const Compressor& compressor);

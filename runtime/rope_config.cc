@@ -161,6 +161,21 @@ absl::StatusOr<RopeConfig> ReadRope(const JsonFields& config, int64_t max_positi
   return rope;
 }
 
+RopeConfig StretchedByNtk(RopeConfig rope, int64_t head_dim, double factor) {
+  const auto dim = static_cast<double>(head_dim);
+  // The one pair of two dimensions turns by a radian a token whatever theta is.
+  if (head_dim > 2) rope.theta *= std::pow(factor, dim / (dim - 2));
+  return rope;
+}
+
+RopeConfig StretchedByYarn(RopeConfig rope, int64_t trained_context, double factor) {
+  rope.scaling = RopeScaling::kYarn;
+  rope.factor = factor;
+  rope.original_context = trained_context;
+  rope.attention_factor = YarnSharpness(factor, 1);
+  return rope;
+}
+
 std::vector<double> InverseFrequencies(const RopeConfig& rope, int64_t head_dim) {
   std::vector<double> frequencies(head_dim / 2);
   for (size_t i = 0; i < frequencies.size(); ++i) {

@@ -38,6 +38,16 @@ struct RopeConfig {
 // `max_position_embeddings`: what absent fields refer to. Errors name the field.
 absl::StatusOr<RopeConfig> ReadRope(const JsonFields& config, int64_t max_position_embeddings);
 
+// Of a model that is not scaled, stretched without further training to `factor` times its trained
+// context, factor >= 1 (dense attention's ways beyond it).
+//
+// NTK-aware: theta grows to theta * factor^(d / (d - 2)), so that the slowest pair turns `factor`
+// times slower and the fastest as before (as published by its author; YaRN's paper, arXiv
+// 2309.00071, section 3.1, has it).
+RopeConfig StretchedByNtk(RopeConfig rope, int64_t head_dim, double factor);
+// YaRN with its paper's settings for Llama: betas of 32 and 1, and 0.1 ln(factor) + 1.
+RopeConfig StretchedByYarn(RopeConfig rope, int64_t trained_context, double factor);
+
 // [head_dim / 2], radians per token.
 std::vector<double> InverseFrequencies(const RopeConfig& rope, int64_t head_dim);
 

@@ -81,6 +81,7 @@ esa:
   positions: native
   far_position: 511
 parallel: {stripe_tokens: 1024, communicator: mpi, ranks: 4, selection_merge: histogram}
+rope: {scaling: yarn, factor: 2.5}
 prefill:
   chunk_tokens: 2048
 max_num_seqs: 3
@@ -102,6 +103,8 @@ kv_cache: {dtype: bfloat16, prefix_caching: true, memory_fraction: 0.5}
   EXPECT_EQ(config->esa.selection_block, 256);
   EXPECT_EQ(config->esa.positions, Positions::kNative);
   EXPECT_EQ(config->esa.far_position, 511);
+  EXPECT_EQ(config->rope.scaling, RopeStretch::kYarn);
+  EXPECT_EQ(config->rope.factor, 2.5);
   EXPECT_EQ(config->parallel.stripe_tokens, 1024);
   EXPECT_EQ(config->parallel.communicator, CommunicatorKind::kMpi);
   EXPECT_EQ(config->parallel.selection_merge, SelectionMerge::kHistogram);
@@ -285,6 +288,17 @@ TEST(ResolveConfig, KeepsWhatIsStated) {
   EXPECT_EQ(config.esa.far_position, 17);
 }
 
+TEST(ResolveConfig, StretchesRopeOfDenseAttentionToAStatedLength) {
+  Config config;
+  config.attention = Attention::kDense;
+  config.rope.scaling = RopeStretch::kNtk;
+  config.max_model_len = 65536;
+  EXPECT_TRUE(ResolveConfig(2, &config).ok());
+  config.max_model_len = 0;
+  config.rope.factor = 1.5;
+  EXPECT_TRUE(ResolveConfig(2, &config).ok());
+}
+
 TEST(ResolveConfig, RefusesImpossibleCombinations) {
   const struct {
     void (*change)(Config&);
@@ -298,6 +312,13 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
       {[](Config& c) { c.parallel.communicator = CommunicatorKind::kNccl; },
        "`parallel.communicator: nccl`"},
       {[](Config& c) { c.dtype = "bfloat16"; }, "needs `device: cuda`"},
+      {[](Config& c) { c.rope.scaling = RopeStretch::kYarn; }, "set `attention: dense`"},
+      {[](Config& c) {
+         c.attention = Attention::kDense;
+         c.rope.scaling = RopeStretch::kYarn;
+       },
+       "state that, or `rope.factor`"},
+      {[](Config& c) { c.rope.factor = 2; }, "`rope.factor` is that of `rope.scaling`"},
 #ifdef LONGSPAN_CUDA
       {[](Config& c) {
          c.device = "cuda";
