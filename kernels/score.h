@@ -23,9 +23,10 @@ inline int64_t NumTiles(int64_t keys, int64_t tile_keys) {
 }
 
 struct ScoreKeys {
-  const void* data = nullptr;  // [count, dim] contiguous
+  const void* data = nullptr;  // [count, dim]
   DType dtype = DType::kFloat32;
   int64_t count = 0;
+  int64_t stride = 0;  // numbers from one key to the next; 0: dim
 };
 
 // Pass one: maxima[c] = max(maxima[c], max over the keys of f(m; c)). NaN never wins; an empty set

@@ -4,49 +4,18 @@
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "kernels/base/convert.h"
-#include "kernels/base/lane_gemm.h"
 #include "kernels/score.h"
+#include "kernels/score_tiles.h"
 
 namespace longspan {
 namespace {
 
-// Keys that stay in the first-level cache while the panels of a block pass by.
-constexpr int64_t kKeyTile = 96;
-static_assert(kMinTileKeys == kTileRows);
-
-// Calls f(tile of float keys [n, dim], first key, n) over all keys, converting where needed.
-template <typename F>
-void ForEachKeyTile(const ScoreKeys& keys, int64_t dim, F&& f) {
-  std::vector<float> converted(keys.dtype == DType::kFloat32 ? 0 : kKeyTile * dim);
-  for (int64_t first = 0; first < keys.count; first += kKeyTile) {
-    const int64_t n = std::min(kKeyTile, keys.count - first);
-    const auto* source =
-        static_cast<const std::byte*>(keys.data) + first * dim * SizeOf(keys.dtype);
-    if (keys.dtype == DType::kFloat32) {
-      f(reinterpret_cast<const float*>(source), first, n);
-    } else {
-      ConvertToFloat(source, keys.dtype, n * dim, converted.data());
-      f(converted.data(), first, n);
-    }
-  }
-}
-
-template <int kRows>
-RegisterTile<kRows, kTileVectors> Scores(const float* keys, int64_t dim, const float* queries) {
-  RegisterTile<kRows, kTileVectors> tile = {};
-  MultiplyAdd(keys, dim, 1, queries, kPanelLanes, dim, &tile);
-  return tile;
-}
-
-constexpr int64_t kTileLanes = kTileVectors * simd::kWidth;
-
 // maxima = max(maxima, f) of the lanes of one register tile.
-void TileMaxima(const float* keys, int64_t n, int64_t dim, const float* queries, float* maxima) {
+void TileMaxima(const FloatKeys& keys, int64_t dim, const float* queries, float* maxima) {
   simd::Float best[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) best[v] = simd::Load(maxima + v * simd::kWidth);
-  ForEachRowTile(n, [&]<int kRows>(int64_t first) {
-    const auto tile = Scores<kRows>(keys + first * dim, dim, queries);
+  ForEachRowTile(keys.count, [&]<int kRows>(int64_t first) {
+    const auto tile = Scores<kRows>(keys, first, dim, queries);
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kTileVectors; ++v) best[v] = simd::Max(tile.sum[r][v], best[v]);
     }
@@ -55,24 +24,18 @@ void TileMaxima(const float* keys, int64_t n, int64_t dim, const float* queries,
 }
 
 // best[key][lane] = max(best, f - maxima) for one panel.
-void TileExcess(const float* keys, int64_t n, int64_t dim, const float* queries,
-                const float* maxima, simd::Float* best) {
+void TileExcess(const FloatKeys& keys, int64_t dim, const float* queries, const float* maxima,
+                simd::Float* best) {
   simd::Float limit[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) limit[v] = simd::Load(maxima + v * simd::kWidth);
-  ForEachRowTile(n, [&]<int kRows>(int64_t first) {
-    const auto tile = Scores<kRows>(keys + first * dim, dim, queries);
+  ForEachRowTile(keys.count, [&]<int kRows>(int64_t first) {
+    const auto tile = Scores<kRows>(keys, first, dim, queries);
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kTileVectors; ++v) {
         best[first + r] = simd::Max(tile.sum[r][v] - limit[v], best[first + r]);
       }
     }
   });
-}
-
-float HorizontalMax(simd::Float v) {
-  float best = v[0];
-  for (int i = 1; i < simd::kWidth; ++i) best = v[i] > best ? v[i] : best;
-  return best;
 }
 
 // True if every f(m; c) - maxima[c] of the key is NaN: told apart from -inf only when it matters.
@@ -112,14 +75,14 @@ void ScoreMaxima(const ScoreMaximaArgs& args) {
     std::fill_n(args.tile_maxima, NumTiles(args.keys.count, args.tile_keys) * lanes,
                 -std::numeric_limits<float>::infinity());
   }
-  ForEachKeyTile(args.keys, args.dim, [&](const float* keys, int64_t first, int64_t n) {
+  ForEachKeyTile(args.keys, args.dim, [&](const FloatKeys& keys) {
     for (int64_t lane = 0; lane < lanes; lane += kTileLanes) {
       const float* queries =
           args.queries + lane / kPanelLanes * args.dim * kPanelLanes + lane % kPanelLanes;
-      for (int64_t m = 0; m < n; m += step) {
+      for (int64_t m = 0; m < keys.count; m += step) {
         float* maxima =
-            tiled ? args.tile_maxima + (first + m) / args.tile_keys * lanes : args.maxima;
-        TileMaxima(keys + m * args.dim, std::min(step, n - m), args.dim, queries, maxima + lane);
+            tiled ? args.tile_maxima + (keys.first + m) / args.tile_keys * lanes : args.maxima;
+        TileMaxima(keys.Part(m, step), args.dim, queries, maxima + lane);
       }
     }
   });
@@ -145,27 +108,27 @@ void TileBounds(const float* tile_maxima, int64_t tiles, int64_t lanes, const fl
 }
 
 void ScoreBlock(const ScoreBlockArgs& args) {
-  ForEachKeyTile(args.keys, args.dim, [&](const float* keys, int64_t first, int64_t n) {
+  ForEachKeyTile(args.keys, args.dim, [&](const FloatKeys& keys) {
     simd::Float best[kKeyTile];
-    std::fill_n(best, n, simd::Broadcast(-std::numeric_limits<float>::infinity()));
+    std::fill_n(best, keys.count, simd::Broadcast(-std::numeric_limits<float>::infinity()));
     for (int64_t p = 0; p < NumPanels(args.num_queries); ++p) {
       for (int64_t lane = 0; lane < kPanelLanes; lane += kTileLanes) {
-        TileExcess(keys, n, args.dim, args.queries + p * args.dim * kPanelLanes + lane,
+        TileExcess(keys, args.dim, args.queries + p * args.dim * kPanelLanes + lane,
                    args.maxima + p * kPanelLanes + lane, best);
       }
     }
-    for (int64_t m = 0; m < n; ++m) {
+    for (int64_t m = 0; m < keys.count; ++m) {
       float score = HorizontalMax(best[m]);
-      if (std::isinf(score) && score < 0 && AllNaN(args, keys + m * args.dim)) score = NAN;
-      args.scores[first + m] = score;
+      if (std::isinf(score) && score < 0 && AllNaN(args, keys.row(m))) score = NAN;
+      args.scores[keys.first + m] = score;
     }
   });
 }
 
 void ScoreToken(const float* query, int64_t dim, const ScoreKeys& keys, float* scores) {
-  ForEachKeyTile(keys, dim, [&](const float* tile, int64_t first, int64_t n) {
-    for (int64_t m = 0; m < n; ++m) {
-      const float* key = tile + m * dim;
+  ForEachKeyTile(keys, dim, [&](const FloatKeys& tile) {
+    for (int64_t m = 0; m < tile.count; ++m) {
+      const float* key = tile.row(m);
       simd::Float sum = {};
       int64_t d = 0;
       for (; d + simd::kWidth <= dim; d += simd::kWidth) {
@@ -174,7 +137,7 @@ void ScoreToken(const float* query, int64_t dim, const ScoreKeys& keys, float* s
       float total = 0;
       for (; d < dim; ++d) total = std::fma(key[d], query[d], total);
       for (int i = 0; i < simd::kWidth; ++i) total += sum[i];
-      scores[first + m] = total;
+      scores[tile.first + m] = total;
     }
   });
 }

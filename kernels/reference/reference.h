@@ -9,6 +9,7 @@
 #include "kernels/base/dtype.h"
 #include "kernels/linear.h"
 #include "kernels/score.h"
+#include "kernels/vote.h"
 
 // What every kernel computes, as plain loops in double precision: written for reading, and the
 // judge of the fast kernels of every backend. Operations are as in kernels/*.h; queries are plain
@@ -29,6 +30,16 @@ void ScoreBlock(const float* queries, int64_t num_queries, int64_t dim, const Sc
 
 // scores: [keys.count] of one query.
 void ScoreToken(const float* query, int64_t dim, const ScoreKeys& keys, double* scores);
+
+// sums: [num_queries], in and out, as numbers rather than units; of one voter's rows queries:
+// [num_queries, dim].
+void VoteSums(const float* queries, int64_t num_queries, int64_t dim, const ScoreKeys& keys,
+              const float* maxima, double scale, double* sums);
+
+// scores: [keys.count]; queries: [voters, num_queries, dim]; maxima, weights: [voters,
+// num_queries].
+void VoteBlock(const Voters& voters, const float* queries, int64_t num_queries,
+               const ScoreKeys& keys, const float* maxima, const float* weights, double* scores);
 
 // out: [end - begin].
 void Proximity(const float* scores, int64_t count, int64_t proximity, int64_t begin, int64_t end,

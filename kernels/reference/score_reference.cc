@@ -11,9 +11,10 @@ std::vector<double> Scores(const float* queries, int64_t num_queries, int64_t di
                            const ScoreKeys& keys) {
   std::vector<double> scores(num_queries * keys.count, 0.0);
   std::vector<float> key(dim);
+  const int64_t stride = keys.stride == 0 ? dim : keys.stride;
   for (int64_t m = 0; m < keys.count; ++m) {
     const auto* source = static_cast<const std::byte*>(keys.data);
-    ConvertToFloat(source + m * dim * SizeOf(keys.dtype), keys.dtype, dim, key.data());
+    ConvertToFloat(source + m * stride * SizeOf(keys.dtype), keys.dtype, dim, key.data());
     for (int64_t c = 0; c < num_queries; ++c) {
       double& score = scores[c * keys.count + m];
       for (int64_t d = 0; d < dim; ++d) score += double{queries[c * dim + d]} * key[d];
