@@ -10,6 +10,7 @@
 #include "collectives/communicator.h"
 #include "kernels/attention.h"
 #include "kernels/rope.h"
+#include "kernels/vote.h"
 #include "runtime/config.h"
 #include "runtime/kv_shard.h"
 #include "runtime/phase_clock.h"
@@ -44,6 +45,7 @@ struct AttentionContext {
   AttentionSizes sizes;
   SequenceLayout layout;
   EsaConfig esa;
+  Voters voters;  // of the score; of the head sum one, who reads all that the score reads
   BufferLimits limits;
   bool selects = false;    // attention: esa, with something to select
   int64_t panel_rows = 0;  // of linear layers; 0: not deterministic
@@ -57,6 +59,10 @@ struct AttentionContext {
   std::optional<MergeWay> merge;   // of candidates; empty: what is cheaper
 
   bool exact() const { return factors.empty(); }
+  // Heads score for themselves, so that their queries are not summed.
+  bool score_reads_heads() const {
+    return esa.score == Score::kHeadMax || esa.score == Score::kSoftVote;
+  }
 };
 
 // One selection block of a prefill chunk.

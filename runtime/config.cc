@@ -33,7 +33,7 @@ constexpr int64_t kMaxChunk = 1 << 24;
 // Where a value lives in a Config; its type is the key's type.
 using Field =
     std::variant<int64_t*, double*, bool*, std::string*, Attention*, Compression*, Positions*,
-                 CommunicatorKind*, SelectionMerge*, RopeStretch*>;
+                 CommunicatorKind*, SelectionMerge*, RopeStretch*, Score*>;
 
 using FieldOf = Field (*)(Config&);
 
@@ -79,6 +79,8 @@ const std::vector<Key>& Keys() {
       Integer("esa.selection_block", FIELD(esa.selection_block), 1, kMaxChunk),
       Choice("esa.positions", FIELD(esa.positions), {"far", "native"}),
       Integer("esa.far_position", FIELD(esa.far_position), 1, kMaxTokens),
+      Choice("esa.score", FIELD(esa.score), {"head_sum", "head_max", "soft_vote", "group_vote"}),
+      Integer("esa.score_groups", FIELD(esa.score_groups), 1, 1 << 20),
       Choice("rope.scaling", FIELD(rope.scaling), {"none", "ntk", "yarn"}),
       Real("rope.factor", FIELD(rope.factor), 1, 1 << 20),
       Integer("parallel.stripe_tokens", FIELD(parallel.stripe_tokens), 1, kMaxTokens),
@@ -406,6 +408,37 @@ absl::Status CheckDevice(const Config& config) {
   return absl::OkStatus();
 }
 
+// Scores read either keys of heads or compressed ones.
+absl::Status CheckScore(const Config& config) {
+  const EsaConfig& esa = config.esa;
+  const std::string key = absl::StrCat("`esa.score: ", ConfigValue(config, "esa.score"), "`");
+  if (esa.score == Score::kHeadSum) return absl::OkStatus();
+  if (config.device == "cuda") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(key, " is of CPU ranks: use head_sum, or `device: cpu`"));
+  }
+  if (esa.score != Score::kGroupVote) {
+    if (esa.compression == Compression::kExact) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(key,
+                     " reads the keys of each head: set `esa.compression: exact`, or use "
+                     "head_sum or group_vote"));
+  }
+  if (esa.compression == Compression::kExact) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(key,
+                     " is of compressed dimensions: set `esa.compression: low_rank`, or use "
+                     "soft_vote"));
+  }
+  if (esa.compressed_dim % esa.score_groups != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: `esa.compressed_dim` (%d) must be a multiple of `esa.score_groups` "
+                        "(%d)",
+                        key, esa.compressed_dim, esa.score_groups));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckRope(const Config& config) {
   if (config.rope.scaling == RopeStretch::kNone) {
     if (config.rope.factor == 0) return absl::OkStatus();
@@ -467,6 +500,7 @@ absl::Status ResolveConfig(int num_ranks, Config* config) {
 
 absl::Status SettleConfig(int num_ranks, Config* config) {
   LONGSPAN_RETURN_IF_ERROR(CheckDevice(*config));
+  LONGSPAN_RETURN_IF_ERROR(CheckScore(*config));
   LONGSPAN_RETURN_IF_ERROR(CheckRope(*config));
   EsaConfig& esa = config->esa;
   ParallelConfig& parallel = config->parallel;

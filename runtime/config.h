@@ -19,6 +19,7 @@ enum class Positions { kFar, kNative };
 enum class CommunicatorKind { kAuto, kThreads, kMpi, kNccl };
 enum class SelectionMerge { kAuto, kAllGather, kHistogram };
 enum class RopeStretch { kNone, kNtk, kYarn };
+enum class Score { kHeadSum, kHeadMax, kSoftVote, kGroupVote };
 
 // Efficient Selective Attention (arXiv 2502.14477). All counts are in tokens.
 struct EsaConfig {
@@ -32,6 +33,8 @@ struct EsaConfig {
   int64_t proximity = 1;
   Positions positions = Positions::kFar;
   int64_t far_position = 0;  // 0 until ResolveConfig: then local_tokens
+  Score score = Score::kHeadSum;
+  int64_t score_groups = 8;  // of the compressed dimensions; of Score::kGroupVote
 };
 
 // Dense attention beyond the trained context.

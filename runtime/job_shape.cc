@@ -30,6 +30,7 @@ ModelShape MakeModelShape(const Config& config, const ModelConfig& model, int ra
                  config.attention == Attention::kDense};
   shape.top_k = config.attention == Attention::kEsa ? config.esa.top_k : 0;
   shape.score_dim = kv.score_dim;
+  shape.score_query_dim = MakeVoters(config, model).query_dim();
   shape.block_tokens = config.esa.selection_block;
   shape.chunk_tokens = config.prefill_chunk_tokens;
   shape.ranks = ranks;

@@ -1,7 +1,10 @@
 #include "runtime/layer_collectives.h"
 
+#include <algorithm>
+
 #include "kernels/base/check.h"
 #include "kernels/base/lane_gemm.h"
+#include "kernels/base/status_macros.h"
 #include "kernels/score.h"
 
 namespace longspan {
@@ -23,7 +26,9 @@ LayerShape LayerShapeOf(const AttentionContext& context) {
   shape.top_k = context.selects ? context.esa.top_k : 0;
   shape.halo = context.kv.halo;
   shape.score_row_bytes = context.kv.score_row_bytes();
-  shape.query_row_bytes = context.kv.score_dim * kFloat;
+  shape.query_row_bytes = context.voters.query_dim() * kFloat;
+  if (context.esa.score != Score::kHeadSum) shape.voters = context.voters.count;
+  shape.soft_votes = context.voters.soft;
   shape.token = {.key_value = 2 * context.kv.row_bytes(),
                  .query = query,
                  .partial = query + context.shape.heads * kFloat};
@@ -47,6 +52,25 @@ absl::Status AllReduceMax(Communicator* communicator, const Collective& reductio
   LONGSPAN_CHECK(reduction.bytes[0] == BytesOf(*data));
   return communicator->AllReduceMax(reduction.name, data->data(),
                                     static_cast<int64_t>(data->size()));
+}
+
+absl::Status AllReduceSum(Communicator* communicator, const Collective& reduction,
+                          std::vector<int64_t>* data) {
+  // Of 16 bits each: their sums over 2^16 ranks, the most that there may be, fit 32 bits.
+  constexpr int kBits = 16;
+  std::vector<uint32_t> digits(data->size() * kVoteSumDigits);
+  LONGSPAN_CHECK(reduction.bytes[0] == static_cast<int64_t>(digits.size() * sizeof(uint32_t)));
+  for (size_t i = 0; i < digits.size(); ++i) {
+    const auto number = static_cast<uint64_t>((*data)[i / kVoteSumDigits]);
+    digits[i] = number >> (i % kVoteSumDigits * kBits) & 0xffff;
+  }
+  LONGSPAN_RETURN_IF_ERROR(communicator->AllReduceSum(reduction.name, digits.data(),
+                                                      static_cast<int64_t>(digits.size())));
+  std::fill(data->begin(), data->end(), 0);
+  for (size_t i = 0; i < digits.size(); ++i) {
+    (*data)[i / kVoteSumDigits] += int64_t{digits[i]} << (i % kVoteSumDigits * kBits);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace longspan

@@ -18,6 +18,9 @@ absl::Status AllGather(Communicator* communicator, const Collective& gather,
                        const std::vector<float>& mine, std::vector<float>* all);
 absl::Status AllReduceMax(Communicator* communicator, const Collective& reduction,
                           std::vector<float>* data);
+// Exact. Of numbers from 0 whose sum is below 2^63.
+absl::Status AllReduceSum(Communicator* communicator, const Collective& reduction,
+                          std::vector<int64_t>* data);
 
 }  // namespace longspan
 

@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "runtime/attention_context.h"
 #include "runtime/candidate_merge.h"
+#include "runtime/model.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -219,14 +220,17 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
                       2 * model.intermediate_size);
   if (kv.score_dim > 0) {
     // Gathered queries, plain and packed, maxima, candidates of a chunk's blocks or of a token of
-    // every sequence, and tile maxima. Settings may ask for more candidates than an int64 has bytes
-    // for.
+    // every sequence, and tile maxima, or what each voter's scores are normalised by. Settings may
+    // ask for more candidates than an int64 has bytes for.
+    const Voters voters = MakeVoters(config, model);
+    const int64_t of_voter =
+        2 * sizeof(float) + sizeof(int64_t) + kVoteSumDigits * sizeof(uint32_t);
     const double candidates =
         MostMergeBytes(MergeWayOf(config.parallel.selection_merge), num_ranks,
                        std::max(blocks, config.max_num_seqs), config.esa.top_k);
-    plan.scores = 4 * chunk * (2 * kv.score_dim + 1) +
+    plan.scores = 4 * chunk * (2 * voters.query_dim() + 1) +
                   static_cast<int64_t>(std::min(candidates, 1e18)) +
-                  BufferLimits().tile_group_bytes;
+                  (voters.soft ? chunk * voters.count * of_voter : BufferLimits().tile_group_bytes);
   }
   if (num_ranks > 1) {
     // Keys: what a round may bring from all others, and a message of the next round, out and in,

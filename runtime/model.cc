@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -174,6 +175,24 @@ void ResolveDType(const ModelConfig& model, Config* config) {
   config->dtype = wide ? "float32" : "bfloat16";
 }
 
+Voters MakeVoters(const Config& config, const ModelConfig& model) {
+  const int64_t score_dim = MakeKvShape(config, model).score_dim;
+  Voters voters = {.count = 1, .dim = score_dim};
+  voters.scale = static_cast<float>(model.rope.attention_factor * model.rope.attention_factor /
+                                    std::sqrt(static_cast<double>(model.head_dim)));
+  if (score_dim == 0 || config.esa.score == Score::kHeadSum) return voters;
+  voters.soft = config.esa.score != Score::kHeadMax;
+  if (config.esa.score == Score::kGroupVote) {
+    voters.count = config.esa.score_groups;
+    voters.dim = score_dim / voters.count;
+    return voters;
+  }
+  voters.count = model.num_heads;
+  voters.dim = model.head_dim;
+  voters.to_a_slice = model.num_heads / model.num_kv_heads;
+  return voters;
+}
+
 AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,
                                       int num_ranks) {
   AttentionContext context;
@@ -181,6 +200,7 @@ AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& m
   // Queries and keys that are both longer by a factor: scores are by its square.
   context.shape.score_scale = model.rope.attention_factor * model.rope.attention_factor;
   context.kv = MakeKvShape(config, model);
+  context.voters = MakeVoters(config, model);
   context.sizes = {config.esa.initial_tokens, config.esa.local_tokens,
                    config.attention == Attention::kDense};
   context.layout = {config.parallel.stripe_tokens, num_ranks};

@@ -50,6 +50,8 @@ absl::StatusOr<ModelWeights> MapWeights(const Config& config, const ModelConfig&
 // The model directory's, or a stand-in for a dummy model that has none.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const Config& config);
 
+// Who scores, and what they read (`esa.score`).
+Voters MakeVoters(const Config& config, const ModelConfig& model);
 // Cache shape and attention context of a model without its weights, for tests and calibration.
 KvShape MakeKvShape(const Config& config, const ModelConfig& model);
 AttentionContext MakeAttentionContext(const Config& config, const ModelConfig& model,

@@ -15,10 +15,15 @@ struct CallPrefix {
   Phase phase;
 };
 constexpr CallPrefix kCalls[] = {
-    {"select.queries", Phase::kQueryGather}, {"select.maxima", Phase::kMaxima},
-    {"select.thresholds", Phase::kMaxima},   {"select.", Phase::kCandidateMerge},
-    {"ring.partials", Phase::kPartialMerge}, {"ring.", Phase::kRingWait},
-    {"decode.", Phase::kPartialMerge},       {"attend.", Phase::kPartialMerge},
+    {"select.queries", Phase::kQueryGather},
+    {"select.maxima", Phase::kMaxima},
+    {"select.thresholds", Phase::kMaxima},
+    {"select.sums", Phase::kMaxima},
+    {"select.", Phase::kCandidateMerge},
+    {"ring.partials", Phase::kPartialMerge},
+    {"ring.", Phase::kRingWait},
+    {"decode.", Phase::kPartialMerge},
+    {"attend.", Phase::kPartialMerge},
 };
 
 // A rank's phases as numbers, for ranks that know the names of the calls.

@@ -76,20 +76,43 @@ class Builder {
       sizes.push_back({block.rank, block.tokens.size(), block.ranges.middle});
     }
     Add(Phase::kQueryGather, GatherQueries(job_.layer, sizes));
+    if (job_.layer.voters > 0) {
+      AddVotes(Kernel::kScore, selecting, CountLanes(job_.layer, sizes), /*has_maxima=*/true);
+      return AddMerge(selecting);
+    }
     absl::Span<const Block> rest = selecting;
     for (const MaximaGroup& group : GroupMaxima(job_.layer, sizes)) {
       const absl::Span<const Block> of_group = rest.first(group.tile_keys.size());
       rest.remove_prefix(of_group.size());
-      AddCompute(Phase::kScore, Kernel::kScore, [&](int r) {
-        Work work;
-        for (const Block& block : of_group) work = work + ScoresOf(block, r);
-        return work;
-      });
+      AddScores(Kernel::kScore, of_group);
       Add(Phase::kMaxima, ReduceMaxima(group));
       Add(Phase::kMaxima, ReduceThresholds(group));
       AddLocalTopK(of_group);
     }
     AddMerge(selecting);
+  }
+
+  // One pass over the keys of each rank.
+  void AddScores(Kernel kernel, absl::Span<const Block> blocks) {
+    AddCompute(Phase::kScore, kernel, [&](int r) {
+      Work work;
+      for (const Block& block : blocks) work = work + ScoresOf(block, r);
+      return work;
+    });
+  }
+
+  // A pass for each thing that voters must agree on, and one for the scores.
+  void AddVotes(Kernel kernel, absl::Span<const Block> blocks, int64_t queries, bool has_maxima) {
+    if (has_maxima) {
+      AddScores(kernel, blocks);
+      Add(Phase::kMaxima, ReduceVoterMaxima(job_.layer, queries));
+    }
+    if (job_.layer.soft_votes) {
+      AddScores(kernel, blocks);
+      Add(Phase::kMaxima, ReduceVoterSums(job_.layer, queries));
+    }
+    AddScores(kernel, blocks);
+    AddLocalTopK(blocks);
   }
 
   // Candidates become the selection that all ranks know.
@@ -314,12 +337,9 @@ LayerProgram DecodeProgram(const JobShape& job, absl::Span<const int64_t> positi
   }
   builder.AddEverywhere(Phase::kLinear, Kernel::kLinearFew, LayerLinearWork(job.model, rows));
   if (!selecting.empty()) {
-    builder.AddCompute(Phase::kScore, Kernel::kScoreToken, [&](int r) {
-      Work work;
-      for (const Block& token : selecting) work = work + builder.ScoresOf(token, r);
-      return work;
-    });
-    builder.AddLocalTopK(selecting);
+    // A decoded token's one maximum changes no order.
+    builder.AddVotes(Kernel::kScoreToken, selecting, static_cast<int64_t>(selecting.size()),
+                     /*has_maxima=*/job.layer.soft_votes);
     if (job.backend == Backend::kCpu || job.ranks() > 1) builder.AddMerge(selecting);
   }
   const bool gpu = job.backend == Backend::kGpu;

@@ -79,6 +79,25 @@ Collective ReduceThresholds(const MaximaGroup& group) {
   return {CollectiveKind::kAllReduceMax, "select.thresholds", {blocks * kFloat}, {}};
 }
 
+int64_t CountLanes(const LayerShape& shape, absl::Span<const SelectingBlock> blocks) {
+  int64_t lanes = 0;
+  for (const SelectingBlock& block : blocks) lanes += Lanes(shape, block);
+  return lanes;
+}
+
+Collective ReduceVoterMaxima(const LayerShape& shape, int64_t queries) {
+  const int64_t maxima = queries * (shape.soft_votes ? shape.voters : 1);
+  return {CollectiveKind::kAllReduceMax, "select.maxima", {maxima * kFloat}, {}};
+}
+
+Collective ReduceVoterSums(const LayerShape& shape, int64_t queries) {
+  const int64_t digits = queries * shape.voters * kVoteSumDigits;
+  return {CollectiveKind::kAllReduceSum,
+          "select.sums",
+          {digits * static_cast<int64_t>(sizeof(uint32_t))},
+          {}};
+}
+
 Collective GatherCandidates(const LayerShape& shape, int64_t rows) {
   return GatherEqual("select.candidates", shape.layout.num_ranks,
                      rows * shape.top_k * static_cast<int64_t>(sizeof(Candidate)));

@@ -31,6 +31,9 @@ struct LayerShape {
   int64_t halo = 0;             // tokens of a stripe's neighbours whose score keys it keeps
   int64_t score_row_bytes = 0;  // of a score key in the cache
   int64_t query_row_bytes = 0;  // of what the score reads of a query, as it travels
+  // Where several voters score: the heads, or groups of dimensions; 0: it is the head sum.
+  int64_t voters = 0;
+  bool soft_votes = false;  // each voter's scores are normalised over all keys
   TokenBytes token;
   BufferLimits limits;
   // Of the kernels that keep maxima of tiles of keys.
@@ -80,6 +83,14 @@ std::vector<MaximaGroup> GroupMaxima(const LayerShape& shape,
                                      absl::Span<const SelectingBlock> blocks);
 Collective ReduceMaxima(const MaximaGroup& group);
 Collective ReduceThresholds(const MaximaGroup& group);
+
+// Of scores by voters: each query's maximum, or that of each of its voters where they are
+// normalised; and then the sums that they are normalised by, as digits. `queries` are those of all
+// blocks, each padded to panels, or decoded tokens.
+inline constexpr int64_t kVoteSumDigits = 4;  // of 32 bits, of one sum
+int64_t CountLanes(const LayerShape& shape, absl::Span<const SelectingBlock> blocks);
+Collective ReduceVoterMaxima(const LayerShape& shape, int64_t queries);
+Collective ReduceVoterSums(const LayerShape& shape, int64_t queries);
 
 // Every rank gets the candidates of all, top_k for each of `rows` blocks or tokens.
 Collective GatherCandidates(const LayerShape& shape, int64_t rows);

@@ -41,8 +41,9 @@ Work LogitsWork(const ModelShape& shape, int64_t rows) {
 }
 
 Work ScoreWork(const ModelShape& shape, int64_t keys, int64_t queries) {
-  const int64_t numbers = keys * shape.score_dim;
-  return {Product(numbers, shape.score_bytes), 2 * Product(numbers, queries)};
+  const int64_t products = std::max(shape.score_dim, shape.score_query_dim);
+  return {Product(keys * shape.score_dim, shape.score_bytes),
+          2 * Product(keys * products, queries)};
 }
 
 Work AttendWork(const ModelShape& shape, double keys, double pairs) {

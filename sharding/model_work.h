@@ -16,8 +16,9 @@ struct ModelShape {
   int64_t weight_bytes = 2, cache_bytes = 2, score_bytes = 2;
 
   AttentionSizes sizes;
-  int64_t top_k = 0;      // 0: nothing is selected
-  int64_t score_dim = 0;  // numbers of a key that the score reads
+  int64_t top_k = 0;            // 0: nothing is selected
+  int64_t score_dim = 0;        // numbers of a key that the score reads
+  int64_t score_query_dim = 0;  // of a query, where it is more: heads that share a key are apart
   int64_t block_tokens = 1, chunk_tokens = 1;
   int ranks = 1;
 

@@ -345,6 +345,55 @@ void ReferenceModel::Append(int64_t layer, const Matrix& keys, const Matrix& val
   }
 }
 
+std::vector<double> ReferenceModel::ScoreOfVoter(int64_t layer, const double* query,
+                                                 int64_t first_of_key, int64_t size, int64_t begin,
+                                                 int64_t end) const {
+  std::vector<double> scores;
+  for (int64_t m = begin; m < end; ++m) {
+    scores.push_back(Dot(query, cache_[layer].score_keys[m].data() + first_of_key, size));
+  }
+  return scores;
+}
+
+std::vector<double> ReferenceModel::Score(int64_t layer, const double* query, int64_t begin,
+                                          int64_t end) const {
+  using Kind = ReferenceOptions::Score;
+  const int64_t group = config_.num_heads / config_.num_kv_heads;
+  const int64_t head_dim = config_.head_dim;
+  std::vector<double> sum(config_.num_kv_heads * head_dim, 0.0);  // over each group
+  for (int64_t head = 0; head < config_.num_heads; ++head) {
+    for (int64_t d = 0; d < head_dim; ++d) {
+      sum[head / group * head_dim + d] += query[head * head_dim + d];
+    }
+  }
+  const Matrix& compress = layers_[layer].compress_query;
+  if (compress.rows > 0) sum = TransposedTimes(compress, sum.data());
+  const auto width = static_cast<int64_t>(sum.size());
+  if (options_.score == Kind::kHeadSum) {
+    return ScoreOfVoter(layer, sum.data(), 0, width, begin, end);
+  }
+
+  const bool by_group = options_.score == Kind::kGroupVote;
+  const int64_t voters = by_group ? options_.score_groups : config_.num_heads;
+  const int64_t size = by_group ? width / voters : head_dim;
+  const double longer = config_.rope.attention_factor;
+  const double scale = longer * longer / std::sqrt(static_cast<double>(head_dim));
+  std::vector<double> result(end - begin, options_.score == Kind::kHeadMax ? kNaN : 0.0);
+  for (int64_t v = 0; v < voters; ++v) {
+    std::vector<double> scores =
+        by_group ? ScoreOfVoter(layer, sum.data() + v * size, v * size, size, begin, end)
+                 : ScoreOfVoter(layer, query + v * size, v / group * size, size, begin, end);
+    if (options_.score == Kind::kHeadMax) {
+      for (size_t m = 0; m < scores.size(); ++m) result[m] = std::fmax(result[m], scores[m]);
+      continue;
+    }
+    for (double& score : scores) score *= scale;
+    Softmax(&scores);
+    for (size_t m = 0; m < scores.size(); ++m) result[m] += scores[m];
+  }
+  return result;
+}
+
 BlockSelection ReferenceModel::Select(int64_t layer, const Matrix& queries, bool decode) const {
   BlockSelection result;
   result.begin = length_;
@@ -356,24 +405,14 @@ BlockSelection ReferenceModel::Select(int64_t layer, const Matrix& queries, bool
   result.middle_end = local_begin;
   if (options_.attention == ReferenceOptions::Attention::kStreaming) return result;
 
-  const int64_t group = config_.num_heads / config_.num_kv_heads;
-  const int64_t head_dim = config_.head_dim;
-  const Matrix& compress = layers_[layer].compress_query;
   std::vector<std::vector<double>> f(queries.rows);  // [queries][|M|]
   for (int64_t i = 0; i < queries.rows; ++i) {
-    std::vector<double> query(config_.num_kv_heads * head_dim, 0.0);  // summed over each group
-    for (int64_t head = 0; head < config_.num_heads; ++head) {
-      for (int64_t d = 0; d < head_dim; ++d) {
-        query[head / group * head_dim + d] += queries.row(i)[head * head_dim + d];
-      }
-    }
-    if (compress.rows > 0) query = TransposedTimes(compress, query.data());
-    for (int64_t m = result.middle_begin; m < result.middle_end; ++m) {
-      const std::vector<double>& key = cache_[layer].score_keys[m];
-      f[i].push_back(Dot(query.data(), key.data(), static_cast<int64_t>(key.size())));
-    }
+    f[i] = Score(layer, queries.row(i), result.middle_begin, result.middle_end);
   }
-  result.scores = ProximityScores(BlockScores(f, /*subtract_maximum=*/!decode), options_.proximity);
+  const bool soft = options_.score == ReferenceOptions::Score::kSoftVote ||
+                    options_.score == ReferenceOptions::Score::kGroupVote;
+  result.scores =
+      ProximityScores(BlockScores(f, /*subtract_maximum=*/!decode && !soft), options_.proximity);
   result.selected = SelectTopK(result.scores, result.middle_begin, options_.top_k);
   return result;
 }

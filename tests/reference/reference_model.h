@@ -19,6 +19,7 @@ namespace longspan {
 // the structs of configuration and weights.
 struct ReferenceOptions {
   enum class Attention { kEsa, kStreaming, kDense };
+  enum class Score { kHeadSum, kHeadMax, kSoftVote, kGroupVote };
   Attention attention = Attention::kEsa;
   int64_t initial_tokens = 128;
   int64_t local_tokens = 4096;
@@ -26,6 +27,8 @@ struct ReferenceOptions {
   int64_t selection_block = 512;
   int64_t far_position = 4096;
   int64_t proximity = 1;
+  Score score = Score::kHeadSum;
+  int64_t score_groups = 1;                // of kGroupVote
   bool native_positions = false;           // false: `positions: far`
   const Compressor* compressor = nullptr;  // null: the exact score; else it outlives the model
 
@@ -102,6 +105,11 @@ class ReferenceModel {
   void Block(absl::Span<const int32_t> tokens, bool decode, ReferenceStep* step);
   void Append(int64_t layer, const Matrix& keys, const Matrix& values);
   BlockSelection Select(int64_t layer, const Matrix& queries, bool decode) const;
+  // f(m; c) of one query, over the middle.
+  std::vector<double> Score(int64_t layer, const double* query, int64_t begin, int64_t end) const;
+  // What one voter of several scores: a head, or a group of compressed dimensions.
+  std::vector<double> ScoreOfVoter(int64_t layer, const double* query, int64_t first_of_key,
+                                   int64_t size, int64_t begin, int64_t end) const;
   Matrix Attend(int64_t layer, const Matrix& queries, const BlockSelection& selection) const;
   Matrix Mlp(const Layer& layer, const Matrix& hidden) const;
 

@@ -80,6 +80,8 @@ esa:
   selection_block: 256
   positions: native
   far_position: 511
+  score: soft_vote
+  score_groups: 3
 parallel: {stripe_tokens: 1024, communicator: mpi, ranks: 4, selection_merge: histogram}
 rope: {scaling: yarn, factor: 2.5}
 prefill:
@@ -103,6 +105,8 @@ kv_cache: {dtype: bfloat16, prefix_caching: true, memory_fraction: 0.5}
   EXPECT_EQ(config->esa.selection_block, 256);
   EXPECT_EQ(config->esa.positions, Positions::kNative);
   EXPECT_EQ(config->esa.far_position, 511);
+  EXPECT_EQ(config->esa.score, Score::kSoftVote);
+  EXPECT_EQ(config->esa.score_groups, 3);
   EXPECT_EQ(config->rope.scaling, RopeStretch::kYarn);
   EXPECT_EQ(config->rope.factor, 2.5);
   EXPECT_EQ(config->parallel.stripe_tokens, 1024);
@@ -312,6 +316,19 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
       {[](Config& c) { c.parallel.communicator = CommunicatorKind::kNccl; },
        "`parallel.communicator: nccl`"},
       {[](Config& c) { c.dtype = "bfloat16"; }, "needs `device: cuda`"},
+      {[](Config& c) { c.esa.score = Score::kHeadMax; },
+       "`esa.score: head_max` reads the keys of each head"},
+      {[](Config& c) { c.esa.score = Score::kSoftVote; }, "set `esa.compression: exact`"},
+      {[](Config& c) {
+         c.esa.score = Score::kGroupVote;
+         c.esa.compression = Compression::kExact;
+       },
+       "set `esa.compression: low_rank`"},
+      {[](Config& c) {
+         c.esa.score = Score::kGroupVote;
+         c.esa.score_groups = 7;
+       },
+       "must be a multiple of `esa.score_groups` (7)"},
       {[](Config& c) { c.rope.scaling = RopeStretch::kYarn; }, "set `attention: dense`"},
       {[](Config& c) {
          c.attention = Attention::kDense;
@@ -320,6 +337,11 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
        "state that, or `rope.factor`"},
       {[](Config& c) { c.rope.factor = 2; }, "`rope.factor` is that of `rope.scaling`"},
 #ifdef LONGSPAN_CUDA
+      {[](Config& c) {
+         c.device = "cuda";
+         c.esa.score = Score::kGroupVote;
+       },
+       "`esa.score: group_vote` is of CPU ranks"},
       {[](Config& c) {
          c.device = "cuda";
          c.parallel.selection_merge = SelectionMerge::kHistogram;

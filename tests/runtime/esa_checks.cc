@@ -26,6 +26,8 @@ ReferenceOptions OptionsOf(const Config& config, const RandomModel& model) {
       config.esa.far_position > 0 ? config.esa.far_position : config.esa.local_tokens;
   options.proximity = config.esa.proximity;
   options.native_positions = config.esa.positions == Positions::kNative;
+  options.score = static_cast<ReferenceOptions::Score>(config.esa.score);  // of the same order
+  options.score_groups = config.esa.score_groups;
   if (config.esa.compression == Compression::kLowRank) options.compressor = &model.compressor;
   return options;
 }
@@ -58,6 +60,37 @@ const Variant kVariants[] = {
        c->esa.top_k = 5;
        c->prefill_chunk_tokens = 35;
        c->parallel.stripe_tokens = 14;
+     }},
+};
+
+// Other scores than the paper's, over sizes of all kinds.
+const Variant kScoreVariants[] = {
+    {"HeadMax",
+     [](Config* c) {
+       c->esa.compression = Compression::kExact;
+       c->esa.score = Score::kHeadMax;
+     }},
+    {"SoftVote",
+     [](Config* c) {
+       c->esa.compression = Compression::kExact;
+       c->esa.score = Score::kSoftVote;
+     }},
+    {"SoftVoteOddSizes",
+     [](Config* c) {
+       c->esa.compression = Compression::kExact;
+       c->esa.score = Score::kSoftVote;
+       c->esa.initial_tokens = 3;
+       c->esa.local_tokens = 21;
+       c->esa.selection_block = 7;
+       c->esa.top_k = 5;
+       c->esa.proximity = 0;
+       c->prefill_chunk_tokens = 35;
+       c->parallel.stripe_tokens = 14;
+     }},
+    {"GroupVote",
+     [](Config* c) {
+       c->esa.score = Score::kGroupVote;
+       c->esa.score_groups = 4;
      }},
 };
 
@@ -170,6 +203,7 @@ void ExpectTheSameBitsAllWays(const RandomModel& model, Config config) {
 }
 
 absl::Span<const Variant> Variants() { return kVariants; }
+absl::Span<const Variant> ScoreVariants() { return kScoreVariants; }
 absl::Span<const Family> Families() { return kFamilies; }
 
 }  // namespace longspan

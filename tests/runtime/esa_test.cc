@@ -38,6 +38,61 @@ INSTANTIATE_TEST_SUITE_P(Variants, ReferenceTest,
                                   (std::get<2>(variant.param) ? "Deterministic" : "");
                          });
 
+class ScoreReferenceTest : public testing::TestWithParam<std::tuple<Variant, int, bool>> {};
+
+TEST_P(ScoreReferenceTest, LogitsAndSelections) {
+  const auto& [variant, ranks, deterministic] = GetParam();
+  const RandomModel model = MakeRandomModel(SmallModel());
+  Config config = SmallConfig();
+  variant.apply(&config);
+  config.deterministic = deterministic;
+  const TestSequence sequence = MakeSequence(7, 203, 9, model.config.vocab_size);
+  const auto results = RunSharded(model, config, ranks, {sequence});
+  // Shares are small numbers.
+  const double score_tolerance = config.esa.score == Score::kHeadMax ? 2e-4 : 2e-6;
+  ExpectMatchesReference(model, config, sequence, results[0], 2e-5, score_tolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, ScoreReferenceTest,
+                         testing::Combine(testing::ValuesIn(ScoreVariants()),
+                                          testing::Values(1, 2, 3, 5), testing::Bool()),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) ? "Deterministic" : "");
+                         });
+
+// Prompts of any tokens, of three, whose scores tie in layer 0, and of one, whose scores are all
+// equal there, on any ranks and merged either way.
+class ScoreTiesTest : public testing::TestWithParam<Variant> {};
+
+TEST_P(ScoreTiesTest, SelectTheSameOnAnyRanks) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  Config config = SmallConfig();
+  GetParam().apply(&config);
+  config.deterministic = true;
+  std::vector<TestSequence> sequences = {MakeSequence(16, 203, 9, model.config.vocab_size)};
+  for (const int tokens : {3, 1}) {
+    TestSequence& sequence = sequences.emplace_back();
+    for (int i = 0; i < 150; ++i) sequence.prompt.push_back(i % tokens);
+    sequence.decoded.assign(5, 0);
+  }
+  const auto expected = RunSharded(model, config, 1, sequences);
+  for (const int ranks : {2, 3, 5}) {
+    for (const SelectionMerge merge : {SelectionMerge::kAllGather, SelectionMerge::kHistogram}) {
+      config.parallel.selection_merge = merge;
+      const auto actual = RunSharded(model, config, ranks, sequences);
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        EXPECT_EQ(actual[i].selections, expected[i].selections) << ranks << ", " << i;
+        EXPECT_EQ(actual[i].logits, expected[i].logits) << ranks << ", " << i;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, ScoreTiesTest, testing::ValuesIn(ScoreVariants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
 // Both ways round the ring, whatever would be chosen, with what the choice depends on at hand:
 // prompts that end mid-block and leave ranks without a query.
 class MovingTest : public testing::TestWithParam<std::tuple<Variant, int, Moving>> {};
@@ -192,6 +247,9 @@ TEST_P(BitEqualityTest, AcrossRanksChunksStripesAndBatches) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, BitEqualityTest, testing::ValuesIn(Variants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Scores, BitEqualityTest, testing::ValuesIn(ScoreVariants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 TEST(EsaTest, BufferLimitsChangeNothing) {

@@ -201,6 +201,14 @@ std::vector<Job> Jobs() {
   add("Queries").moving = Moving::kQueries;
   add("Deterministic").config.deterministic = true;
   add("Exact").config.esa.compression = Compression::kExact;
+  for (const Score score : {Score::kHeadMax, Score::kSoftVote}) {
+    Job& heads = add(score == Score::kHeadMax ? "HeadMax" : "SoftVote");
+    heads.config.esa.compression = Compression::kExact;
+    heads.config.esa.score = score;
+  }
+  Job& groups = add("GroupVote");
+  groups.config.esa.score = Score::kGroupVote;
+  groups.config.esa.score_groups = 2;
   add("Histogram").config.parallel.selection_merge = SelectionMerge::kHistogram;
   add("NoProximity").config.esa.proximity = 0;
   add("Streaming").config.attention = Attention::kStreaming;

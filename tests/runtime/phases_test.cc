@@ -26,6 +26,7 @@ double Of(const StagePhases& stage, Phase phase) { return stage.seconds[static_c
 TEST(PhasesTest, CallsCountByTheBeginningsOfTheirNames) {
   EXPECT_EQ(PhaseOfCall("select.queries"), Phase::kQueryGather);
   EXPECT_EQ(PhaseOfCall("select.thresholds"), Phase::kMaxima);
+  EXPECT_EQ(PhaseOfCall("select.sums"), Phase::kMaxima);
   EXPECT_EQ(PhaseOfCall("select.candidates"), Phase::kCandidateMerge);
   EXPECT_EQ(PhaseOfCall("select.anything.new"), Phase::kCandidateMerge);
   EXPECT_EQ(PhaseOfCall("ring.step"), Phase::kRingWait);
