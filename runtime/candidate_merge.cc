@@ -16,7 +16,7 @@ namespace {
 
 absl::StatusOr<Selections> MergeByAllGather(const AttentionContext& context,
                                             absl::Span<const Candidate> mine, int64_t rows) {
-  const int64_t k = context.esa.top_k;
+  const int64_t k = context.esa.picks();
   const int64_t ranks = context.layout.num_ranks;
   const Collective gather = GatherCandidates(LayerShapeOf(context), rows);
   LONGSPAN_CHECK(gather.bytes[0] == static_cast<int64_t>(mine.size() * sizeof(Candidate)));
@@ -43,7 +43,7 @@ struct Row {
 absl::Status AgreeOnBrackets(const AttentionContext& context, std::vector<Row>* rows) {
   std::vector<float> maxima;  // [rows, 2]
   for (const Row& row : *rows) {
-    const ScoreRange range = RangeOf(row.mine, context.esa.top_k, context.layout.num_ranks);
+    const ScoreRange range = RangeOf(row.mine, context.esa.picks(), context.layout.num_ranks);
     maxima.insert(maxima.end(), {range.negated_guess, range.best});
   }
   LONGSPAN_RETURN_IF_ERROR(context.communicator->AllReduceMax("select.ranges", maxima.data(),
@@ -68,7 +68,7 @@ absl::Status SettleBrackets(const AttentionContext& context, std::vector<Row>* r
         "select.histograms", counts.data(), static_cast<int64_t>(counts.size())));
     for (size_t i = 0; i < open.size(); ++i) {
       Narrow(absl::MakeConstSpan(counts).subspan(i * kHistogramBins, kHistogramBins),
-             context.esa.top_k, &open[i]->bracket);
+             context.esa.picks(), &open[i]->bracket);
     }
     std::erase_if(open, [](const Row* row) { return row->bracket.settled; });
   }
@@ -119,7 +119,7 @@ absl::StatusOr<Selections> ExchangeWinners(const AttentionContext& context,
     for (size_t at = places[i * ranks]; at < places[(i + 1) * ranks]; ++at) {
       of_row.push_back(static_cast<Candidate>(halves[2 * at]) << 32 | halves[2 * at + 1]);
     }
-    selections.push_back(MergeTopK(absl::MakeSpan(of_row), context.esa.top_k));
+    selections.push_back(MergeTopK(absl::MakeSpan(of_row), context.esa.picks()));
   }
   return selections;
 }
@@ -128,7 +128,7 @@ absl::StatusOr<Selections> MergeByHistogram(const AttentionContext& context,
                                             absl::Span<Candidate> mine, int64_t rows) {
   std::vector<Row> all(rows);
   for (int64_t i = 0; i < rows; ++i) {
-    all[i].mine = mine.subspan(i * context.esa.top_k, context.esa.top_k);
+    all[i].mine = mine.subspan(i * context.esa.picks(), context.esa.picks());
   }
   LONGSPAN_RETURN_IF_ERROR(AgreeOnBrackets(context, &all));
   LONGSPAN_RETURN_IF_ERROR(SettleBrackets(context, &all));
@@ -173,7 +173,7 @@ absl::StatusOr<Selections> MergeCandidates(const AttentionContext& context,
                                            absl::Span<Candidate> mine, int64_t rows) {
   const PhaseSpan span(context.phases, Phase::kCandidateMerge);
   const MergeWay way =
-      context.merge.value_or(CheaperMerge(context.layout.num_ranks, rows, context.esa.top_k));
+      context.merge.value_or(CheaperMerge(context.layout.num_ranks, rows, context.esa.picks()));
   return way == MergeWay::kHistogram ? MergeByHistogram(context, mine, rows)
                                      : MergeByAllGather(context, mine, rows);
 }

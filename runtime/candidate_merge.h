@@ -13,7 +13,8 @@
 
 namespace longspan {
 
-// Middle positions that each block selected, ascending, the same on every rank. [blocks]
+// Middle positions (MergeCandidates: or units) that each block selected, ascending, the same on
+// every rank. [blocks]
 using Selections = std::vector<std::vector<int64_t>>;
 
 // Empty: what is cheaper.
@@ -24,7 +25,7 @@ double MergeBytes(MergeWay way, int ranks, int64_t rows, int64_t top_k);
 // The most of merges of up to so many rows, each in the way that is given, or else cheaper for it.
 double MostMergeBytes(std::optional<MergeWay> way, int ranks, int64_t most_rows, int64_t top_k);
 
-// The top_k first of all ranks' candidates, row by row. `mine` are this rank's, [rows, top_k],
+// The picks() first of all ranks' candidates, row by row. `mine` are this rank's, [rows, picks()],
 // zeros where there are fewer, and are reordered within their rows. By an all-gather or by
 // histogram, as context.merge says; the result is the same. Collective.
 absl::StatusOr<Selections> MergeCandidates(const AttentionContext& context,

@@ -19,6 +19,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/edit_distance.h"
+#include "runtime/method_checks.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -81,6 +82,8 @@ const std::vector<Key>& Keys() {
       Integer("esa.far_position", FIELD(esa.far_position), 1, kMaxTokens),
       Choice("esa.score", FIELD(esa.score), {"head_sum", "head_max", "soft_vote", "group_vote"}),
       Integer("esa.score_groups", FIELD(esa.score_groups), 1, 1 << 20),
+      Integer("esa.unit_tokens", FIELD(esa.unit_tokens), 1, kMaxChunk),
+      Integer("esa.unit_representatives", FIELD(esa.unit_representatives), 1, kMaxChunk),
       Choice("rope.scaling", FIELD(rope.scaling), {"none", "ntk", "yarn"}),
       Real("rope.factor", FIELD(rope.factor), 1, 1 << 20),
       Integer("parallel.stripe_tokens", FIELD(parallel.stripe_tokens), 1, kMaxTokens),
@@ -408,55 +411,6 @@ absl::Status CheckDevice(const Config& config) {
   return absl::OkStatus();
 }
 
-// Scores read either keys of heads or compressed ones.
-absl::Status CheckScore(const Config& config) {
-  const EsaConfig& esa = config.esa;
-  const std::string key = absl::StrCat("`esa.score: ", ConfigValue(config, "esa.score"), "`");
-  if (esa.score == Score::kHeadSum) return absl::OkStatus();
-  if (config.device == "cuda") {
-    return absl::InvalidArgumentError(
-        absl::StrCat(key, " is of CPU ranks: use head_sum, or `device: cpu`"));
-  }
-  if (esa.score != Score::kGroupVote) {
-    if (esa.compression == Compression::kExact) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        absl::StrCat(key,
-                     " reads the keys of each head: set `esa.compression: exact`, or use "
-                     "head_sum or group_vote"));
-  }
-  if (esa.compression == Compression::kExact) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(key,
-                     " is of compressed dimensions: set `esa.compression: low_rank`, or use "
-                     "soft_vote"));
-  }
-  if (esa.compressed_dim % esa.score_groups != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: `esa.compressed_dim` (%d) must be a multiple of `esa.score_groups` "
-                        "(%d)",
-                        key, esa.compressed_dim, esa.score_groups));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckRope(const Config& config) {
-  if (config.rope.scaling == RopeStretch::kNone) {
-    if (config.rope.factor == 0) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        "`rope.factor` is that of `rope.scaling`: set it to ntk or yarn, or leave the factor out");
-  }
-  if (config.attention != Attention::kDense) {
-    return absl::InvalidArgumentError(
-        "`rope.scaling` is a way of dense attention beyond the trained context: set `attention: "
-        "dense`, or leave it out");
-  }
-  if (config.rope.factor == 0 && config.max_model_len == 0) {
-    return absl::InvalidArgumentError(
-        "`rope.scaling` stretches the model to `max_model_len`: state that, or `rope.factor`");
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<Config> LoadConfig(const std::string& path, const std::string& model_override,
@@ -500,8 +454,7 @@ absl::Status ResolveConfig(int num_ranks, Config* config) {
 
 absl::Status SettleConfig(int num_ranks, Config* config) {
   LONGSPAN_RETURN_IF_ERROR(CheckDevice(*config));
-  LONGSPAN_RETURN_IF_ERROR(CheckScore(*config));
-  LONGSPAN_RETURN_IF_ERROR(CheckRope(*config));
+  LONGSPAN_RETURN_IF_ERROR(CheckMethod(*config));
   EsaConfig& esa = config->esa;
   ParallelConfig& parallel = config->parallel;
   if (parallel.ranks != 0 && parallel.ranks != num_ranks) {

@@ -35,6 +35,10 @@ struct EsaConfig {
   int64_t far_position = 0;  // 0 until ResolveConfig: then local_tokens
   Score score = Score::kHeadSum;
   int64_t score_groups = 8;  // of the compressed dimensions; of Score::kGroupVote
+  int64_t unit_tokens = 1;  // selected together, by the score of their representatives
+  int64_t unit_representatives = 4;
+
+  int64_t picks() const { return top_k / unit_tokens; }  // units that top_k tokens are
 };
 
 // Dense attention beyond the trained context.

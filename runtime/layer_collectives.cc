@@ -24,6 +24,7 @@ LayerShape LayerShapeOf(const AttentionContext& context) {
   shape.layout = context.layout;
   shape.sizes = context.sizes;
   shape.top_k = context.selects ? context.esa.top_k : 0;
+  shape.unit_tokens = context.esa.unit_tokens;
   shape.halo = context.kv.halo;
   shape.score_row_bytes = context.kv.score_row_bytes();
   shape.query_row_bytes = context.voters.query_dim() * kFloat;

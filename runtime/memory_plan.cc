@@ -227,7 +227,7 @@ MemoryPlan PlanMemory(const Config& config, const ModelConfig& model, const KvSh
         2 * sizeof(float) + sizeof(int64_t) + kVoteSumDigits * sizeof(uint32_t);
     const double candidates =
         MostMergeBytes(MergeWayOf(config.parallel.selection_merge), num_ranks,
-                       std::max(blocks, config.max_num_seqs), config.esa.top_k);
+                       std::max(blocks, config.max_num_seqs), config.esa.picks());
     plan.scores = 4 * chunk * (2 * voters.query_dim() + 1) +
                   static_cast<int64_t>(std::min(candidates, 1e18)) +
                   (voters.soft ? chunk * voters.count * of_voter : BufferLimits().tile_group_bytes);

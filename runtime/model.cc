@@ -139,7 +139,7 @@ KvShape MakeKvShape(const Config& config, const ModelConfig& model) {
   if (config.attention == Attention::kEsa && config.esa.top_k > 0) {
     kv.score_is_key = config.esa.compression == Compression::kExact;
     kv.score_dim = kv.score_is_key ? kv.kv_dim : config.esa.compressed_dim;
-    kv.halo = config.esa.proximity;
+    kv.halo = config.esa.unit_tokens > 1 ? 0 : config.esa.proximity;
   }
   return kv;
 }

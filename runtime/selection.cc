@@ -7,7 +7,9 @@
 #include "kernels/linear.h"
 #include "runtime/head_sum_scores.h"
 #include "runtime/layer_collectives.h"
+#include "runtime/unit_source.h"
 #include "runtime/vote_scores.h"
+#include "sharding/units.h"
 
 namespace longspan {
 namespace {
@@ -36,7 +38,9 @@ std::vector<float> QueriesToScore(const AttentionContext& context, int64_t layer
   return compressed;
 }
 
-ScoreSource SourceOf(const AttentionContext& context, int64_t layer, KvShard* cache) {
+// Of the tokens of `middle`, or their units.
+ScoreSource SourceOf(const AttentionContext& context, int64_t layer, KvShard* cache, Range middle) {
+  if (context.esa.unit_tokens > 1) return UnitSource(context, layer, cache, middle);
   const auto keys = [&context, layer, cache](Range run, Range range) -> ScoreKeys {
     const int64_t page = context.layout.page(run.begin);
     return {cache->ScoreKey(layer, page, range.begin), context.kv.score_dtype, range.size()};
@@ -95,6 +99,19 @@ void ScoreTokensByHeadSum(const AttentionContext& context, absl::Span<const Scor
   }
 }
 
+// The positions of the units that were selected of a middle.
+std::vector<int64_t> TokensOf(const AttentionContext& context, std::vector<int64_t> selected,
+                              Range middle) {
+  const int64_t unit_tokens = context.esa.unit_tokens;
+  if (unit_tokens == 1) return selected;
+  std::vector<int64_t> positions;
+  for (const int64_t unit : selected) {
+    const Range tokens = TokensOfUnit(unit, unit_tokens, middle);
+    for (int64_t p = tokens.begin; p < tokens.end; ++p) positions.push_back(p);
+  }
+  return positions;
+}
+
 std::vector<int64_t> AllOf(Range range) {
   std::vector<int64_t> positions(range.size());
   std::iota(positions.begin(), positions.end(), range.begin);
@@ -129,13 +146,15 @@ absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int6
   const PhaseSpan span(context.phases, Phase::kScore);
   std::vector<ScoredBlock> scored;
   std::vector<SelectingBlock> selecting;  // the same blocks
+  const int64_t unit_tokens = context.esa.unit_tokens;
   for (size_t b = 0; b < blocks.size(); ++b) {
     const Range middle = blocks[b].ranges.middle;
     if (middle.size() <= context.esa.top_k) {
       selections[b] = AllOf(middle);
     } else {
-      scored.push_back({.index = b, .middle = middle, .count = blocks[b].tokens.size()});
-      selecting.push_back({blocks[b].rank, blocks[b].tokens.size(), middle});
+      const Range units = UnitsOf(middle, unit_tokens);
+      scored.push_back({.index = b, .middle = units, .count = blocks[b].tokens.size()});
+      selecting.push_back({blocks[b].rank, blocks[b].tokens.size(), units});
     }
   }
   if (scored.empty()) return selections;
@@ -143,8 +162,10 @@ absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int6
   LONGSPAN_RETURN_IF_ERROR(ShareQueries(context, layer,
                                         GatherQueries(LayerShapeOf(context), selecting), blocks,
                                         first_row, queries, &scored));
-  std::vector<Candidate> candidates(scored.size() * context.esa.top_k);
-  const ScoreSource source = SourceOf(context, layer, cache);
+  std::vector<Candidate> candidates(scored.size() * context.esa.picks());
+  // The last block's middle has those of the others.
+  const ScoreSource source =
+      SourceOf(context, layer, cache, blocks[scored.back().index].ranges.middle);
   LONGSPAN_RETURN_IF_ERROR(
       context.esa.score == Score::kHeadSum
           ? ScoreByHeadSum(context, source, selecting, scored, candidates.data())
@@ -153,7 +174,8 @@ absl::StatusOr<Selections> SelectForBlocks(const AttentionContext& context, int6
       Selections merged,
       MergeCandidates(context, absl::MakeSpan(candidates), static_cast<int64_t>(scored.size())));
   for (size_t s = 0; s < scored.size(); ++s) {
-    selections[scored[s].index] = std::move(merged[s]);
+    const size_t b = scored[s].index;
+    selections[b] = TokensOf(context, std::move(merged[s]), blocks[b].ranges.middle);
   }
   return selections;
 }
@@ -171,8 +193,9 @@ absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int6
     if (middle.size() <= context.esa.top_k) {
       selections[t] = AllOf(middle);
     } else {
-      scored.push_back(
-          {.index = t, .middle = middle, .source = SourceOf(context, layer, tokens[t].cache)});
+      scored.push_back({.index = t,
+                        .middle = UnitsOf(middle, context.esa.unit_tokens),
+                        .source = SourceOf(context, layer, tokens[t].cache, middle)});
     }
   }
   if (scored.empty()) return selections;
@@ -182,7 +205,7 @@ absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int6
   for (ScoredToken& token : scored) {
     token.query = rows.data() + token.index * context.voters.query_dim();
   }
-  std::vector<Candidate> candidates(scored.size() * context.esa.top_k);
+  std::vector<Candidate> candidates(scored.size() * context.esa.picks());
   if (context.esa.score == Score::kHeadSum) {
     ScoreTokensByHeadSum(context, scored, candidates.data());
   } else {
@@ -191,7 +214,11 @@ absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int6
   LONGSPAN_ASSIGN_OR_RETURN(
       Selections merged,
       MergeCandidates(context, absl::MakeSpan(candidates), static_cast<int64_t>(scored.size())));
-  for (size_t s = 0; s < scored.size(); ++s) selections[scored[s].index] = std::move(merged[s]);
+  for (size_t s = 0; s < scored.size(); ++s) {
+    const int64_t position = tokens[scored[s].index].position;
+    const Range middle = RangesOfBlock(context.sizes, {position, position + 1}).middle;
+    selections[scored[s].index] = TokensOf(context, std::move(merged[s]), middle);
+  }
   return selections;
 }
 

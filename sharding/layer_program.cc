@@ -6,6 +6,7 @@
 
 #include "sharding/histogram_select.h"
 #include "sharding/topk_merge.h"
+#include "sharding/units.h"
 
 namespace longspan {
 namespace {
@@ -73,13 +74,14 @@ class Builder {
     if (selecting.empty()) return;
     std::vector<SelectingBlock> sizes;
     for (const Block& block : selecting) {
-      sizes.push_back({block.rank, block.tokens.size(), block.ranges.middle});
+      sizes.push_back({block.rank, block.tokens.size(), UnitsOf(block)});
     }
     Add(Phase::kQueryGather, GatherQueries(job_.layer, sizes));
     if (job_.layer.voters > 0) {
       AddVotes(Kernel::kScore, selecting, CountLanes(job_.layer, sizes), /*has_maxima=*/true);
       return AddMerge(selecting);
     }
+    AddUnits(selecting);
     absl::Span<const Block> rest = selecting;
     for (const MaximaGroup& group : GroupMaxima(job_.layer, sizes)) {
       const absl::Span<const Block> of_group = rest.first(group.tile_keys.size());
@@ -90,6 +92,14 @@ class Builder {
       AddLocalTopK(of_group);
     }
     AddMerge(selecting);
+  }
+
+  // Each rank makes the keys of its units, of the longest middle: a mean, and distances from it.
+  void AddUnits(absl::Span<const Block> blocks) {
+    if (job_.layer.unit_tokens == 1) return;
+    AddCompute(Phase::kScore, Kernel::kScore, [&](int r) {
+      return ScoreWork(job_.model, job_.layer.layout.CountOwned(r, blocks.back().ranges.middle), 2);
+    });
   }
 
   // One pass over the keys of each rank.
@@ -118,10 +128,10 @@ class Builder {
   // Candidates become the selection that all ranks know.
   void AddMerge(absl::Span<const Block> blocks) {
     const auto rows = static_cast<int64_t>(blocks.size());
-    const int64_t of_rank = rows * job_.layer.top_k * kCandidate;
+    const int64_t of_rank = rows * job_.layer.picks() * kCandidate;
     const MergeWay cheaper = job_.backend == Backend::kGpu
                                  ? MergeWay::kAllGather
-                                 : CheaperMerge(job_.ranks(), rows, job_.layer.top_k);
+                                 : CheaperMerge(job_.ranks(), rows, job_.layer.picks());
     if (job_.merge.value_or(cheaper) == MergeWay::kAllGather) {
       Add(Phase::kCandidateMerge, GatherCandidates(job_.layer, rows));
       return AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge,
@@ -137,7 +147,7 @@ class Builder {
       Add(Phase::kCandidateMerge, sum("select.histograms", rows * kHistogramBins * kCount));
     }
     Add(Phase::kCandidateMerge, sum("select.counts", rows * job_.ranks() * kCount));
-    const int64_t winners = rows * (job_.layer.top_k + job_.histogram.excess) * kCandidate;
+    const int64_t winners = rows * (job_.layer.picks() + job_.histogram.excess) * kCandidate;
     Add(Phase::kCandidateMerge, sum("select.winners", winners));
     AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(winners));
   }
@@ -147,7 +157,7 @@ class Builder {
     AddCompute(Phase::kScore, Kernel::kSelect, [&](int r) {
       int64_t scores = 0;
       for (const Block& block : blocks) {
-        scores += job_.layer.layout.CountOwned(r, block.ranges.middle);
+        scores += OwnedUnits(block, r);
       }
       return BytesOnly(scores * kFloat);
     });
@@ -226,11 +236,19 @@ class Builder {
 
   // Of `block`, on `rank`.
   Work ScoresOf(const Block& block, int rank) const {
-    return ScoreWork(job_.model, job_.layer.layout.CountOwned(rank, block.ranges.middle),
-                     block.tokens.size());
+    return ScoreWork(job_.model, OwnedUnits(block, rank), block.tokens.size());
   }
 
  private:
+  // Of the block's middle.
+  Range UnitsOf(const Block& block) const {
+    return longspan::UnitsOf(block.ranges.middle, job_.layer.unit_tokens);
+  }
+  int64_t OwnedUnits(const Block& block, int rank) const {
+    return LayoutOfUnits(job_.layer.layout, job_.layer.unit_tokens)
+        .CountOwned(rank, UnitsOf(block));
+  }
+
   void AddSelectionOnGpu(absl::Span<const Block> blocks) {
     std::vector<int64_t> rows(job_.ranks(), 0);
     Range hull;  // of all middles
@@ -337,6 +355,7 @@ LayerProgram DecodeProgram(const JobShape& job, absl::Span<const int64_t> positi
   }
   builder.AddEverywhere(Phase::kLinear, Kernel::kLinearFew, LayerLinearWork(job.model, rows));
   if (!selecting.empty()) {
+    for (const Block& token : selecting) builder.AddUnits({&token, 1});
     // A decoded token's one maximum changes no order.
     builder.AddVotes(Kernel::kScoreToken, selecting, static_cast<int64_t>(selecting.size()),
                      /*has_maxima=*/job.layer.soft_votes);

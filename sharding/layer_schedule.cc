@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "sharding/topk_merge.h"
+#include "sharding/units.h"
 
 namespace longspan {
 namespace {
@@ -16,7 +17,7 @@ int64_t Lanes(const LayerShape& shape, const SelectingBlock& block) {
 
 // The same on all ranks: of the rank with the most keys.
 int64_t TileMaximaBytes(const LayerShape& shape, const SelectingBlock& block, int64_t tile_keys) {
-  const SequenceLayout& layout = shape.layout;
+  const SequenceLayout layout = LayoutOfUnits(shape.layout, shape.unit_tokens);
   const int64_t stripes =
       layout.stripe(block.middle.end - 1) - layout.stripe(block.middle.begin) + 1;
   const int64_t runs = (stripes + layout.num_ranks - 1) / layout.num_ranks;
@@ -100,7 +101,7 @@ Collective ReduceVoterSums(const LayerShape& shape, int64_t queries) {
 
 Collective GatherCandidates(const LayerShape& shape, int64_t rows) {
   return GatherEqual("select.candidates", shape.layout.num_ranks,
-                     rows * shape.top_k * static_cast<int64_t>(sizeof(Candidate)));
+                     rows * shape.picks() * static_cast<int64_t>(sizeof(Candidate)));
 }
 
 std::vector<HaloMove> HaloMoves(const SequenceLayout& layout, int64_t halo, Range chunk,

@@ -28,6 +28,7 @@ struct LayerShape {
   SequenceLayout layout;
   AttentionSizes sizes;
   int64_t top_k = 0;            // 0: nothing is selected
+  int64_t unit_tokens = 1;      // that are selected together (units.h)
   int64_t halo = 0;             // tokens of a stripe's neighbours whose score keys it keeps
   int64_t score_row_bytes = 0;  // of a score key in the cache
   int64_t query_row_bytes = 0;  // of what the score reads of a query, as it travels
@@ -40,6 +41,8 @@ struct LayerShape {
   int64_t panel_lanes = 1, min_tile_keys = 1;
   bool deterministic = false;
   std::optional<Moving> moving;  // in prefill; empty: what is cheaper
+
+  int64_t picks() const { return top_k / unit_tokens; }
 };
 
 enum class CollectiveKind { kAllGather, kAllReduceMax, kAllReduceSum, kBroadcast, kExchange };
@@ -66,7 +69,7 @@ struct Collective {
 struct SelectingBlock {
   int rank = 0;  // owner of the queries
   int64_t queries = 0;
-  Range middle;
+  Range middle;  // in units
 };
 
 // Every rank gets what the score reads of all queries, rank by rank, each rank's in order of
@@ -92,7 +95,7 @@ int64_t CountLanes(const LayerShape& shape, absl::Span<const SelectingBlock> blo
 Collective ReduceVoterMaxima(const LayerShape& shape, int64_t queries);
 Collective ReduceVoterSums(const LayerShape& shape, int64_t queries);
 
-// Every rank gets the candidates of all, top_k for each of `rows` blocks or tokens.
+// Every rank gets the candidates of all, picks() for each of `rows` blocks or tokens.
 Collective GatherCandidates(const LayerShape& shape, int64_t rows);
 
 // Score keys that a stripe keeps of its neighbour's edge.

@@ -41,6 +41,9 @@ void VoteSums(const float* queries, int64_t num_queries, int64_t dim, const Scor
 void VoteBlock(const Voters& voters, const float* queries, int64_t num_queries,
                const ScoreKeys& keys, const float* maxima, const float* weights, double* scores);
 
+// out: [dim].
+void MeanRepresentative(const ScoreKeys& unit, int64_t dim, int64_t representatives, double* out);
+
 // out: [end - begin].
 void Proximity(const float* scores, int64_t count, int64_t proximity, int64_t begin, int64_t end,
                float* out);

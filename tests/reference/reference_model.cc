@@ -394,6 +394,49 @@ std::vector<double> ReferenceModel::Score(int64_t layer, const double* query, in
   return result;
 }
 
+void ReferenceModel::SelectUnits(int64_t layer, const std::vector<std::vector<double>>& f,
+                                 bool decode, BlockSelection* result) const {
+  const int64_t begin = result->middle_begin, size = result->middle_end - begin;
+  const auto& keys = cache_[layer].score_keys;
+  std::vector<std::vector<int64_t>> units;  // of positions, counted from `begin`
+  for (int64_t m = 0; m < size; ++m) {
+    if (m == 0 || (begin + m) % options_.unit_tokens == 0) units.emplace_back();
+    units.back().push_back(m);
+  }
+  std::vector<std::vector<double>> of_units(f.size());  // [queries][units]
+  for (const std::vector<int64_t>& unit : units) {
+    std::vector<double> mean(keys[begin].size(), 0.0);
+    for (const int64_t m : unit) {
+      for (size_t d = 0; d < mean.size(); ++d) {
+        mean[d] += keys[begin + m][d] / static_cast<double>(unit.size());
+      }
+    }
+    std::vector<std::pair<double, int64_t>> nearness;  // the farthest first
+    for (const int64_t m : unit) {
+      double distance = 0;
+      for (size_t d = 0; d < mean.size(); ++d)
+        distance += std::pow(keys[begin + m][d] - mean[d], 2);
+      nearness.emplace_back(-distance, m);
+    }
+    std::sort(nearness.begin(), nearness.end());
+    nearness.resize(std::min(nearness.size(), static_cast<size_t>(options_.unit_representatives)));
+    for (size_t c = 0; c < f.size(); ++c) {
+      double sum = 0;
+      for (const auto& [distance, m] : nearness) sum += f[c][m];
+      of_units[c].push_back(sum / static_cast<double>(nearness.size()));
+    }
+  }
+  const std::vector<double> scores = BlockScores(of_units, /*subtract_maximum=*/!decode);
+  const std::vector<int64_t> selected =
+      SelectTopK(scores, 0, options_.top_k / options_.unit_tokens);
+  for (size_t u = 0; u < units.size(); ++u) {
+    result->scores.insert(result->scores.end(), units[u].size(), scores[u]);
+  }
+  for (const int64_t u : selected) {
+    for (const int64_t m : units[u]) result->selected.push_back(begin + m);
+  }
+}
+
 BlockSelection ReferenceModel::Select(int64_t layer, const Matrix& queries, bool decode) const {
   BlockSelection result;
   result.begin = length_;
@@ -408,6 +451,10 @@ BlockSelection ReferenceModel::Select(int64_t layer, const Matrix& queries, bool
   std::vector<std::vector<double>> f(queries.rows);  // [queries][|M|]
   for (int64_t i = 0; i < queries.rows; ++i) {
     f[i] = Score(layer, queries.row(i), result.middle_begin, result.middle_end);
+  }
+  if (options_.unit_tokens > 1) {
+    SelectUnits(layer, f, decode, &result);
+    return result;
   }
   const bool soft = options_.score == ReferenceOptions::Score::kSoftVote ||
                     options_.score == ReferenceOptions::Score::kGroupVote;

@@ -28,7 +28,9 @@ struct ReferenceOptions {
   int64_t far_position = 4096;
   int64_t proximity = 1;
   Score score = Score::kHeadSum;
-  int64_t score_groups = 1;                // of kGroupVote
+  int64_t score_groups = 1;            // of kGroupVote
+  int64_t unit_tokens = 1;             // selected together
+  int64_t unit_representatives = 1;
   bool native_positions = false;           // false: `positions: far`
   const Compressor* compressor = nullptr;  // null: the exact score; else it outlives the model
 
@@ -107,6 +109,9 @@ class ReferenceModel {
   BlockSelection Select(int64_t layer, const Matrix& queries, bool decode) const;
   // f(m; c) of one query, over the middle.
   std::vector<double> Score(int64_t layer, const double* query, int64_t begin, int64_t end) const;
+  // Whole units of the middle, given f of its positions.
+  void SelectUnits(int64_t layer, const std::vector<std::vector<double>>& f, bool decode,
+                   BlockSelection* result) const;
   // What one voter of several scores: a head, or a group of compressed dimensions.
   std::vector<double> ScoreOfVoter(int64_t layer, const double* query, int64_t first_of_key,
                                    int64_t size, int64_t begin, int64_t end) const;

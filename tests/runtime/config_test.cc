@@ -82,6 +82,8 @@ esa:
   far_position: 511
   score: soft_vote
   score_groups: 3
+  unit_tokens: 16
+  unit_representatives: 2
 parallel: {stripe_tokens: 1024, communicator: mpi, ranks: 4, selection_merge: histogram}
 rope: {scaling: yarn, factor: 2.5}
 prefill:
@@ -107,6 +109,8 @@ kv_cache: {dtype: bfloat16, prefix_caching: true, memory_fraction: 0.5}
   EXPECT_EQ(config->esa.far_position, 511);
   EXPECT_EQ(config->esa.score, Score::kSoftVote);
   EXPECT_EQ(config->esa.score_groups, 3);
+  EXPECT_EQ(config->esa.unit_tokens, 16);
+  EXPECT_EQ(config->esa.unit_representatives, 2);
   EXPECT_EQ(config->rope.scaling, RopeStretch::kYarn);
   EXPECT_EQ(config->rope.factor, 2.5);
   EXPECT_EQ(config->parallel.stripe_tokens, 1024);
@@ -329,6 +333,18 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
          c.esa.score_groups = 7;
        },
        "must be a multiple of `esa.score_groups` (7)"},
+      {[](Config& c) { c.esa.unit_tokens = 96; },
+       "`esa.initial_tokens` (128) must be a multiple of `esa.unit_tokens` (96)"},
+      {[](Config& c) {
+         c.esa.unit_tokens = 4;
+         c.esa.unit_representatives = 5;
+       },
+       "`esa.unit_representatives` (5) must be at most"},
+      {[](Config& c) {
+         c.esa.unit_tokens = 64;
+         c.esa.score = Score::kGroupVote;
+       },
+       "needs `esa.score: head_sum`"},
       {[](Config& c) { c.rope.scaling = RopeStretch::kYarn; }, "set `attention: dense`"},
       {[](Config& c) {
          c.attention = Attention::kDense;
@@ -337,6 +353,11 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
        "state that, or `rope.factor`"},
       {[](Config& c) { c.rope.factor = 2; }, "`rope.factor` is that of `rope.scaling`"},
 #ifdef LONGSPAN_CUDA
+      {[](Config& c) {
+         c.device = "cuda";
+         c.esa.unit_tokens = 64;
+       },
+       "`esa.unit_tokens` above 1 is of CPU ranks"},
       {[](Config& c) {
          c.device = "cuda";
          c.esa.score = Score::kGroupVote;

@@ -28,6 +28,8 @@ ReferenceOptions OptionsOf(const Config& config, const RandomModel& model) {
   options.native_positions = config.esa.positions == Positions::kNative;
   options.score = static_cast<ReferenceOptions::Score>(config.esa.score);  // of the same order
   options.score_groups = config.esa.score_groups;
+  options.unit_tokens = config.esa.unit_tokens;
+  options.unit_representatives = config.esa.unit_representatives;
   if (config.esa.compression == Compression::kLowRank) options.compressor = &model.compressor;
   return options;
 }
@@ -91,6 +93,27 @@ const Variant kScoreVariants[] = {
      [](Config* c) {
        c->esa.score = Score::kGroupVote;
        c->esa.score_groups = 4;
+     }},
+};
+
+void SelectUnits(Config* c) {
+  c->esa.initial_tokens = 8;
+  c->esa.unit_tokens = 4;
+  c->esa.unit_representatives = 2;
+}
+// Other things than tokens are selected, or by other scores.
+const Variant kMethodVariants[] = {
+    {"Units", SelectUnits},
+    {"UnitsExact",
+     [](Config* c) {
+       SelectUnits(c);
+       c->esa.compression = Compression::kExact;
+     }},
+    {"UnitsByTheirMean",
+     [](Config* c) {
+       SelectUnits(c);
+       c->esa.unit_tokens = c->esa.unit_representatives = 2;
+       c->esa.initial_tokens = 0;
      }},
 };
 
@@ -204,6 +227,7 @@ void ExpectTheSameBitsAllWays(const RandomModel& model, Config config) {
 
 absl::Span<const Variant> Variants() { return kVariants; }
 absl::Span<const Variant> ScoreVariants() { return kScoreVariants; }
+absl::Span<const Variant> MethodVariants() { return kMethodVariants; }
 absl::Span<const Family> Families() { return kFamilies; }
 
 }  // namespace longspan

@@ -28,7 +28,9 @@ struct Variant {
   void (*apply)(Config*);
 };
 absl::Span<const Variant> Variants();
-absl::Span<const Variant> ScoreVariants();  // of CPU ranks
+// Of CPU ranks.
+absl::Span<const Variant> ScoreVariants();
+absl::Span<const Variant> MethodVariants();
 
 // With `deterministic`, every number of ranks, chunk, stripe and batch gives the same logits and
 // selections to the last bit, those of each sequence alone on one rank.

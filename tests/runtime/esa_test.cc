@@ -49,12 +49,22 @@ TEST_P(ScoreReferenceTest, LogitsAndSelections) {
   const TestSequence sequence = MakeSequence(7, 203, 9, model.config.vocab_size);
   const auto results = RunSharded(model, config, ranks, {sequence});
   // Shares are small numbers.
-  const double score_tolerance = config.esa.score == Score::kHeadMax ? 2e-4 : 2e-6;
+  const double score_tolerance =
+      config.esa.score == Score::kSoftVote || config.esa.score == Score::kGroupVote ? 2e-6 : 2e-4;
   ExpectMatchesReference(model, config, sequence, results[0], 2e-5, score_tolerance);
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, ScoreReferenceTest,
                          testing::Combine(testing::ValuesIn(ScoreVariants()),
+                                          testing::Values(1, 2, 3, 5), testing::Bool()),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) ? "Deterministic" : "");
+                         });
+
+INSTANTIATE_TEST_SUITE_P(Methods, ScoreReferenceTest,
+                         testing::Combine(testing::ValuesIn(MethodVariants()),
                                           testing::Values(1, 2, 3, 5), testing::Bool()),
                          [](const auto& variant) {
                            return std::string(std::get<0>(variant.param).name) +
@@ -91,6 +101,8 @@ TEST_P(ScoreTiesTest, SelectTheSameOnAnyRanks) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, ScoreTiesTest, testing::ValuesIn(ScoreVariants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+INSTANTIATE_TEST_SUITE_P(Methods, ScoreTiesTest, testing::ValuesIn(MethodVariants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 // Both ways round the ring, whatever would be chosen, with what the choice depends on at hand:
@@ -250,6 +262,9 @@ INSTANTIATE_TEST_SUITE_P(Variants, BitEqualityTest, testing::ValuesIn(Variants()
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 INSTANTIATE_TEST_SUITE_P(Scores, BitEqualityTest, testing::ValuesIn(ScoreVariants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Methods, BitEqualityTest, testing::ValuesIn(MethodVariants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 TEST(EsaTest, BufferLimitsChangeNothing) {

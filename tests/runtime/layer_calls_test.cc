@@ -209,6 +209,9 @@ std::vector<Job> Jobs() {
   Job& groups = add("GroupVote");
   groups.config.esa.score = Score::kGroupVote;
   groups.config.esa.score_groups = 2;
+  Job& units = add("Units");
+  units.config.esa.unit_tokens = 4;
+  units.config.esa.unit_representatives = 2;
   add("Histogram").config.parallel.selection_merge = SelectionMerge::kHistogram;
   add("NoProximity").config.esa.proximity = 0;
   add("Streaming").config.attention = Attention::kStreaming;
