@@ -125,8 +125,8 @@ absl::Status Save(const Config& config, const CalibrationReport& report) {
   }
   const std::string input = absl::GetFlag(FLAGS_input);
   return SaveCompressor(
-      OutputPath(config), model, report.fingerprint, config.esa.compressed_dim, layers,
-      "closed form",
+      OutputPath(config), model, report.fingerprint, ScoreTargetName(config.esa),
+      config.esa.compressed_dim, layers, "closed form",
       absl::StrCat(input.substr(input.rfind('/') + 1), ", ", report.tokens, " tokens"));
 }
 

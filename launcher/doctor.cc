@@ -175,11 +175,14 @@ void CheckCompressor(const Config& config, const ModelConfig& model, const Model
   if (IsDummy(config) && config.esa.compressor.empty()) {
     return report->Good("compressor", "made up, as the weights are");
   }
-  const auto compressor = LoadCompressor(
-      CompressorPath(config), model, ModelFingerprint(model, weights), config.esa.compressed_dim);
+  const auto compressor =
+      LoadCompressor(CompressorPath(config), model, ModelFingerprint(model, weights),
+                     ScoreTargetName(config.esa), config.esa.compressed_dim);
   if (!compressor.ok()) return report->Bad("compressor", compressor.status());
+  const std::string target =
+      compressor->target == "dot" ? "" : absl::StrCat(", for esa.target ", compressor->target);
   report->Good("compressor", absl::StrCat(compressor->dim, " dimensions, ", compressor->method,
-                                          ", fitted on ", compressor->calibration));
+                                          ", fitted on ", compressor->calibration, target));
 }
 
 absl::StatusOr<MemoryPlan> PlanOf(const Config& config, const ModelConfig& model,

@@ -121,14 +121,23 @@ Counts CountHits(const HeldOut& held_out, const LayerFactors& factors, int64_t w
 // What one rank gathers.
 class Collector {
  public:
-  Collector(const AttentionShape& shape, int64_t layers)
-      : shape_(shape), moments_(layers, LayerMoments(shape.kv_dim())), held_out_(layers) {}
+  // Queries are rotated to `far_position`, if there is a rope.
+  Collector(const AttentionShape& shape, int64_t layers, Rope* rope, int64_t far_position)
+      : shape_(shape),
+        rope_(rope),
+        far_position_(far_position),
+        moments_(layers, LayerMoments(shape.kv_dim())),
+        held_out_(layers) {}
 
   void set_holding_out(bool holding_out) { holding_out_ = holding_out; }
 
   void Observe(int64_t layer, const float* queries, const float* keys, int64_t rows) {
-    const std::vector<float> sums = SumGroups(shape_, queries, rows);
+    std::vector<float> sums = SumGroups(shape_, queries, rows);
     const int64_t width = shape_.kv_dim();
+    for (int64_t r = 0; rope_ != nullptr && r < rows; ++r) {
+      float* sum = sums.data() + r * width;
+      rope_->Rotate(sum, shape_.kv_heads, far_position_, sum);
+    }
     if (!holding_out_) {
       moments_[layer].Add(sums.data(), keys, rows, width);
       return;
@@ -163,6 +172,8 @@ class Collector {
 
  private:
   AttentionShape shape_;
+  Rope* rope_;
+  int64_t far_position_;
   bool holding_out_ = false;
   std::vector<LayerMoments> moments_;
   std::vector<HeldOut> held_out_;
@@ -347,6 +358,24 @@ absl::StatusOr<LayerFactors> FitFactors(const LayerMoments& moments, int64_t wid
   return factors;
 }
 
+void FoldRotation(const RopeConfig& rope, int64_t head_dim, int64_t position, int64_t dim,
+                  LayerFactors* factors) {
+  const std::vector<double> frequencies = InverseFrequencies(rope, head_dim);
+  const int64_t half = head_dim / 2;
+  const auto heads = static_cast<int64_t>(factors->query.size()) / (head_dim * dim);
+  for (int64_t row = 0; row < heads * half; ++row) {
+    const double angle = static_cast<double>(position) * frequencies[row % half];
+    const double cosine = std::cos(angle), sine = std::sin(angle);
+    float* first = factors->query.data() + (row / half * head_dim + row % half) * dim;
+    float* second = first + half * dim;
+    for (int64_t c = 0; c < dim; ++c) {
+      const double a = first[c], b = second[c];
+      first[c] = static_cast<float>(a * cosine + b * sine);
+      second[c] = static_cast<float>(b * cosine - a * sine);
+    }
+  }
+}
+
 absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& communicator,
                                             const NextWindow& next_window,
                                             const CalibrationProgress& progress) {
@@ -356,7 +385,10 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
                                 model_config.head_dim};
   const int64_t width = shape.kv_dim();
   const int64_t dim = config.esa.compressed_dim;
-  Collector collector(shape, model_config.num_layers);
+  const bool is_far = config.esa.target == ScoreTarget::kFar;
+  Rope rope(InverseFrequencies(model_config.rope, model_config.head_dim));
+  Collector collector(shape, model_config.num_layers, is_far ? &rope : nullptr,
+                      config.esa.far_position);
   CalibrationReport report;
   // Ranks without a window wait for those that have one, which takes as long as the model does.
   const UntimedWaits untimed(&communicator);
@@ -411,6 +443,9 @@ absl::StatusOr<CalibrationReport> Calibrate(const Config& config, Communicator& 
     double sums[] = {mine.hits, mine.total, mine.keys};
     LONGSPAN_RETURN_IF_ERROR(communicator.AllReduceSum("calibrate.recall", sums, 3));
     fit.recall = sums[1] > 0 ? sums[0] / sums[1] : std::nan("");
+    if (is_far) {
+      FoldRotation(model_config.rope, shape.head_dim, config.esa.far_position, dim, &fit.factors);
+    }
     report.recall_keys = static_cast<int64_t>(sums[2]) / communicator.size();
   }
   report.recall_top_k = std::min(config.esa.top_k, report.recall_keys / 8);

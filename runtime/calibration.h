@@ -43,6 +43,11 @@ struct LayerFactors {
 // InvalidArgument if dim exceeds width or nothing was added.
 absl::StatusOr<LayerFactors> FitFactors(const LayerMoments& moments, int64_t width, int64_t dim);
 
+// `esa.target: far`: factors that were fitted to queries rotated to `position`, changed so that
+// they take queries before RoPE. A^T R q = (R^T A)^T q, R the rotation of each key head's part.
+void FoldRotation(const RopeConfig& rope, int64_t head_dim, int64_t position, int64_t dim,
+                  LayerFactors* factors);
+
 struct CalibrationReport {
   struct Layer {
     LayerFactors factors;

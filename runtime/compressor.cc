@@ -16,6 +16,7 @@ namespace longspan {
 namespace {
 
 constexpr char kFingerprint[] = "fingerprint";
+constexpr char kTarget[] = "target";
 constexpr char kMethod[] = "method";
 constexpr char kCompressedDim[] = "compressed_dim";
 constexpr char kCalibration[] = "calibration";
@@ -29,15 +30,27 @@ std::string MetadataValue(const SafetensorsFile& file, absl::string_view key) {
   return found == file.metadata().end() ? "" : found->second;
 }
 
+std::string TargetOf(const SafetensorsFile& file) {
+  const std::string target = MetadataValue(file, kTarget);
+  return target.empty() ? "dot" : target;
+}
+
 // The columns that the file has, at least `compressed_dim`.
 absl::StatusOr<int64_t> CheckMetadata(const SafetensorsFile& file, absl::string_view fingerprint,
-                                      int64_t compressed_dim) {
+                                      absl::string_view target, int64_t compressed_dim) {
   const std::string fitted_to = MetadataValue(file, kFingerprint);
   if (fitted_to != fingerprint) {
     return absl::FailedPreconditionError(absl::StrCat(
         file.path(), " was fitted to another model (fingerprint '",
         absl::Utf8SafeCEscape(fitted_to.substr(0, 64)), "', this model's is '", fingerprint,
         "'): run `longspan calibrate` for this one, or set esa.compression: exact"));
+  }
+  if (const std::string fitted_for = TargetOf(file); fitted_for != target) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        file.path(), " was fitted for esa.target '",
+        absl::Utf8SafeCEscape(fitted_for.substr(0, 64)), "', this run's is '", target,
+        "': run `longspan calibrate` for it, or set esa.target and esa.far_position to what the "
+        "file has"));
   }
   int64_t columns = 0;
   if (!absl::SimpleAtoi(MetadataValue(file, kCompressedDim), &columns) || columns < 1) {
@@ -85,7 +98,8 @@ absl::StatusOr<Tensor> FindMatrix(const SafetensorsFile& file, const std::string
 }  // namespace
 
 absl::StatusOr<Compressor> LoadCompressor(const std::string& path, const ModelConfig& config,
-                                          absl::string_view fingerprint, int64_t compressed_dim) {
+                                          absl::string_view fingerprint, absl::string_view target,
+                                          int64_t compressed_dim) {
   LONGSPAN_CHECK(compressed_dim > 0);
   absl::StatusOr<SafetensorsFile> opened = SafetensorsFile::Open(path);
   if (absl::IsNotFound(opened.status())) {
@@ -96,10 +110,11 @@ absl::StatusOr<Compressor> LoadCompressor(const std::string& path, const ModelCo
   LONGSPAN_RETURN_IF_ERROR(opened.status());
   const SafetensorsFile& file = *opened;
   LONGSPAN_ASSIGN_OR_RETURN(const int64_t columns,
-                            CheckMetadata(file, fingerprint, compressed_dim));
+                            CheckMetadata(file, fingerprint, target, compressed_dim));
 
   Compressor compressor;
   compressor.dim = compressed_dim;
+  compressor.target = TargetOf(file);
   compressor.method = MetadataValue(file, kMethod);
   compressor.calibration = MetadataValue(file, kCalibration);
   const int64_t rows = config.num_kv_heads * config.head_dim;
@@ -115,9 +130,9 @@ absl::StatusOr<Compressor> LoadCompressor(const std::string& path, const ModelCo
 }
 
 absl::Status SaveCompressor(const std::string& path, const ModelConfig& config,
-                            absl::string_view fingerprint, int64_t compressed_dim,
-                            absl::Span<const LayerCompressorData> layers, absl::string_view method,
-                            absl::string_view calibration) {
+                            absl::string_view fingerprint, absl::string_view target,
+                            int64_t compressed_dim, absl::Span<const LayerCompressorData> layers,
+                            absl::string_view method, absl::string_view calibration) {
   LONGSPAN_CHECK(static_cast<int64_t>(layers.size()) == config.num_layers);
   const std::vector<int64_t> shape = {config.num_kv_heads * config.head_dim, compressed_dim};
   std::vector<NamedFloats> tensors;
@@ -127,6 +142,7 @@ absl::Status SaveCompressor(const std::string& path, const ModelConfig& config,
   }
   return WriteSafetensors(path, tensors,
                           {{kFingerprint, std::string(fingerprint)},
+                           {kTarget, std::string(target)},
                            {kMethod, std::string(method)},
                            {kCompressedDim, absl::StrCat(compressed_dim)},
                            {kCalibration, std::string(calibration)}});

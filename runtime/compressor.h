@@ -24,15 +24,18 @@ struct LayerCompressor {
 struct Compressor {
   int64_t dim = 0;
   std::vector<LayerCompressor> layers;
+  std::string target;       // what its scores approximate (ScoreTargetName)
   std::string method;       // how it was fitted
   std::string calibration;  // on what text
 };
 
 // Reads `layers.{i}.query` and `layers.{i}.key` of a safetensors file. If the file has more than
 // `compressed_dim` columns the first ones are copied: they are ordered by singular value. Fewer
-// are refused, and so is a file whose fingerprint is not `fingerprint` (see ModelFingerprint).
+// are refused, and so is a file whose fingerprint is not `fingerprint` (see ModelFingerprint) or
+// whose target is not `target`; files that state none have "dot".
 absl::StatusOr<Compressor> LoadCompressor(const std::string& path, const ModelConfig& config,
-                                          absl::string_view fingerprint, int64_t compressed_dim);
+                                          absl::string_view fingerprint, absl::string_view target,
+                                          int64_t compressed_dim);
 
 // A and B of one layer, each [kv_heads*head_dim, compressed_dim] row-major.
 struct LayerCompressorData {
@@ -42,9 +45,9 @@ struct LayerCompressorData {
 
 // Writes what LoadCompressor reads, atomically. `method` and `calibration` are free text.
 absl::Status SaveCompressor(const std::string& path, const ModelConfig& config,
-                            absl::string_view fingerprint, int64_t compressed_dim,
-                            absl::Span<const LayerCompressorData> layers, absl::string_view method,
-                            absl::string_view calibration);
+                            absl::string_view fingerprint, absl::string_view target,
+                            int64_t compressed_dim, absl::Span<const LayerCompressorData> layers,
+                            absl::string_view method, absl::string_view calibration);
 
 }  // namespace longspan
 

@@ -34,7 +34,7 @@ constexpr int64_t kMaxChunk = 1 << 24;
 // Where a value lives in a Config; its type is the key's type.
 using Field =
     std::variant<int64_t*, double*, bool*, std::string*, Attention*, Compression*, Positions*,
-                 CommunicatorKind*, SelectionMerge*, RopeStretch*, Score*>;
+                 CommunicatorKind*, SelectionMerge*, RopeStretch*, Score*, ScoreTarget*>;
 
 using FieldOf = Field (*)(Config&);
 
@@ -82,6 +82,7 @@ const std::vector<Key>& Keys() {
       Integer("esa.far_position", FIELD(esa.far_position), 1, kMaxTokens),
       Choice("esa.score", FIELD(esa.score), {"head_sum", "head_max", "soft_vote", "group_vote"}),
       Integer("esa.score_groups", FIELD(esa.score_groups), 1, 1 << 20),
+      Choice("esa.target", FIELD(esa.target), {"dot", "far"}),
       Integer("esa.unit_tokens", FIELD(esa.unit_tokens), 1, kMaxChunk),
       Integer("esa.unit_representatives", FIELD(esa.unit_representatives), 1, kMaxChunk),
       Choice("rope.scaling", FIELD(rope.scaling), {"none", "ntk", "yarn"}),
@@ -532,6 +533,10 @@ absl::StatusOr<Config> ConfigFromYaml(absl::string_view yaml) {
   Config config;
   for (const Setting& setting : settings) LONGSPAN_RETURN_IF_ERROR(Apply(setting, &config));
   return config;
+}
+
+std::string ScoreTargetName(const EsaConfig& esa) {
+  return esa.target == ScoreTarget::kDot ? "dot" : absl::StrCat("far ", esa.far_position);
 }
 
 std::string CompressorPath(const Config& config) {

@@ -20,6 +20,7 @@ enum class CommunicatorKind { kAuto, kThreads, kMpi, kNccl };
 enum class SelectionMerge { kAuto, kAllGather, kHistogram };
 enum class RopeStretch { kNone, kNtk, kYarn };
 enum class Score { kHeadSum, kHeadMax, kSoftVote, kGroupVote };
+enum class ScoreTarget { kDot, kFar };
 
 // Efficient Selective Attention (arXiv 2502.14477). All counts are in tokens.
 struct EsaConfig {
@@ -35,6 +36,7 @@ struct EsaConfig {
   int64_t far_position = 0;  // 0 until ResolveConfig: then local_tokens
   Score score = Score::kHeadSum;
   int64_t score_groups = 8;  // of the compressed dimensions; of Score::kGroupVote
+  ScoreTarget target = ScoreTarget::kDot;
   int64_t unit_tokens = 1;  // selected together, by the score of their representatives
   int64_t unit_representatives = 4;
 
@@ -138,6 +140,10 @@ std::string ModelName(const Config& config);
 
 // What `parallel.communicator: auto` means under mpirun: NCCL between GPUs, if it was built in.
 CommunicatorKind DefaultUnderMpirun(const Config& config);
+
+// What scores approximate, as a compressor's file says it: "dot", or "far 4096" with the resolved
+// far_position.
+std::string ScoreTargetName(const EsaConfig& esa);
 
 // Where the compressor is.
 std::string CompressorPath(const Config& config);

@@ -40,6 +40,22 @@ absl::Status CheckScore(const Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status CheckTarget(const Config& config) {
+  const EsaConfig& esa = config.esa;
+  if (esa.target == ScoreTarget::kDot) return absl::OkStatus();
+  if (esa.positions != Positions::kFar) {
+    return absl::InvalidArgumentError(
+        "`esa.target: far` scores for attention at `esa.far_position`: it needs `esa.positions: "
+        "far`");
+  }
+  if (config.device == "cuda" && esa.compression == Compression::kExact) {
+    return absl::InvalidArgumentError(
+        "`esa.target: far` with `esa.compression: exact` is of CPU ranks: use low_rank, or "
+        "`device: cpu`");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckUnits(const Config& config) {
   const EsaConfig& esa = config.esa;
   if (esa.unit_tokens == 1) return absl::OkStatus();
@@ -94,6 +110,7 @@ absl::Status CheckRope(const Config& config) {
 
 absl::Status CheckMethod(const Config& config) {
   LONGSPAN_RETURN_IF_ERROR(CheckScore(config));
+  LONGSPAN_RETURN_IF_ERROR(CheckTarget(config));
   LONGSPAN_RETURN_IF_ERROR(CheckUnits(config));
   return CheckRope(config);
 }

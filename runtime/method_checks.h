@@ -6,8 +6,8 @@
 
 namespace longspan {
 
-// Refuses settings of how tokens are selected and attended to (`esa.score`, `esa.unit_tokens`,
-// `rope.scaling`) that cannot work, with what to change. InvalidArgument.
+// Refuses settings of how tokens are selected and attended to (`esa.score`, `esa.target`,
+// `esa.unit_tokens`, `rope.scaling`) that cannot work, with what to change. InvalidArgument.
 absl::Status CheckMethod(const Config& config);
 
 }  // namespace longspan

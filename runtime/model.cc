@@ -59,10 +59,10 @@ absl::Status LoadFactors(const Config& config, Model* model) {
         MakeScoreFactors(MakeDummyCompressor(model->config, config.esa.compressed_dim));
     return absl::OkStatus();
   }
-  LONGSPAN_ASSIGN_OR_RETURN(
-      const Compressor compressor,
-      LoadCompressor(CompressorPath(config), model->config,
-                     ModelFingerprint(model->config, model->weights), config.esa.compressed_dim));
+  LONGSPAN_ASSIGN_OR_RETURN(const Compressor compressor,
+                            LoadCompressor(CompressorPath(config), model->config,
+                                           ModelFingerprint(model->config, model->weights),
+                                           ScoreTargetName(config.esa), config.esa.compressed_dim));
   model->attention.factors = MakeScoreFactors(compressor);
   return absl::OkStatus();
 }

@@ -64,7 +64,7 @@ std::vector<absl::string_view> KeysOfAttention(const Config& config) {
                                          "esa.far_position"};
   if (config.attention == Attention::kStreaming) return keys;
   keys.insert(keys.end(), {"esa.top_k", "esa.compression", "esa.proximity", "esa.score",
-                           "esa.unit_tokens"});
+                           "esa.target", "esa.unit_tokens"});
   if (config.esa.compression == Compression::kLowRank) keys.push_back("esa.compressed_dim");
   if (config.esa.unit_tokens > 1) keys.push_back("esa.unit_representatives");
   if (config.esa.score == Score::kGroupVote) keys.push_back("esa.score_groups");

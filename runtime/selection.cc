@@ -26,10 +26,28 @@ void ApplyFactor(const AttentionContext& context, const std::vector<float>& fact
   decode ? LinearFewRows(args) : Linear(args, context.panel_rows);
 }
 
-// What the score reads of queries: [rows, voters.query_dim()].
+// Queries [rows, heads, head_dim] as attention to far keys has them.
+std::vector<float> RotatedToFar(const AttentionContext& context, const float* queries,
+                                int64_t rows) {
+  const int64_t dim = context.shape.query_dim();
+  std::vector<float> rotated(rows * dim);
+  for (int64_t r = 0; r < rows; ++r) {
+    context.rope->Rotate(queries + r * dim, context.shape.heads, context.esa.far_position,
+                         rotated.data() + r * dim);
+  }
+  return rotated;
+}
+
+// What the score reads of queries: [rows, voters.query_dim()]. Compressed ones get their rotation
+// to far_position, where there is one, from the factors.
 std::vector<float> QueriesToScore(const AttentionContext& context, int64_t layer,
                                   const float* queries, int64_t rows, bool decode) {
   const AttentionShape& shape = context.shape;
+  std::vector<float> rotated;
+  if (context.exact() && context.esa.target == ScoreTarget::kFar) {
+    rotated = RotatedToFar(context, queries, rows);
+    queries = rotated.data();
+  }
   if (context.score_reads_heads()) return {queries, queries + rows * shape.query_dim()};
   std::vector<float> sums = SumGroups(shape, queries, rows);
   if (context.exact()) return sums;

@@ -450,7 +450,13 @@ BlockSelection ReferenceModel::Select(int64_t layer, const Matrix& queries, bool
 
   std::vector<std::vector<double>> f(queries.rows);  // [queries][|M|]
   for (int64_t i = 0; i < queries.rows; ++i) {
-    f[i] = Score(layer, queries.row(i), result.middle_begin, result.middle_end);
+    const double* query = queries.row(i);
+    std::vector<double> rotated;
+    if (options_.rotates_score_queries) {
+      rotated = Rotate(query, config_.num_heads, options_.far_position);
+      query = rotated.data();
+    }
+    f[i] = Score(layer, query, result.middle_begin, result.middle_end);
   }
   if (options_.unit_tokens > 1) {
     SelectUnits(layer, f, decode, &result);

@@ -29,6 +29,7 @@ struct ReferenceOptions {
   int64_t proximity = 1;
   Score score = Score::kHeadSum;
   int64_t score_groups = 1;            // of kGroupVote
+  bool rotates_score_queries = false;  // to far_position, before they score
   int64_t unit_tokens = 1;             // selected together
   int64_t unit_representatives = 1;
   bool native_positions = false;           // false: `positions: far`

@@ -76,6 +76,33 @@ TEST(FitFactorsTest, FullWidthReproducesTheScore) {
   EXPECT_LT(CentredError(rows, *factors, kWidth), 1e-4);
 }
 
+TEST(FitFactorsTest, FoldedFactorsRotateTheQuery) {
+  const RopeConfig rope;
+  constexpr int64_t kHeadDim = kWidth / 3, kPosition = 5, kDim = 4;
+  const Rows rows = MakeRows(50);
+  LayerMoments moments(kWidth);
+  moments.Add(rows.queries.data(), rows.keys.data(), rows.count, kWidth);
+  const auto factors = FitFactors(moments, kWidth, kDim);
+  ASSERT_TRUE(factors.ok()) << factors.status();
+  LayerFactors folded = *factors;
+  FoldRotation(rope, kHeadDim, kPosition, kDim, &folded);
+  EXPECT_EQ(folded.key, factors->key);
+  Rope rotation(InverseFrequencies(rope, kHeadDim));
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const float* query = rows.queries.data() + r * kWidth;
+    float rotated[kWidth];
+    rotation.Rotate(query, kWidth / kHeadDim, kPosition, rotated);
+    for (int64_t c = 0; c < kDim; ++c) {
+      double expected = 0, actual = 0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        expected += static_cast<double>(factors->query[i * kDim + c]) * rotated[i];
+        actual += static_cast<double>(folded.query[i * kDim + c]) * query[i];
+      }
+      EXPECT_NEAR(actual, expected, 1e-4 * std::max(1.0, std::abs(expected)));
+    }
+  }
+}
+
 TEST(FitFactorsTest, NoNeighbouringMapDoesBetter) {
   // The closed form minimises the centred error: any small change of A or B must not lower it.
   const Rows rows = MakeRows(400);
@@ -120,10 +147,15 @@ TEST(FitFactorsTest, ConstantKeysDoNotDivideByZero) {
   for (const float value : factors->key) EXPECT_TRUE(std::isfinite(value));
 }
 
-CalibrationReport CalibrateOn(int ranks, int64_t tokens) {
+constexpr char kModel[] = LONGSPAN_SOURCE_DIR "/tests/runtime/testdata/models/llama_f16";
+
+CalibrationReport CalibrateOn(int ranks, int64_t tokens, ScoreTarget target = ScoreTarget::kDot,
+                              int64_t dim = 4) {
   Config config;
-  config.model = std::string(LONGSPAN_SOURCE_DIR) + "/tests/runtime/testdata/models/llama_f16";
-  config.esa.compressed_dim = 4;
+  config.model = kModel;
+  config.esa.compressed_dim = dim;
+  config.esa.target = target;
+  config.esa.far_position = 300;
   config.esa.top_k = 16;
   config.esa.selection_block = 16;
   config.prefill_chunk_tokens = 64;
@@ -177,6 +209,34 @@ TEST(CalibrateTest, RanksShareTheWorkAndAgree) {
     EXPECT_NEAR(one.layers[layer].factors.explained, three.layers[layer].factors.explained, 1e-6);
     EXPECT_GT(one.layers[layer].recall, 0.2);
     EXPECT_LE(one.layers[layer].recall, 1);
+  }
+}
+
+// At full width A B^T is all of the map from queries to keys: the identity, or the rotation.
+TEST(CalibrateTest, TheFarTargetIsTheRotatedQuery) {
+  const ModelConfig model = *LoadModelConfig(kModel);
+  const int64_t width = model.num_kv_heads * model.head_dim;
+  Rope rope(InverseFrequencies(model.rope, model.head_dim));
+  for (const ScoreTarget target : {ScoreTarget::kDot, ScoreTarget::kFar}) {
+    const CalibrationReport report = CalibrateOn(2, 9000, target, width);
+    for (const CalibrationReport::Layer& layer : report.layers) {
+      EXPECT_GT(layer.recall, 0.95);
+      for (int64_t r = 0; r < width; ++r) {
+        std::vector<float> expected(width, 0.0f);
+        expected[r] = 1;
+        if (target == ScoreTarget::kFar) {
+          rope.Rotate(expected.data(), model.num_kv_heads, 300, expected.data());
+        }
+        for (int64_t s = 0; s < width; ++s) {
+          double product = 0;
+          for (int64_t c = 0; c < width; ++c) {
+            product += static_cast<double>(layer.factors.query[r * width + c]) *
+                       layer.factors.key[s * width + c];
+          }
+          EXPECT_NEAR(product, expected[s], 1e-2) << r << ", " << s;
+        }
+      }
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
 #include "tests/runtime/file_testing.h"
 
 namespace longspan {
@@ -42,10 +43,11 @@ class CompressorTest : public ::testing::Test {
   absl::Status Save() {
     std::vector<LayerCompressorData> layers;
     for (int64_t i = 0; i < kLayers; ++i) layers.push_back({Matrix(2 * i), Matrix(2 * i + 1)});
-    return SaveCompressor(path_, config_, kFingerprint, kColumns, layers, "closed form", "a book");
+    return SaveCompressor(path_, config_, kFingerprint, "far 17", kColumns, layers, "closed form",
+                          "a book");
   }
   absl::StatusOr<Compressor> Load(int64_t dim) {
-    return LoadCompressor(path_, config_, kFingerprint, dim);
+    return LoadCompressor(path_, config_, kFingerprint, "far 17", dim);
   }
   // What SaveCompressor writes, with one tensor or one metadata value replaced.
   void WriteWith(const NamedFloats& replacement,
@@ -59,8 +61,8 @@ class CompressorTest : public ::testing::Test {
     for (NamedFloats& tensor : tensors) {
       if (tensor.name == replacement.name) tensor = replacement;
     }
-    absl::flat_hash_map<std::string, std::string> metadata = {{"fingerprint", kFingerprint},
-                                                              {"compressed_dim", "3"}};
+    absl::flat_hash_map<std::string, std::string> metadata = {
+        {"fingerprint", kFingerprint}, {"target", "far 17"}, {"compressed_dim", "3"}};
     for (const auto& [key, value] : changes) metadata[key] = value;
     ASSERT_THAT(WriteSafetensors(path_, tensors, metadata), IsOk());
   }
@@ -81,6 +83,7 @@ TEST_F(CompressorTest, ReadsBackWhatItSaved) {
   const absl::StatusOr<Compressor> compressor = Load(kColumns);
   ASSERT_THAT(compressor, IsOk());
   EXPECT_EQ(compressor->dim, kColumns);
+  EXPECT_EQ(compressor->target, "far 17");
   EXPECT_EQ(compressor->method, "closed form");
   EXPECT_EQ(compressor->calibration, "a book");
   ASSERT_EQ(compressor->layers.size(), 2u);
@@ -108,10 +111,25 @@ TEST_F(CompressorTest, LargerDimIsRefused) {
 
 TEST_F(CompressorTest, AnotherModelIsRefused) {
   ASSERT_THAT(Save(), IsOk());
-  EXPECT_THAT(LoadCompressor(path_, config_, "f00d", kColumns),
+  EXPECT_THAT(LoadCompressor(path_, config_, "f00d", "far 17", kColumns),
               Fails(Code::kFailedPrecondition, "run `longspan calibrate`"));
   ASSERT_THAT(WriteSafetensors(path_, {}, {}), IsOk());
   EXPECT_THAT(Load(kColumns), Fails(Code::kFailedPrecondition, "fingerprint ''"));
+}
+
+TEST_F(CompressorTest, AnotherTargetIsRefused) {
+  ASSERT_THAT(Save(), IsOk());
+  for (const char* target : {"dot", "far 18"}) {
+    EXPECT_THAT(LoadCompressor(path_, config_, kFingerprint, target, kColumns),
+                Fails(Code::kFailedPrecondition,
+                      absl::StrCat("fitted for esa.target 'far 17', this run's is '", target)));
+  }
+}
+
+TEST_F(CompressorTest, FilesThatStateNoTargetHaveTheDotProduct) {
+  WriteWith({}, {{"target", ""}});
+  EXPECT_THAT(LoadCompressor(path_, config_, kFingerprint, "dot", kColumns), IsOk());
+  EXPECT_THAT(Load(kColumns), Fails(Code::kFailedPrecondition, "fitted for esa.target 'dot'"));
 }
 
 TEST_F(CompressorTest, MissingFileSaysWhatToDo) {

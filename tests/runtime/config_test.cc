@@ -82,6 +82,7 @@ esa:
   far_position: 511
   score: soft_vote
   score_groups: 3
+  target: far
   unit_tokens: 16
   unit_representatives: 2
 parallel: {stripe_tokens: 1024, communicator: mpi, ranks: 4, selection_merge: histogram}
@@ -109,6 +110,7 @@ kv_cache: {dtype: bfloat16, prefix_caching: true, memory_fraction: 0.5}
   EXPECT_EQ(config->esa.far_position, 511);
   EXPECT_EQ(config->esa.score, Score::kSoftVote);
   EXPECT_EQ(config->esa.score_groups, 3);
+  EXPECT_EQ(config->esa.target, ScoreTarget::kFar);
   EXPECT_EQ(config->esa.unit_tokens, 16);
   EXPECT_EQ(config->esa.unit_representatives, 2);
   EXPECT_EQ(config->rope.scaling, RopeStretch::kYarn);
@@ -333,6 +335,11 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
          c.esa.score_groups = 7;
        },
        "must be a multiple of `esa.score_groups` (7)"},
+      {[](Config& c) {
+         c.esa.target = ScoreTarget::kFar;
+         c.esa.positions = Positions::kNative;
+       },
+       "it needs `esa.positions: far`"},
       {[](Config& c) { c.esa.unit_tokens = 96; },
        "`esa.initial_tokens` (128) must be a multiple of `esa.unit_tokens` (96)"},
       {[](Config& c) {
@@ -358,6 +365,12 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
          c.esa.unit_tokens = 64;
        },
        "`esa.unit_tokens` above 1 is of CPU ranks"},
+      {[](Config& c) {
+         c.device = "cuda";
+         c.esa.compression = Compression::kExact;
+         c.esa.target = ScoreTarget::kFar;
+       },
+       "is of CPU ranks: use low_rank"},
       {[](Config& c) {
          c.device = "cuda";
          c.esa.score = Score::kGroupVote;

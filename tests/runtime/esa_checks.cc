@@ -28,6 +28,7 @@ ReferenceOptions OptionsOf(const Config& config, const RandomModel& model) {
   options.native_positions = config.esa.positions == Positions::kNative;
   options.score = static_cast<ReferenceOptions::Score>(config.esa.score);  // of the same order
   options.score_groups = config.esa.score_groups;
+  options.rotates_score_queries = config.esa.target == ScoreTarget::kFar;
   options.unit_tokens = config.esa.unit_tokens;
   options.unit_representatives = config.esa.unit_representatives;
   if (config.esa.compression == Compression::kLowRank) options.compressor = &model.compressor;
@@ -114,6 +115,18 @@ const Variant kMethodVariants[] = {
        SelectUnits(c);
        c->esa.unit_tokens = c->esa.unit_representatives = 2;
        c->esa.initial_tokens = 0;
+     }},
+    {"FarTarget",
+     [](Config* c) {
+       c->esa.compression = Compression::kExact;
+       c->esa.target = ScoreTarget::kFar;
+     }},
+    {"FarTargetSoftVote",
+     [](Config* c) {
+       c->esa.compression = Compression::kExact;
+       c->esa.target = ScoreTarget::kFar;
+       c->esa.score = Score::kSoftVote;
+       c->esa.far_position = 100;
      }},
 };
 
