@@ -49,10 +49,6 @@ ABSL_FLAG(std::string, dataset, "",
           "batch file; checked before anything is sent");
 ABSL_FLAG(int64_t, shared_prefix_len, 0,
           "How many of the --input_len tokens are the same in all prompts, for caches of prefixes");
-ABSL_FLAG(
-    int64_t, seed, 0,
-    "Of random prompts and times of arrival; the same seed sends the same, which a server may "
-    "still have in its cache");
 ABSL_FLAG(bool, ignore_eos, false,
           "Asks for answers of full length; a parameter that not all servers know");
 ABSL_FLAG(std::string, api_key, "", "Sent as a bearer token; by default $OPENAI_API_KEY");

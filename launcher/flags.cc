@@ -60,6 +60,9 @@ ABSL_FLAG(std::optional<int64_t>, repeat, std::nullopt,
           "bench: runs that the median is over: replays of kernels or collectives (41 if not "
           "given), runs of a layer (11), decoded tokens (32), prompts (1). scale: runs of each "
           "point (1)");
+ABSL_FLAG(int64_t, seed, 0,
+          "Of all that is drawn: the same seed draws the same. bench serve then sends the same, "
+          "which a server may still have in its cache");
 ABSL_FLAG(std::string, set, "",
           "key=value, a key of the config that wins over the files, as in --set esa.top_k=512; "
           "repeatable")

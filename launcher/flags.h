@@ -27,6 +27,7 @@ ABSL_DECLARE_FLAG(std::optional<int64_t>, port);
 ABSL_DECLARE_FLAG(std::string, progress);
 ABSL_DECLARE_FLAG(std::string, prompt_template);
 ABSL_DECLARE_FLAG(std::optional<int64_t>, repeat);
+ABSL_DECLARE_FLAG(int64_t, seed);
 ABSL_DECLARE_FLAG(std::string, set);
 ABSL_DECLARE_FLAG(std::string, verbosity);
 

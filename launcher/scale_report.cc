@@ -13,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/bench_report.h"
+#include "launcher/report_page.h"
 #include "launcher/scale_check.h"
 #include "launcher/scale_figures.h"
 #include "launcher/svg.h"
@@ -123,66 +124,31 @@ std::string CsvNumber(double value) {
   return std::isfinite(value) ? absl::StrFormat("%.10g", value) : "";
 }
 
-std::string Cell(absl::string_view tag, absl::string_view style, absl::string_view text) {
-  return absl::StrCat("<", tag, style.empty() ? "" : absl::StrCat(" class=\"", style, "\""), ">",
-                      EscapeMarkup(text), "</", tag, ">");
-}
-
 std::string TableOf(const std::vector<Row>& rows) {
   std::string text = "<div class=\"wide\"><table><thead><tr>";
   for (const absl::string_view title : {"method", "context", "batch", "ranks", "outputs"}) {
-    text += Cell("th", "", title);
+    text += Element("th", "", title);
   }
   for (const Number& number : kNumbers) {
-    if (!number.title.empty()) text += Cell("th", "", number.title);
+    if (!number.title.empty()) text += Element("th", "", number.title);
   }
   text += "<th>digest</th></tr></thead><tbody>\n";
   for (const Row& row : rows) {
     const ScaleKey& key = row.point.key;
-    absl::StrAppend(&text, "<tr>", Cell("td", "", key.method),
-                    Cell("td", "", absl::StrCat(key.context)),
-                    Cell("td", "", absl::StrCat(key.batch)),
-                    Cell("td", "", absl::StrCat(key.ranks, row.point.oversubscribed() ? " *" : "")),
-                    "<td class=\"", row.check.failed() ? "bad" : "good", "\" title=\"",
-                    EscapeMarkup(row.check.text), "\">", VerdictName(row.check), "</td>");
+    absl::StrAppend(
+        &text, "<tr>", Element("td", "", key.method), Element("td", "", absl::StrCat(key.context)),
+        Element("td", "", absl::StrCat(key.batch)),
+        Element("td", "", absl::StrCat(key.ranks, row.point.oversubscribed() ? " *" : "")),
+        "<td class=\"", row.check.failed() ? "bad" : "good", "\" title=\"",
+        EscapeMarkup(row.check.text), "\">", VerdictName(row.check), "</td>");
     for (const Number& number : kNumbers) {
       if (number.title.empty()) continue;
       const double value = number.value(row) * number.factor;
-      text += Cell("td", "", std::isfinite(value) ? absl::StrFormat("%.4g", value) : "–");
+      text += Element("td", "", std::isfinite(value) ? absl::StrFormat("%.4g", value) : "–");
     }
-    absl::StrAppend(&text, Cell("td", "digest", row.point.digest.substr(0, 12)), "</tr>\n");
+    absl::StrAppend(&text, Element("td", "digest", row.point.digest.substr(0, 12)), "</tr>\n");
   }
   return text + "</tbody></table></div>\n";
-}
-
-constexpr absl::string_view kStyle = R"(
-:root{color-scheme:light dark;--ink:#20252b;--soft:#5a6068;--page:#fff;--line:#d9dce0;--bad:#b00020;--good:#00694a}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#a4abb3;--page:#15181c;--line:#3a4047;--bad:#ff8a8a;--good:#6fd6b0}
-svg .ink{fill:#e6e8eb}svg .axis{stroke:#a4abb3}svg .grid{stroke:#30353b}svg .ideal{stroke:#7d858e}svg .hollow{fill:#15181c}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:1200px;margin:0 auto;padding:16px}
-h1{font-size:1.5em;margin:.2em 0}h2{font-size:1.15em;margin:1.6em 0 .4em}p{margin:.4em 0;max-width:75ch}.soft{color:var(--soft)}
-.figures{display:flex;flex-wrap:wrap;gap:24px}figure{margin:0;flex:1 1 340px;max-width:560px;min-width:0}svg{width:100%;height:auto;display:block}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-th,td{padding:4px 8px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{font-weight:600;white-space:normal;vertical-align:bottom}td:first-child,th:first-child{text-align:left}
-.bad{color:var(--bad);font-weight:700}.good{color:var(--good)}.digest{font-family:monospace}
-.note{border-left:4px solid #e69f00;padding:.3em .8em}dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 12px;font-size:13px}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-@media print{:root{--ink:#000;--page:#fff;--line:#ccc;--soft:#444}body{max-width:none;padding:0;font-size:10pt}
-figure,tr{break-inside:avoid}.wide{overflow:visible}table{font-size:5.5pt}th,td{padding:1px 2px}
-svg .ink{fill:#000}svg .axis,svg .ideal{stroke:#444}svg .grid{stroke:#ddd}svg .hollow{fill:#fff}}
-)";
-
-std::string Figures(const std::vector<std::string>& figures) {
-  std::string text = "<div class=\"figures\">\n";
-  for (const std::string& figure : figures) {
-    absl::StrAppend(&text, "<figure>\n", figure, "</figure>\n");
-  }
-  return text + "</div>\n";
-}
-
-std::string Paragraph(absl::string_view style, absl::string_view text) {
-  return Cell("p", style, text) + "\n";
 }
 
 // What was measured, and on what.
@@ -200,7 +166,7 @@ std::string Description(const StoredStudy& stored) {
   // Rates of one machine differ a little from point to point.
   if (devices.size() > 1) devices = {*devices.begin()};
   const ScaleStudy& study = stored.study;
-  const std::pair<absl::string_view, std::string> lines[] = {
+  const std::vector<std::pair<std::string, std::string>> lines = {
       {"scaling", study.weak ? "weak: contexts are of one rank" : "strong: the same context"},
       {"machine", absl::StrJoin(devices, "; ")},
       {"hosts", absl::StrCat(hosts.size(), ": ", absl::StrJoin(hosts, ", "))},
@@ -209,11 +175,7 @@ std::string Description(const StoredStudy& stored) {
       {"measured", absl::StrCat("medians; ", study.steps, " decoded tokens, ", study.runs,
                                 study.runs == 1 ? " run" : " runs", " a point")},
       {"config", absl::StrJoin(absl::StrSplit(study.config, '\n', absl::SkipEmpty()), "; ")}};
-  std::string text = "<dl>\n";
-  for (const auto& [term, value] : lines) {
-    absl::StrAppend(&text, Cell("dt", "", term), Cell("dd", "", value), "\n");
-  }
-  return text + "</dl>\n";
+  return Terms(lines);
 }
 
 std::string SpeedupSection(const StoredStudy& stored, bool any_shares) {
@@ -281,12 +243,9 @@ std::string ScaleHtml(const StoredStudy& stored) {
   const std::vector<Row> rows = RowsOf(stored);
   const bool any_shares = std::any_of(rows.begin(), rows.end(),
                                       [](const Row& row) { return row.point.oversubscribed(); });
-  std::string text = absl::StrCat(
-      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
-      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-      "<title>longspan: scaling study</title>\n<style>",
-      kStyle, "</style></head>\n<body>\n<h1>Scaling study</h1>\n", Description(stored),
-      CheckSection(rows), SpeedupSection(stored, any_shares));
+  std::string text =
+      absl::StrCat(PageHead("longspan: scaling study"), "<body>\n<h1>Scaling study</h1>\n",
+                   Description(stored), CheckSection(rows), SpeedupSection(stored, any_shares));
   const std::vector<std::string> phases = PhaseFigures(stored);
   absl::StrAppend(&text, "<h2>Phases</h2>\n",
                   Paragraph("soft",

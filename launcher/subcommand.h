@@ -29,6 +29,7 @@ Subcommand GenerateSubcommand();
 Subcommand AskSubcommand();
 Subcommand CalibrateSubcommand();
 Subcommand DoctorSubcommand();
+Subcommand EvalSubcommand();
 Subcommand BenchSubcommand();
 Subcommand BenchServeSubcommand();
 Subcommand PlanSubcommand();

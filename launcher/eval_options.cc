@@ -1,0 +1,155 @@
+#include "launcher/eval_options.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/status_macros.h"
+#include "launcher/flags.h"
+#include "launcher/scale_flags.h"
+#include "runtime/checksum.h"
+#include "runtime/read_bytes.h"
+#include "sharding/topk_merge.h"
+
+ABSL_FLAG(int64_t, asked, 0, "eval: facts that are asked for at once; 0: the task's own number");
+ABSL_FLAG(int64_t, cases, 5, "eval: prompts of each task, length and depth");
+ABSL_FLAG(std::string, depth, "0,0.25,0.5,0.75,1",
+          "eval: where in the prompt the fact is that is asked for, from 0, its beginning, to 1");
+ABSL_FLAG(std::string, haystack, "",
+          "eval: a text file that facts are hidden in; by default text is generated");
+ABSL_FLAG(std::string, length, "4096",
+          "eval: tokens of a prompt, separated by commas; 131072/32 stands for 32 lengths at equal "
+          "steps up to 131072");
+ABSL_FLAG(int64_t, needles, 0, "eval: facts in a prompt; 0: the task's own number");
+ABSL_FLAG(std::string, task, "", "eval: tasks, separated by commas; see its --help");
+
+namespace longspan {
+namespace {
+
+constexpr int64_t kMostSteps = 1024;  // of a length
+constexpr int64_t kMostCases = 100000;
+
+// Keys of the config that answers depend on; methods replace `attention`.
+constexpr absl::string_view kAnswerKeys[] = {
+    "model:", "device:", "load_format:", "dtype:",          "deterministic:",
+    "esa.",   "rope.",   "ask.",         "kv_cache.dtype:", "kv_cache.score_dtype:"};
+
+std::string AnswerConfig(const Config& config) {
+  std::string kept;
+  const std::string yaml = ConfigToYaml(config);
+  for (const absl::string_view line : absl::StrSplit(yaml, '\n')) {
+    const bool keeps =
+        std::any_of(std::begin(kAnswerKeys), std::end(kAnswerKeys),
+                    [&](absl::string_view key) { return absl::StartsWith(line, key); });
+    if (keeps) absl::StrAppend(&kept, line, "\n");
+  }
+  return kept;
+}
+
+absl::StatusOr<std::optional<int64_t>> FactsFlag(absl::string_view flag, int64_t value) {
+  if (value == 0) return std::nullopt;
+  return ParseNumber(flag, absl::StrCat(value), kMostNeedles);
+}
+
+template <typename T>
+void SortUnique(std::vector<T>* numbers) {
+  std::sort(numbers->begin(), numbers->end());
+  numbers->erase(std::unique(numbers->begin(), numbers->end()), numbers->end());
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int64_t>> ParseLengths(absl::string_view flag, absl::string_view text) {
+  std::vector<int64_t> lengths;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    const std::pair<absl::string_view, absl::string_view> words =
+        absl::StrSplit(part, absl::MaxSplits('/', 1));
+    LONGSPAN_ASSIGN_OR_RETURN(const int64_t most, ParseNumber(flag, words.first, kMaxPosition));
+    int64_t steps = 1;
+    if (absl::StrContains(part, '/')) {
+      LONGSPAN_ASSIGN_OR_RETURN(
+          steps, ParseNumber(flag, words.second, std::min<int64_t>(most, kMostSteps)));
+    }
+    for (int64_t step = 1; step <= steps; ++step) lengths.push_back(most * step / steps);
+  }
+  SortUnique(&lengths);
+  return lengths;
+}
+
+absl::StatusOr<std::vector<double>> ParseShares(absl::string_view flag, absl::string_view text) {
+  std::vector<double> shares;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    double share = 0;
+    if (!absl::SimpleAtod(part, &share) || !(share >= 0 && share <= 1)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--", flag, " must be numbers from 0 to 1, separated by commas, not `", part, "`"));
+    }
+    shares.push_back(share);
+  }
+  SortUnique(&shares);
+  return shares;
+}
+
+absl::StatusOr<EvalOptions> EvalOptionsFromFlags() {
+  EvalOptions options;
+  for (const auto& [flag, value] : {std::pair{"task", absl::GetFlag(FLAGS_task)},
+                                    std::pair{"method", absl::GetFlag(FLAGS_method)},
+                                    std::pair{"output", absl::GetFlag(FLAGS_output)}}) {
+    if (value.empty()) return absl::InvalidArgumentError(absl::StrCat("--", flag, " is needed"));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(options.tasks, ParseTasks(absl::GetFlag(FLAGS_task)));
+  LONGSPAN_ASSIGN_OR_RETURN(options.methods, ParseEvalMethods(absl::GetFlag(FLAGS_method)));
+  LONGSPAN_ASSIGN_OR_RETURN(options.lengths, ParseLengths("length", absl::GetFlag(FLAGS_length)));
+  LONGSPAN_ASSIGN_OR_RETURN(options.depths, ParseShares("depth", absl::GetFlag(FLAGS_depth)));
+  LONGSPAN_ASSIGN_OR_RETURN(
+      options.cases, ParseNumber("cases", absl::StrCat(absl::GetFlag(FLAGS_cases)), kMostCases));
+  options.task_options.seed = absl::GetFlag(FLAGS_seed);
+  if (options.task_options.seed < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--seed must not be negative, as ", options.task_options.seed));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(options.task_options.needles,
+                            FactsFlag("needles", absl::GetFlag(FLAGS_needles)));
+  LONGSPAN_ASSIGN_OR_RETURN(options.task_options.asked,
+                            FactsFlag("asked", absl::GetFlag(FLAGS_asked)));
+  options.haystack = absl::GetFlag(FLAGS_haystack);
+  options.output = absl::GetFlag(FLAGS_output);
+  LONGSPAN_ASSIGN_OR_RETURN(options.progress, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
+  return options;
+}
+
+absl::StatusOr<nlohmann::ordered_json> EvalSettings(const EvalOptions& options,
+                                                    const Config& config) {
+  std::vector<std::string> tasks, methods, files;
+  for (const TaskRequest& request : options.tasks) {
+    tasks.push_back(
+        absl::StrCat(request.task->name, request.file.empty() ? "" : ":", request.file));
+    if (!request.file.empty()) files.push_back(request.file);
+  }
+  for (const EvalMethod* method : options.methods) methods.emplace_back(method->name);
+  if (!options.haystack.empty()) files.push_back(options.haystack);
+  std::map<std::string, std::string> checksums;
+  for (const std::string& file : files) {
+    std::string bytes;
+    LONGSPAN_RETURN_IF_ERROR(ReadBytes(file, 0, -1, &bytes));
+    checksums[file] = Checksum(bytes);
+  }
+  return nlohmann::ordered_json{{"task", tasks},
+                                {"method", methods},
+                                {"length", options.lengths},
+                                {"depth", options.depths},
+                                {"cases", options.cases},
+                                {"needles", options.task_options.needles.value_or(0)},
+                                {"asked", options.task_options.asked.value_or(0)},
+                                {"seed", options.task_options.seed},
+                                {"haystack", options.haystack},
+                                {"files", checksums},
+                                {"config", AnswerConfig(config)}};
+}
+
+}  // namespace longspan

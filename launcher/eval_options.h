@@ -1,0 +1,47 @@
+#ifndef LONGSPAN_LAUNCHER_EVAL_OPTIONS_H_
+#define LONGSPAN_LAUNCHER_EVAL_OPTIONS_H_
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "eval/methods.h"
+#include "eval/task.h"
+#include "launcher/progress.h"
+#include "runtime/config.h"
+
+namespace longspan {
+
+// The command line of `longspan eval`.
+struct EvalOptions {
+  std::vector<TaskRequest> tasks;
+  std::vector<const EvalMethod*> methods;
+  std::vector<int64_t> lengths;  // tokens of a prompt, ascending
+  std::vector<double> depths;    // 0 to 1, ascending
+  int64_t cases = 0;             // of each task, length and depth
+  TaskOptions task_options;
+  std::string haystack;  // a text file; empty: generated
+  std::string output;    // directory
+  ProgressStyle progress = ProgressStyle::kOff;
+};
+
+absl::StatusOr<EvalOptions> EvalOptionsFromFlags();
+
+// "4096,131072/32": numbers, and a number over a count for so many numbers at equal steps up to it.
+// Sorted. `flag` is named in errors.
+absl::StatusOr<std::vector<int64_t>> ParseLengths(absl::string_view flag, absl::string_view text);
+
+// Shares from 0 to 1, separated by commas. Sorted.
+absl::StatusOr<std::vector<double>> ParseShares(absl::string_view flag, absl::string_view text);
+
+// What the answers depend on, and the cases that there are: two evaluations with the same are the
+// same. With the checksums of all files that the command line names.
+absl::StatusOr<nlohmann::ordered_json> EvalSettings(const EvalOptions& options,
+                                                    const Config& config);
+
+}  // namespace longspan
+
+#endif  // LONGSPAN_LAUNCHER_EVAL_OPTIONS_H_
