@@ -15,7 +15,7 @@ struct DraftShape {
   double depth = 0;     // of the first fact that is asked for
   int64_t needles = 1;  // facts
   int64_t asked = 1;    // of them, at most all
-  int64_t tokens = 0;   // that the document has room for
+  int64_t length = 0;   // tokens of the prompt
 };
 
 // The asked facts are spread evenly from the depth on to the end, the others anywhere.

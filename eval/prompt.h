@@ -2,6 +2,7 @@
 #define LONGSPAN_EVAL_PROMPT_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,11 +26,12 @@ struct PromptForm {
 absl::StatusOr<PromptForm> MakePromptForm(absl::string_view prompt_template,
                                           absl::string_view stop);
 
-// What all generated prompts are made from.
+// What all prompts are made from.
 struct PromptMaterial {
   const Tokenizer& tokenizer;
   const Haystack& haystack;
   PromptForm form;
+  std::map<std::string, std::string> prompts;  // of benchmarks, by data set, in place of ours
 };
 
 // Lines to hide in a document.

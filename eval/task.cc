@@ -7,6 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "eval/infinitebench.h"
+#include "eval/lists.h"
+#include "eval/longbench.h"
+#include "eval/perplexity.h"
 #include "eval/scorers.h"
 #include "kernels/base/status_macros.h"
 
@@ -27,7 +31,17 @@ constexpr EvalTask kTasks[] = {
      Facts<DraftNeedleBench>},
     {"counting_stars", "numbers spread over the prompt, all to be collected", false, 32, 0,
      Facts<DraftCountingStars>},
+    {"kv_retrieval", "the value of one key in a JSON object of UUIDs", true, 1, 1,
+     DraftKvRetrieval},
     {"key_value", "values of keys in sentences, one asked for", true, 8, 1, Facts<DraftKeyValues>},
+    {"variable_tracking", "variables that have one value, each by way of the other", false, 5, 0,
+     DraftVariableTracking},
+    {"common_words", "the most common words of a list", false, 10, 0, DraftCommonWords},
+    {"perplexity", "of a text, as a whole and by position", false, 1, 1, nullptr, OpenPerplexity},
+    {"longbench", "a data set of LongBench, in its JSONL form", false, 1, 1, nullptr,
+     OpenLongBench},
+    {"infinitebench", "a data set of InfiniteBench, in its JSONL form", false, 1, 1, nullptr,
+     OpenInfiniteBench},
 };
 
 const EvalTask* FindTask(absl::string_view name) {
@@ -53,6 +67,7 @@ absl::StatusOr<EvalCase> MakeCase(const EvalTask& task, DraftShape shape, int64_
   EvalRandom random(
       absl::StrCat(seed, "/", task.name, "/", id.length, "/", id.depth.value_or(0), "/", id.index));
   shape.depth = id.depth.value_or(0);
+  shape.length = id.length;
   LONGSPAN_ASSIGN_OR_RETURN(Draft draft, task.draft(material, shape, random));
   return BuildCase(material, std::move(draft), id.length, random);
 }

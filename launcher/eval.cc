@@ -105,10 +105,16 @@ absl::Status EvalPlan::OpenSources(const Config& config) {
   LONGSPAN_RETURN_IF_ERROR(haystack_->CheckHolds(options_.lengths.back()));
   LONGSPAN_ASSIGN_OR_RETURN(PromptForm form,
                             MakePromptForm(config.ask.prompt_template, config.ask.stop));
-  material_.emplace(PromptMaterial{*tokenizer_, *haystack_, std::move(form)});
+  LONGSPAN_ASSIGN_OR_RETURN(auto prompts, ReadPrompts(options_.prompts));
+  material_.emplace(PromptMaterial{*tokenizer_, *haystack_, std::move(form), std::move(prompts)});
   for (const TaskRequest& request : options_.tasks) {
     LONGSPAN_ASSIGN_OR_RETURN(CaseSource source,
                               OpenTask(request, options_.task_options, *material_));
+    for (const CaseSource& other : sources_) {
+      if (other.label != source.label) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("--task: two files are of ", source.label, "; evaluate them apart"));
+    }
     sources_.push_back(std::move(source));
   }
   return absl::OkStatus();
@@ -250,11 +256,12 @@ Subcommand EvalSubcommand() {
   static const auto* summary = new std::string(Summary());
   return {"eval",
           "--config FILE --task NAMES --method NAMES --output DIR [--length TOKENS] [--depth "
-          "SHARES] [--cases N]\n          [--haystack TEXT] [--needles N] [--asked N] [--seed N] "
+          "SHARES] [--cases N]\n          [--haystack TEXT] [--prompts JSON] [--needles N] "
+          "[--asked N] [--seed N] "
           "[--model DIR] [--set key=value]...",
           *summary,
           {"config", "model", "set", "task", "method", "length", "depth", "cases", "needles",
-           "asked", "haystack", "seed", "output", "progress", "verbosity"},
+           "asked", "haystack", "prompts", "seed", "output", "progress", "verbosity"},
           Eval};
 }
 

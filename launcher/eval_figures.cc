@@ -16,7 +16,7 @@ namespace longspan {
 namespace {
 
 constexpr double kWidth = 380;
-constexpr double kLeft = 46, kTop = 40, kPlotWidth = kWidth - kLeft - 12, kPlotHeight = 200;
+constexpr double kLeft = 46, kTop = 40, kPlotWidth = kWidth - kLeft - 26, kPlotHeight = 200;
 constexpr double kBelowPlot = 38;  // ticks and the label of the axis
 constexpr double kLegendLine = 16;
 constexpr double kMapRow = 26;

@@ -13,6 +13,7 @@
 #include "launcher/flags.h"
 #include "launcher/scale_flags.h"
 #include "runtime/checksum.h"
+#include "runtime/json_file.h"
 #include "runtime/read_bytes.h"
 #include "sharding/topk_merge.h"
 
@@ -26,6 +27,10 @@ ABSL_FLAG(std::string, length, "4096",
           "eval: tokens of a prompt, separated by commas; 131072/32 stands for 32 lengths at equal "
           "steps up to 131072");
 ABSL_FLAG(int64_t, needles, 0, "eval: facts in a prompt; 0: the task's own number");
+ABSL_FLAG(std::string, prompts, "",
+          "eval: a JSON object of prompts by data set, such as LongBench's dataset2prompt.json, in "
+          "place of our own; {context} and {input} stand for a line's, {question} for its input, "
+          "{OPTION_A} to {OPTION_D} for its options");
 ABSL_FLAG(std::string, task, "", "eval: tasks, separated by commas; see its --help");
 
 namespace longspan {
@@ -33,6 +38,7 @@ namespace {
 
 constexpr int64_t kMostSteps = 1024;  // of a length
 constexpr int64_t kMostCases = 100000;
+constexpr size_t kMostPromptBytes = 1 << 20;
 
 // Keys of the config that answers depend on; methods replace `attention`.
 constexpr absl::string_view kAnswerKeys[] = {
@@ -95,6 +101,20 @@ absl::StatusOr<std::vector<double>> ParseShares(absl::string_view flag, absl::st
   return shares;
 }
 
+absl::StatusOr<std::map<std::string, std::string>> ReadPrompts(const std::string& path) {
+  std::map<std::string, std::string> prompts;
+  if (path.empty()) return prompts;
+  LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonObject(path, kMostPromptBytes));
+  for (const auto& [name, prompt] : json.items()) {
+    if (!prompt.is_string() || !absl::StrContains(prompt.get<std::string>(), "{context}")) {
+      return absl::InvalidArgumentError(absl::StrCat("--prompts ", path, ": `", name,
+                                                     "` must be a text in which {context} stands"));
+    }
+    prompts[name] = prompt;
+  }
+  return prompts;
+}
+
 absl::StatusOr<EvalOptions> EvalOptionsFromFlags() {
   EvalOptions options;
   for (const auto& [flag, value] : {std::pair{"task", absl::GetFlag(FLAGS_task)},
@@ -118,6 +138,7 @@ absl::StatusOr<EvalOptions> EvalOptionsFromFlags() {
   LONGSPAN_ASSIGN_OR_RETURN(options.task_options.asked,
                             FactsFlag("asked", absl::GetFlag(FLAGS_asked)));
   options.haystack = absl::GetFlag(FLAGS_haystack);
+  options.prompts = absl::GetFlag(FLAGS_prompts);
   options.output = absl::GetFlag(FLAGS_output);
   LONGSPAN_ASSIGN_OR_RETURN(options.progress, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
   return options;
@@ -132,7 +153,9 @@ absl::StatusOr<nlohmann::ordered_json> EvalSettings(const EvalOptions& options,
     if (!request.file.empty()) files.push_back(request.file);
   }
   for (const EvalMethod* method : options.methods) methods.emplace_back(method->name);
-  if (!options.haystack.empty()) files.push_back(options.haystack);
+  for (const std::string& file : {options.haystack, options.prompts}) {
+    if (!file.empty()) files.push_back(file);
+  }
   std::map<std::string, std::string> checksums;
   for (const std::string& file : files) {
     std::string bytes;
@@ -148,6 +171,7 @@ absl::StatusOr<nlohmann::ordered_json> EvalSettings(const EvalOptions& options,
                                 {"asked", options.task_options.asked.value_or(0)},
                                 {"seed", options.task_options.seed},
                                 {"haystack", options.haystack},
+                                {"prompts", options.prompts},
                                 {"files", checksums},
                                 {"config", AnswerConfig(config)}};
 }

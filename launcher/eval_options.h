@@ -2,6 +2,7 @@
 #define LONGSPAN_LAUNCHER_EVAL_OPTIONS_H_
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -24,6 +25,7 @@ struct EvalOptions {
   int64_t cases = 0;             // of each task, length and depth
   TaskOptions task_options;
   std::string haystack;  // a text file; empty: generated
+  std::string prompts;   // a JSON file of benchmarks' prompts; empty: ours
   std::string output;    // directory
   ProgressStyle progress = ProgressStyle::kOff;
 };
@@ -36,6 +38,9 @@ absl::StatusOr<std::vector<int64_t>> ParseLengths(absl::string_view flag, absl::
 
 // Shares from 0 to 1, separated by commas. Sorted.
 absl::StatusOr<std::vector<double>> ParseShares(absl::string_view flag, absl::string_view text);
+
+// The prompts of --prompts by their data sets; none without it. Errors name the file.
+absl::StatusOr<std::map<std::string, std::string>> ReadPrompts(const std::string& path);
 
 // What the answers depend on, and the cases that there are: two evaluations with the same are the
 // same. With the checksums of all files that the command line names.

@@ -84,8 +84,8 @@ std::string SettingText(const nlohmann::ordered_json& value) {
 std::string Description(const nlohmann::ordered_json& settings) {
   std::vector<std::pair<std::string, std::string>> terms;
   for (const auto& [key, value] : settings.items()) {
-    if (key == "files") continue;
     const std::string text = SettingText(value);
+    if (key == "files" || (key == "prompts" && text.empty())) continue;
     if (key == "needles" || key == "asked") {
       terms.emplace_back(key, text == "0" ? "each task's own number" : text);
     } else {
@@ -119,7 +119,8 @@ std::string EvalHtml(const nlohmann::ordered_json& settings, absl::Span<const Ev
   // Figures on a map's cells stay dark where the page is.
   return absl::StrCat(
       PageHead("longspan: evaluation"),
-      "<body>\n<style>svg rect+.ink{fill:#20252b}</style>\n<h1>Evaluation</h1>\n",
+      "<body>\n<style>svg "
+      "rect+.ink{fill:#20252b}figure{max-width:380px}</style>\n<h1>Evaluation</h1>\n",
       Description(settings), "<h2>Scores</h2>\n",
       Paragraph("soft",
                 "The mean over all cases, and over all depths; below it the 95% interval "

@@ -1,0 +1,148 @@
+#include "eval/benchmark.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "eval/haystack.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/json_file.h"
+#include "runtime/read_bytes.h"
+
+namespace longspan {
+namespace {
+
+// What all cases of a file share.
+struct Records {
+  std::string prompt;
+  int64_t max_tokens;
+  std::string stop;
+  std::vector<BenchmarkRecord> records;
+};
+
+void CutMiddle(int64_t most, std::vector<int32_t>* ids) {
+  const auto surplus = static_cast<int64_t>(ids->size()) - most;
+  if (surplus <= 0) return;
+  const auto cut = ids->begin() + most / 2;
+  ids->erase(cut, cut + surplus);
+}
+
+absl::StatusOr<EvalCase> MakeRecordCase(const Records& records, const PromptMaterial& material,
+                                        const CaseId& id) {
+  const BenchmarkRecord& record = records.records.at(static_cast<size_t>(id.index));
+  EvalCase made;
+  LONGSPAN_ASSIGN_OR_RETURN(made.prompt, BeginningOfPrompt(material.tokenizer));
+  const auto room = id.length - static_cast<int64_t>(made.prompt.size());
+  if (room < 2) {
+    return absl::InvalidArgumentError(absl::StrCat(id.length, " tokens are no prompt"));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(
+      std::vector<int32_t> ids,
+      material.tokenizer.Encode(absl::StrReplaceAll(records.prompt, record.parts),
+                                /*add_special_tokens=*/false));
+  CutMiddle(room, &ids);
+  made.prompt.insert(made.prompt.end(), ids.begin(), ids.end());
+  made.question = record.question;
+  made.answers = record.answers;
+  made.choices = record.choices;
+  made.max_tokens = records.max_tokens;
+  made.stop = records.stop;
+  return made;
+}
+
+bool AppendText(const nlohmann::json& value, std::vector<std::string>* texts) {
+  if (value.is_string()) {
+    texts->push_back(value);
+  } else if (value.is_number()) {
+    texts->push_back(value.dump());
+  } else {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<JsonLine>> ReadJsonLines(const std::string& path) {
+  std::string text;
+  LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
+  std::vector<JsonLine> lines;
+  int64_t number = 0;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    ++number;
+    if (absl::StripAsciiWhitespace(line).empty()) continue;
+    absl::StatusOr<nlohmann::json> object = ParseJsonObject({line.data(), line.size()});
+    if (!object.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ":", number, ": ", object.status().message()));
+    }
+    lines.push_back({number, *std::move(object)});
+  }
+  if (lines.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": has no lines"));
+  return lines;
+}
+
+absl::Status BadLine(const std::string& path, int64_t number, absl::string_view key,
+                     absl::string_view expected) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ":", number, ": `", key, "` must be ", expected));
+}
+
+absl::StatusOr<std::string> TextOf(const JsonLine& line, const std::string& path,
+                                   const std::string& key) {
+  const auto found = line.object.find(key);
+  if (found != line.object.end() && found->is_string()) return found->get<std::string>();
+  return BadLine(path, line.number, key, "a text");
+}
+
+absl::StatusOr<std::vector<std::string>> TextsOf(const JsonLine& line, const std::string& path,
+                                                 const std::string& key) {
+  std::vector<std::string> texts;
+  const auto found = line.object.find(key);
+  bool is_good = found != line.object.end();
+  if (is_good && found->is_array()) {
+    is_good = !found->empty();
+    for (const nlohmann::json& value : *found) is_good = is_good && AppendText(value, &texts);
+  } else if (is_good) {
+    is_good = AppendText(*found, &texts);
+  }
+  if (is_good) return texts;
+  return BadLine(path, line.number, key, "a text, a number or a list of them");
+}
+
+absl::StatusOr<const BenchmarkForm*> FindForm(absl::Span<const BenchmarkForm> forms,
+                                              absl::string_view name, const std::string& path) {
+  const auto found = std::find_if(forms.begin(), forms.end(),
+                                  [&](const BenchmarkForm& form) { return form.name == name; });
+  if (found != forms.end()) return &*found;
+  const auto append = [](std::string* out, const BenchmarkForm& form) {
+    absl::StrAppend(out, form.name);
+  };
+  return absl::InvalidArgumentError(absl::StrCat(path, ": the data set `", name,
+                                                 "` is not known; there are ",
+                                                 absl::StrJoin(forms, ", ", append)));
+}
+
+CaseSource RecordCases(absl::string_view benchmark, const BenchmarkForm& form,
+                       std::vector<BenchmarkRecord> records, const PromptMaterial& material) {
+  auto shared = std::make_shared<Records>();
+  const auto own = material.prompts.find(std::string(form.name));
+  shared->prompt = own == material.prompts.end() ? std::string(form.prompt) : own->second;
+  shared->max_tokens = form.max_tokens;
+  shared->stop = std::string(form.stop);
+  shared->records = std::move(records);
+  CaseSource source;
+  source.label = absl::StrCat(benchmark, "/", form.name);
+  source.score = form.score;
+  source.most_cases = static_cast<int64_t>(shared->records.size());
+  source.make = [shared, &material](const CaseId& id) {
+    return MakeRecordCase(*shared, material, id);
+  };
+  return source;
+}
+
+}  // namespace longspan

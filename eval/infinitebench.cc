@@ -1,0 +1,203 @@
+#include "eval/infinitebench.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "eval/benchmark.h"
+#include "eval/text_metrics.h"
+#include "kernels/base/status_macros.h"
+
+namespace longspan {
+namespace {
+
+constexpr absl::string_view kLetters = "ABCD";
+// What separates words of an answer, beside spaces.
+constexpr absl::string_view kMarks = " \t\r\n:\"'.,?!{}";
+
+std::vector<std::string> WordsOf(absl::string_view answer, absl::string_view separators) {
+  return absl::StrSplit(answer, absl::ByAnyChar(separators), absl::SkipEmpty());
+}
+
+bool Has(const std::vector<std::string>& words, absl::string_view word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+double FirstInteger(absl::string_view answer, const EvalCase& expected) {
+  const std::vector<std::string> runs = DigitRuns(answer);
+  return !runs.empty() && runs[0] == expected.answers[0];
+}
+
+double NamesWord(absl::string_view answer, const EvalCase& expected) {
+  return Has(WordsOf(answer, kMarks), expected.answers[0]);
+}
+
+double NamesUpperCaseWord(absl::string_view answer, const EvalCase& expected) {
+  return Has(WordsOf(absl::AsciiStrToUpper(answer), kMarks),
+             absl::AsciiStrToUpper(expected.answers[0]));
+}
+
+double LastInteger(absl::string_view answer, const EvalCase& expected) {
+  const std::vector<std::string> words = WordsOf(answer, " \t\r\n.`'\":");
+  int64_t given = 0, wanted = 0;
+  return !words.empty() && absl::SimpleAtoi(words.back(), &given) &&
+         absl::SimpleAtoi(expected.answers[0], &wanted) && given == wanted;
+}
+
+// The first number without a sign, with its decimals if it has any.
+double FirstNumber(absl::string_view answer, const EvalCase& expected) {
+  const auto is_digit = [](char c) { return absl::ascii_isdigit(static_cast<unsigned char>(c)); };
+  const auto begin = std::find_if(answer.begin(), answer.end(), is_digit);
+  auto end = std::find_if_not(begin, answer.end(), is_digit);
+  if (end != answer.end() && *end == '.' && end + 1 != answer.end() && is_digit(end[1])) {
+    end = std::find_if_not(end + 1, answer.end(), is_digit);
+  }
+  double given = 0, wanted = 0;
+  const absl::string_view number = answer.substr(begin - answer.begin(), end - begin);
+  return absl::SimpleAtod(number, &given) && absl::SimpleAtod(expected.answers[0], &wanted) &&
+         (absl::StrContains(expected.answers[0], ".") ? given : std::trunc(given)) == wanted;
+}
+
+// The share of the expected numbers before the first that is wrong.
+double NumbersInOrder(absl::string_view answer, const EvalCase& expected) {
+  const std::vector<std::string> given = DigitRuns(answer);
+  const auto wrong =
+      std::mismatch(given.begin(), given.end(), expected.answers.begin(), expected.answers.end());
+  return static_cast<double>(wrong.second - expected.answers.begin()) /
+         static_cast<double>(expected.answers.size());
+}
+
+// What follows one of the prefixes, tried in turn, and the character behind it; unset: none is
+// there.
+std::optional<absl::string_view> Behind(absl::string_view answer,
+                                        absl::Span<const absl::string_view> prefixes) {
+  for (const absl::string_view prefix : prefixes) {
+    const size_t at = answer.find(prefix);
+    if (at == answer.npos) continue;
+    return answer.substr(std::min(answer.size(), at + prefix.size() + 1));
+  }
+  return std::nullopt;
+}
+
+// The expected answers of both following: the option's text and its letter.
+double ChosenFunction(absl::string_view answer, const EvalCase& expected) {
+  constexpr absl::string_view kPrefixes[] = {"answer is:", "is:", "answer:"};
+  const std::string& letter = expected.answers[1];
+  if (absl::StartsWith(answer, letter + ".") || absl::StartsWith(answer, letter + ":")) return 1;
+  const auto behind = Behind(answer, kPrefixes);
+  return behind.has_value() &&
+         (absl::StartsWith(*behind, letter) || absl::StartsWith(*behind, expected.answers[0]));
+}
+
+double ChosenLetter(absl::string_view answer, const EvalCase& expected) {
+  constexpr absl::string_view kPrefixes[] = {"answer is:", "answer:", "answer is", "option is"};
+  const std::string& letter = expected.answers[1];
+  if (!answer.empty() && absl::StrContains(kLetters, answer[0])) return answer[0] == letter[0];
+  if (const auto behind = Behind(answer, kPrefixes)) {
+    return absl::StartsWith(*behind, letter) || absl::StartsWith(*behind, expected.answers[0]);
+  }
+  for (const std::string& word : WordsOf(answer, " \t\r\n\"'.,?!{}")) {
+    if (absl::StrContains(kLetters, word)) return word == letter;
+  }
+  return 0;
+}
+
+#define OPTIONS "\nA. {OPTION_A}\nB. {OPTION_B}\nC. {OPTION_C}\nD. {OPTION_D}\n\n"
+#define HIDDEN                                                                               \
+  "A long irrelevant text hides one important thing. Find it and keep it in mind: you will " \
+  "be asked about it.\n\n{context}\n\n{input}\n\n"
+
+constexpr BenchmarkForm kForms[] = {
+    {"passkey", 6, HIDDEN "The pass key is", FirstInteger},
+    {"number_string", 12, HIDDEN "The sequence of digits is", FirstInteger},
+    {"kv_retrieval", 50,
+     "Find the value of the given key in this JSON object.\n\n{context}\n\n{input}", NamesWord},
+    {"longbook_sum_eng", 1200, "Sum up this book.\n\n{context}\n\nSummary:", Best<RougeLsum>},
+    {"longbook_choice_eng", 40,
+     "Read this book and choose the answer to a question.\n\n{context}\n\nQuestion: "
+     "{question}" OPTIONS "The letter of the right answer is",
+     ChosenLetter},
+    {"longbook_qa_eng", 40,
+     "Read this book and answer a question in as few words as possible.\n\n{context}\n\nQuestion: "
+     "{question}\nAnswer:",
+     Best<WordF1>},
+    {"longbook_qa_chn", 40,
+     "阅读下面的书，简短地回答问题。\n\n{context}\n\n问题：{question}\n答案：", Best<CharacterF1>},
+    {"longdialogue_qa_eng", 40,
+     "In this dialogue the name of one character is replaced with \"$$MASK$$\" at one place. Find "
+     "out who it is.\n\n{context}\n\nThe name behind $$MASK$$ is most likely",
+     NamesUpperCaseWord},
+    {"math_find", 3, "{input}\n\n{context}\n\n{input}", FirstNumber},
+    {"math_calc", 30000,
+     "Compute each intermediate value of an expression.\n\nExpression: 1 + 3 + 4\nValues: [1, 4, "
+     "8]\n\nExpression: 8 - 3 + 2 - 4\nValues: [8, 5, 7, 3]\n\nExpression: {context}\nValues:",
+     NumbersInOrder},
+    {"code_run", 5, "Here are functions in Python.\n\n{context}\n\n{input} The value is",
+     LastInteger},
+    {"code_debug", 5,
+     "One function of this Python code has an error that was put in on purpose and makes it "
+     "crash.\n\n{context}\n\nOptions:" OPTIONS "The right option is:",
+     ChosenFunction},
+};
+
+#undef OPTIONS
+#undef HIDDEN
+
+bool HasOptions(const BenchmarkForm& form) {
+  return form.score == ChosenLetter || form.score == ChosenFunction;
+}
+
+// Makes the answers the right option's text and letter.
+absl::Status ReadOptions(const JsonLine& line, const std::string& file, BenchmarkRecord* record) {
+  LONGSPAN_ASSIGN_OR_RETURN(record->choices, TextsOf(line, file, "options"));
+  const std::vector<std::string>& options = record->choices;
+  if (options.size() != kLetters.size()) {
+    return BadLine(file, line.number, "options", "a list of four texts");
+  }
+  const auto right = std::find(options.begin(), options.end(), record->answers[0]);
+  if (right == options.end()) {
+    return BadLine(file, line.number, "answer", "one of the texts in `options`");
+  }
+  for (size_t i = 0; i < options.size(); ++i) {
+    record->parts.emplace_back(absl::StrCat("{OPTION_", kLetters.substr(i, 1), "}"), options[i]);
+  }
+  record->answers = {*right, std::string(kLetters.substr(right - options.begin(), 1))};
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BenchmarkRecord> RecordOf(const JsonLine& line, const std::string& file,
+                                         const BenchmarkForm& form) {
+  BenchmarkRecord record;
+  LONGSPAN_ASSIGN_OR_RETURN(std::string context, TextOf(line, file, "context"));
+  LONGSPAN_ASSIGN_OR_RETURN(record.question, TextOf(line, file, "input"));
+  LONGSPAN_ASSIGN_OR_RETURN(record.answers, TextsOf(line, file, "answer"));
+  record.parts = {{"{context}", std::move(context)},
+                  {"{input}", record.question},
+                  {"{question}", record.question}};
+  if (HasOptions(form)) LONGSPAN_RETURN_IF_ERROR(ReadOptions(line, file, &record));
+  return record;
+}
+
+}  // namespace
+
+absl::StatusOr<CaseSource> OpenInfiniteBench(const std::string& file,
+                                             const PromptMaterial& material) {
+  const std::string name = std::filesystem::path(file).stem().string();
+  LONGSPAN_ASSIGN_OR_RETURN(const BenchmarkForm* form, FindForm(kForms, name, file));
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<JsonLine> lines, ReadJsonLines(file));
+  std::vector<BenchmarkRecord> records;
+  for (const JsonLine& line : lines) {
+    LONGSPAN_ASSIGN_OR_RETURN(records.emplace_back(), RecordOf(line, file, *form));
+  }
+  return RecordCases("infinitebench", *form, std::move(records), material);
+}
+
+}  // namespace longspan
