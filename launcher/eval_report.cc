@@ -105,11 +105,15 @@ std::string FigureSection(absl::string_view title, absl::string_view explanation
 }  // namespace
 
 std::string EvalTable(absl::Span<const EvalResult> results) {
-  std::string text = absl::StrFormat("%-28s %9s  %-14s %5s %9s  %s\n", "task", "tokens", "method",
-                                     "cases", "score", "95% interval");
-  for (const EvalCell& cell : CellsByLength(results)) {
-    absl::StrAppendFormat(&text, "%-28s %9d  %-14s %5d %9s  %s\n", cell.task, cell.length,
-                          cell.method, cell.cases, ScoreText(cell), IntervalText(cell));
+  const std::vector<EvalCell> cells = CellsByLength(results);
+  size_t width = 4;
+  for (const EvalCell& cell : cells) width = std::max(width, cell.task.size());
+  std::string text = absl::StrFormat("%-*s %9s  %-14s %5s %9s  %s\n", static_cast<int>(width),
+                                     "task", "tokens", "method", "cases", "score", "95% interval");
+  for (const EvalCell& cell : cells) {
+    absl::StrAppendFormat(&text, "%-*s %9d  %-14s %5d %9s  %s\n", static_cast<int>(width),
+                          cell.task, cell.length, cell.method, cell.cases, ScoreText(cell),
+                          IntervalText(cell));
   }
   return text;
 }
