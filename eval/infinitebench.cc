@@ -110,20 +110,22 @@ double ChosenLetter(absl::string_view answer, const EvalCase& expected) {
   return 0;
 }
 
-#define OPTIONS "\nA. {OPTION_A}\nB. {OPTION_B}\nC. {OPTION_C}\nD. {OPTION_D}\n\n"
-#define HIDDEN                                                                               \
-  "A long irrelevant text hides one important thing. Find it and keep it in mind: you will " \
-  "be asked about it.\n\n{context}\n\n{input}\n\n"
-
 constexpr BenchmarkForm kForms[] = {
-    {"passkey", 6, HIDDEN "The pass key is", FirstInteger},
-    {"number_string", 12, HIDDEN "The sequence of digits is", FirstInteger},
+    {"passkey", 6,
+     "A long irrelevant text hides one important thing. Find it and keep it in mind: you will be "
+     "asked about it.\n\n{context}\n\n{input}\n\nThe pass key is",
+     FirstInteger},
+    {"number_string", 12,
+     "A long irrelevant text hides one important thing. Find it and keep it in mind: you will be "
+     "asked about it.\n\n{context}\n\n{input}\n\nThe sequence of digits is",
+     FirstInteger},
     {"kv_retrieval", 50,
      "Find the value of the given key in this JSON object.\n\n{context}\n\n{input}", NamesWord},
     {"longbook_sum_eng", 1200, "Sum up this book.\n\n{context}\n\nSummary:", Best<RougeLsum>},
     {"longbook_choice_eng", 40,
      "Read this book and choose the answer to a question.\n\n{context}\n\nQuestion: "
-     "{question}" OPTIONS "The letter of the right answer is",
+     "{question}\nA. {OPTION_A}\nB. {OPTION_B}\nC. {OPTION_C}\nD. {OPTION_D}\n\nThe letter of the "
+     "right answer is",
      ChosenLetter},
     {"longbook_qa_eng", 40,
      "Read this book and answer a question in as few words as possible.\n\n{context}\n\nQuestion: "
@@ -144,12 +146,10 @@ constexpr BenchmarkForm kForms[] = {
      LastInteger},
     {"code_debug", 5,
      "One function of this Python code has an error that was put in on purpose and makes it "
-     "crash.\n\n{context}\n\nOptions:" OPTIONS "The right option is:",
+     "crash.\n\n{context}\n\nOptions:\nA. {OPTION_A}\nB. {OPTION_B}\nC. {OPTION_C}\nD. "
+     "{OPTION_D}\n\nThe right option is:",
      ChosenFunction},
 };
-
-#undef OPTIONS
-#undef HIDDEN
 
 bool HasOptions(const BenchmarkForm& form) {
   return form.score == ChosenLetter || form.score == ChosenFunction;

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "collectives/mpi_communicator.h"
 #include "eval/haystack.h"
 #include "eval/prompt.h"
@@ -231,23 +232,15 @@ absl::StatusOr<int> Eval(const std::vector<std::string>& positional) {
                             }});
 }
 
-// The tables of tasks and methods, as --help shows them.
 std::string Summary() {
-  std::string text =
-      "Asks a model generated questions, or those of benchmark files, by several methods of "
-      "attention; all but\n      dense ones attend to the same number of tokens. Run again, it "
-      "goes "
-      "on where it stopped. DIR gets\n      cases.jsonl, summary.json and report.html.\n      "
-      "Tasks:\n";
-  for (const EvalTask& task : EvalTasks()) {
-    absl::StrAppend(&text, "        ", task.name, task.open == nullptr ? "" : ":FILE", ": ",
-                    task.summary, "\n");
-  }
-  absl::StrAppend(&text, "      Methods:\n");
-  for (const EvalMethod& method : EvalMethods()) {
-    absl::StrAppend(&text, "        ", method.name, ": ", method.summary, "\n");
-  }
-  return text;
+  const auto name = [](std::string* out, const auto& named) { absl::StrAppend(out, named.name); };
+  return absl::StrCat(
+      "Asks a model what it must find in long prompts, by several methods of attention side by "
+      "side: ",
+      absl::StrJoin(EvalMethods(), ", ", name),
+      ".\n      DIR gets cases.jsonl, summary.json and report.html. Run again, it goes on where it "
+      "stopped.\n      Exit code: 0 all cases were run, 1 the run failed or was interrupted, 2 "
+      "usage.");
 }
 
 }  // namespace

@@ -17,6 +17,19 @@
 #include "runtime/read_bytes.h"
 #include "sharding/topk_merge.h"
 
+namespace {
+
+std::string TaskHelp() {
+  std::string text = "eval: tasks, separated by commas:";
+  for (const longspan::EvalTask& task : longspan::EvalTasks()) {
+    absl::StrAppend(&text, "\n        ", task.name, task.open == nullptr ? "" : ":FILE", ": ",
+                    task.summary);
+  }
+  return text;
+}
+
+}  // namespace
+
 ABSL_FLAG(int64_t, asked, 0, "eval: facts that are asked for at once; 0: the task's own number");
 ABSL_FLAG(int64_t, cases, 5, "eval: prompts of each task, length and depth");
 ABSL_FLAG(std::string, depth, "0,0.25,0.5,0.75,1",
@@ -31,7 +44,7 @@ ABSL_FLAG(std::string, prompts, "",
           "eval: a JSON object of prompts by data set, such as LongBench's dataset2prompt.json, in "
           "place of our own; {context} and {input} stand for a line's, {question} for its input, "
           "{OPTION_A} to {OPTION_D} for its options");
-ABSL_FLAG(std::string, task, "", "eval: tasks, separated by commas; see its --help");
+ABSL_FLAG(std::string, task, "", TaskHelp());
 
 namespace longspan {
 namespace {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/eval_figures.h"
 #include "launcher/report_page.h"
@@ -16,6 +17,13 @@
 
 namespace longspan {
 namespace {
+
+// Beside that of all reports. Figures on a map's cells stay dark where the page is.
+constexpr absl::string_view kStyle = R"(
+svg rect+.ink{fill:#20252b}figure{max-width:380px}
+@media (max-width:480px){th,td{padding:4px}td .soft{display:inline-block;max-width:7.5em;white-space:normal}}
+@media print{table{font-size:9pt}td,th{padding:2px 6px}}
+)";
 
 // Cells of one task and length, by method.
 struct Row {
@@ -74,7 +82,9 @@ std::string TableHtml(const Table& table) {
 
 // A JSON value as a person would write it.
 std::string SettingText(const nlohmann::ordered_json& value) {
-  if (value.is_string()) return value;
+  if (value.is_string()) {
+    return absl::StrJoin(absl::StrSplit(value.get<std::string>(), '\n', absl::SkipEmpty()), "; ");
+  }
   if (!value.is_array()) return value.dump();
   std::vector<std::string> parts;
   for (const nlohmann::ordered_json& part : value) parts.push_back(SettingText(part));
@@ -120,12 +130,9 @@ std::string EvalTable(absl::Span<const EvalResult> results) {
 
 std::string EvalHtml(const nlohmann::ordered_json& settings, absl::Span<const EvalResult> results) {
   const std::vector<EvalCell> cells = CellsByLength(results);
-  // Figures on a map's cells stay dark where the page is.
   return absl::StrCat(
-      PageHead("longspan: evaluation"),
-      "<body>\n<style>svg "
-      "rect+.ink{fill:#20252b}figure{max-width:380px}</style>\n<h1>Evaluation</h1>\n",
-      Description(settings), "<h2>Scores</h2>\n",
+      PageHead("longspan: evaluation"), "<body>\n<style>", kStyle,
+      "</style>\n<h1>Evaluation</h1>\n", Description(settings), "<h2>Scores</h2>\n",
       Paragraph("soft",
                 "The mean over all cases, and over all depths; below it the 95% interval "
                 "(Wilson's; of perplexity Student's) and the number of cases."),
@@ -133,7 +140,7 @@ std::string EvalHtml(const nlohmann::ordered_json& settings, absl::Span<const Ev
       FigureSection("By length", "Bars are 95% intervals.", LengthCurves(cells)),
       FigureSection("By depth",
                     "Scores in percent by where in the prompt the fact is that is asked for: 0 "
-                    "is its beginning.",
+                    "is its beginning. Orange is 0, blue 100.",
                     HeatMaps(CellsByDepth(results))),
       FigureSection("Perplexity by position", "Each point is a 32nd part of the prompt.",
                     PositionCurves(cells)),

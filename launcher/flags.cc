@@ -47,7 +47,7 @@ ABSL_FLAG(
     "whatever has changed; `-` is standard output. bench and plan: the results, by default on "
     "standard output; plan --fit: the profile. calibrate: the "
     "compressor, by default "
-    "compressor.safetensors of the model");
+    "compressor.safetensors of the model. scale and eval: a directory");
 ABSL_FLAG(std::optional<int64_t>, port, std::nullopt,
           "Port to listen on, 0 for any that is free; wins over the config's `server.port`");
 ABSL_FLAG(std::string, progress, "auto",
