@@ -1,6 +1,7 @@
 #include "eval/methods.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -12,11 +13,37 @@ namespace {
 void Esa(Config* config, Compression compression) {
   config->attention = Attention::kEsa;
   config->esa.compression = compression;
+  config->esa.score = Score::kHeadSum;
+  config->esa.unit_tokens = 1;
+}
+
+void Vote(Config* config, Score score) {
+  Esa(config, score == Score::kGroupVote ? Compression::kLowRank : Compression::kExact);
+  config->esa.score = score;
+}
+
+void Dense(Config* config, RopeStretch scaling) {
+  config->attention = Attention::kDense;
+  config->rope.scaling = scaling;
+}
+
+// InfLLM's 128 tokens (arXiv 2402.04617), or as many as all sizes are multiples of.
+int64_t UnitTokens(const EsaConfig& esa) {
+  int64_t unit = 128;
+  for (const int64_t size :
+       {esa.initial_tokens, esa.local_tokens, esa.top_k, esa.selection_block}) {
+    unit = std::gcd(unit, size);
+  }
+  return unit;
 }
 
 constexpr EvalMethod kMethods[] = {
     {"dense", "all preceding tokens, at their true positions",
-     [](Config* config) { config->attention = Attention::kDense; }},
+     [](Config* config) { Dense(config, RopeStretch::kNone); }},
+    {"dense_ntk", "the same with a larger theta of RoPE",
+     [](Config* config) { Dense(config, RopeStretch::kNtk); }},
+    {"dense_yarn", "the same with RoPE stretched by YaRN",
+     [](Config* config) { Dense(config, RopeStretch::kYarn); }},
     {"streaming", "the first and the latest tokens: the local window is longer by top_k",
      [](Config* config) {
        config->attention = Attention::kStreaming;
@@ -28,6 +55,17 @@ constexpr EvalMethod kMethods[] = {
      [](Config* config) { Esa(config, Compression::kExact); }},
     {"esa_low_rank", "selected by compressed scores",
      [](Config* config) { Esa(config, Compression::kLowRank); }},
+    {"head_max", "selected by the head with the largest score",
+     [](Config* config) { Vote(config, Score::kHeadMax); }},
+    {"soft_vote", "selected by the sum of all heads' softmax",
+     [](Config* config) { Vote(config, Score::kSoftVote); }},
+    {"group_vote", "selected by the sum of the softmax of groups of compressed dimensions",
+     [](Config* config) { Vote(config, Score::kGroupVote); }},
+    {"block", "blocks of up to 128 tokens, selected by keys that represent them",
+     [](Config* config) {
+       Esa(config, Compression::kExact);
+       config->esa.unit_tokens = UnitTokens(config->esa);
+     }},
 };
 
 }  // namespace

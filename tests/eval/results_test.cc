@@ -127,7 +127,7 @@ TEST(MethodsTest, AttendToTheSameNumberOfTokens) {
 TEST(MethodsTest, BadOnesAreRefused) {
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   EXPECT_THAT(ParseEvalMethods("dense,sparse"),
-              Fails(kInvalid, "there is no method `sparse`; there are dense, streaming"));
+              Fails(kInvalid, "there is no method `sparse`; there are dense, dense_ntk"));
   EXPECT_THAT(ParseEvalMethods("dense,dense"), Fails(kInvalid, "names dense twice"));
   Config config;
   config.kv_cache_score_dtype = "fp8_e4m3";

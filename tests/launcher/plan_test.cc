@@ -235,9 +235,8 @@ ScalePoint MeasuredOn(const HardwareProfile& profile, int64_t context) {
   const JobShape job = ShapeOf(subject, config, 1);
   ScalePoint point;
   point.key = {"esa", context, 1, 1};
-  point.config = {{"device", config.device},
-                  {"model", config.model},
-                  {"parallel.stripe_tokens", "4096"}};
+  point.config = {
+      {"device", config.device}, {"model", config.model}, {"parallel.stripe_tokens", "4096"}};
   point.hosts = {"host"};
   point.slots = {1};
   point.decode_s = {PredictDecode(profile, job, {context + 1}, DrawUniformly(job, 1)).seconds};
