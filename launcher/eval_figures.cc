@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "launcher/report_page.h"
 #include "launcher/svg.h"
 
 namespace longspan {
@@ -161,11 +162,6 @@ Axis LengthAxis(const std::vector<EvalCell>& cells) {
 }
 
 }  // namespace
-
-std::string Grouped(int64_t number) {
-  if (number < 1000) return absl::StrCat(number);
-  return absl::StrCat(Grouped(number / 1000), ",", absl::Dec(number % 1000, absl::kZeroPad3));
-}
 
 std::vector<std::string> HeatMaps(absl::Span<const EvalCell> cells_by_depth) {
   std::vector<std::string> figures;

@@ -1,7 +1,6 @@
 #ifndef LONGSPAN_LAUNCHER_EVAL_FIGURES_H_
 #define LONGSPAN_LAUNCHER_EVAL_FIGURES_H_
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,9 +8,6 @@
 #include "eval/results.h"
 
 namespace longspan {
-
-// "16,384".
-std::string Grouped(int64_t number);
 
 // A map of length and depth for each task and method that has depths; colours are shares.
 std::vector<std::string> HeatMaps(absl::Span<const EvalCell> cells_by_depth);

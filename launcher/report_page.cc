@@ -26,6 +26,11 @@ svg .ink{fill:#000}svg .axis,svg .ideal{stroke:#444}svg .grid{stroke:#ddd}svg .h
 
 }  // namespace
 
+std::string Grouped(int64_t number) {
+  if (number < 1000) return absl::StrCat(number);
+  return absl::StrCat(Grouped(number / 1000), ",", absl::Dec(number % 1000, absl::kZeroPad3));
+}
+
 std::string PageHead(absl::string_view title) {
   return absl::StrCat(
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"

@@ -1,6 +1,7 @@
 #ifndef LONGSPAN_LAUNCHER_REPORT_PAGE_H_
 #define LONGSPAN_LAUNCHER_REPORT_PAGE_H_
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,9 @@
 // Pieces of a report: one HTML page that needs nothing else, for screens of any width and paper.
 // Texts are escaped but where they are markup.
 namespace longspan {
+
+// "16,384".
+std::string Grouped(int64_t number);
 
 // From the doctype to the head's end, with the style of all that follows.
 std::string PageHead(absl::string_view title);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "launcher/report_page.h"
 #include "launcher/svg.h"
 
 namespace longspan {
@@ -27,12 +28,6 @@ constexpr absl::string_view kSeriesColours[] = {"#0072b2", "#d55e00", "#009e73",
 constexpr absl::string_view kPhaseColours[kNumPhases] = {"#0072b2", "#56b4e9", "#009e73", "#9fb4c0",
                                                          "#f0e442", "#e69f00", "#d55e00", "#cc79a7",
                                                          "#8c3a6b", "#c9b79c"};
-
-// "16,384".
-std::string Grouped(int64_t number) {
-  if (number < 1000) return absl::StrCat(number);
-  return absl::StrCat(Grouped(number / 1000), ",", absl::Dec(number % 1000, absl::kZeroPad3));
-}
 
 std::string SecondsText(double seconds) {
   if (seconds < 1e-3) return absl::StrFormat("%.3g us", seconds * 1e6);

@@ -23,7 +23,7 @@ CONFIG = """
 model: model
 max_model_len: 4096
 esa: {initial_tokens: 4, local_tokens: 16, top_k: 8, selection_block: 8, compression: exact}
-prefill: {chunk_tokens: 32}
+prefill: {chunk_tokens: 128}
 max_num_seqs: 3
 """
 
