@@ -412,8 +412,8 @@ class EngineImpl final : public Engine {
     if (reach <= trained || warned_) return;
     warned_ = true;
     spdlog::warn(
-        "attention reaches over {} tokens, but the model was trained on {}: expect nonsense ({})",
-        reach, trained,
+        "attention reaches over {} tokens, but the model was {} {}: expect nonsense ({})", reach,
+        config_.rope.scaling == RopeStretch::kNone ? "trained on" : "stretched to", trained,
         all ? "attention: esa with positions: far reads long contexts"
             : "esa.local_tokens + esa.selection_block and esa.far_position must stay within");
   }

@@ -112,7 +112,7 @@ void ScoreByMaximum(const Voters& voters, const ScoredBlock& block, const ScoreK
   }
 }
 
-// Calls f(voter, scores, range) with what each voter scores of this rank's part of the middle.
+// Calls f(voter, scores) with what each voter scores of this rank's part of the middle, run by run.
 template <typename F>
 void ForEachVote(const Voters& voters, const ScoredToken& token, F&& f) {
   std::vector<float> scores;
