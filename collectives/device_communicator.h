@@ -39,6 +39,9 @@ class DeviceCommunicator {
   // In place, elementwise, the same bits on every rank. A NaN counts as -inf, and +0 is above -0.
   virtual absl::Status AllReduceMax(std::string_view name, float* data, int64_t count,
                                     cuda::Stream stream) = 0;
+  // In place, elementwise, modulo 2^32.
+  virtual absl::Status AllReduceSum(std::string_view name, uint32_t* data, int64_t count,
+                                    cuda::Stream stream) = 0;
   // All sends and receives at once (Communicator::StartExchange says how they match).
   virtual absl::Status Exchange(std::string_view name, absl::Span<const Transfer> sends,
                                 absl::Span<const Transfer> receives, cuda::Stream stream) = 0;

@@ -166,6 +166,8 @@ class NcclCommunicator : public DeviceCommunicator {
                          int64_t bytes_per_rank, cuda::Stream stream) override;
   absl::Status AllReduceMax(std::string_view name, float* data, int64_t count,
                             cuda::Stream stream) override;
+  absl::Status AllReduceSum(std::string_view name, uint32_t* data, int64_t count,
+                            cuda::Stream stream) override;
   absl::Status Exchange(std::string_view name, absl::Span<const Transfer> sends,
                         absl::Span<const Transfer> receives, cuda::Stream stream) override;
   absl::StatusOr<std::byte*> AllocateShared(int64_t bytes) override;
@@ -363,6 +365,18 @@ absl::Status NcclCommunicator::AllReduceMax(std::string_view name, float* data, 
             ncclAllReduce(data, data, count, ncclInt32, ncclMax, comm_, stream), "ncclAllReduce"));
         return FloatsFromOrdered(data, count, stream);
       });
+}
+
+absl::Status NcclCommunicator::AllReduceSum(std::string_view name, uint32_t* data, int64_t count,
+                                            cuda::Stream stream) {
+  LONGSPAN_RETURN_IF_ERROR(CheckSize(name, count));
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(uint32_t));
+  return Run({.operation = "AllReduceSum", .name = name, .bytes = bytes}, bytes * (size() - 1),
+             [&]() -> absl::Status {
+               if (count == 0) return absl::OkStatus();
+               return Finish(ncclAllReduce(data, data, count, ncclUint32, ncclSum, comm_, stream),
+                             "ncclAllReduce");
+             });
 }
 
 absl::Status NcclCommunicator::Exchange(std::string_view name, absl::Span<const Transfer> sends,

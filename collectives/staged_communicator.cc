@@ -32,6 +32,8 @@ class StagedCommunicator : public DeviceCommunicator {
                          int64_t bytes_per_rank, cuda::Stream stream) override;
   absl::Status AllReduceMax(std::string_view name, float* data, int64_t count,
                             cuda::Stream stream) override;
+  absl::Status AllReduceSum(std::string_view name, uint32_t* data, int64_t count,
+                            cuda::Stream stream) override;
   absl::Status Exchange(std::string_view name, absl::Span<const Transfer> sends,
                         absl::Span<const Transfer> receives, cuda::Stream stream) override;
   absl::StatusOr<std::byte*> AllocateShared(int64_t bytes) override;
@@ -41,6 +43,9 @@ class StagedCommunicator : public DeviceCommunicator {
   // Runs `body` and counts it. An error breaks the communicator.
   absl::Status Run(std::string_view name, int64_t bytes_sent,
                    absl::FunctionRef<absl::Status()> body);
+  // `reduce` combines what of all ranks is in buffer_, in place.
+  absl::Status StageReduction(void* data, int64_t bytes, cuda::Stream stream,
+                              absl::FunctionRef<absl::Status()> reduce);
   // Makes room for that much in buffer_, whose contents are lost.
   absl::Status Reserve(int64_t bytes);
   absl::Status StageExchange(std::string_view name, absl::Span<const Transfer> sends,
@@ -68,6 +73,17 @@ absl::Status StagedCommunicator::Reserve(int64_t bytes) {
   buffer_ = cuda::PinnedBuffer();  // first, so that there are never two
   LONGSPAN_ASSIGN_OR_RETURN(buffer_, cuda::PinnedBuffer::Allocate(RoundUp(bytes, kGranularity)));
   return absl::OkStatus();
+}
+
+absl::Status StagedCommunicator::StageReduction(void* data, int64_t bytes, cuda::Stream stream,
+                                                absl::FunctionRef<absl::Status()> reduce) {
+  LONGSPAN_RETURN_IF_ERROR(Reserve(bytes));
+  if (bytes > 0) LONGSPAN_RETURN_IF_ERROR(cuda::Copy(buffer_.data(), data, bytes, stream));
+  LONGSPAN_RETURN_IF_ERROR(cuda::Synchronize(stream));
+  LONGSPAN_RETURN_IF_ERROR(reduce());
+  if (bytes == 0) return absl::OkStatus();
+  LONGSPAN_RETURN_IF_ERROR(cuda::Copy(data, buffer_.data(), bytes, stream));
+  return cuda::Synchronize(stream);
 }
 
 absl::Status StagedCommunicator::AllGather(std::string_view name, const void* send, void* receive,
@@ -99,13 +115,19 @@ absl::Status StagedCommunicator::AllReduceMax(std::string_view name, float* data
       LONGSPAN_RETURN_IF_ERROR(OrderedFromFloats(data, count, stream));
       return FloatsFromOrdered(data, count, stream);
     }
-    LONGSPAN_RETURN_IF_ERROR(Reserve(bytes));
-    if (bytes > 0) LONGSPAN_RETURN_IF_ERROR(cuda::Copy(buffer_.data(), data, bytes, stream));
-    LONGSPAN_RETURN_IF_ERROR(cuda::Synchronize(stream));
-    LONGSPAN_RETURN_IF_ERROR(host_->AllReduceMax(name, buffer_.as<float>(), count));
-    if (bytes == 0) return absl::OkStatus();
-    LONGSPAN_RETURN_IF_ERROR(cuda::Copy(data, buffer_.data(), bytes, stream));
-    return cuda::Synchronize(stream);
+    return StageReduction(data, bytes, stream,
+                          [&] { return host_->AllReduceMax(name, buffer_.as<float>(), count); });
+  });
+}
+
+absl::Status StagedCommunicator::AllReduceSum(std::string_view name, uint32_t* data, int64_t count,
+                                              cuda::Stream stream) {
+  LONGSPAN_RETURN_IF_ERROR(CheckSize(name, count));
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(uint32_t));
+  return Run(name, bytes * (size() - 1), [&]() -> absl::Status {
+    if (size() == 1) return absl::OkStatus();
+    return StageReduction(data, bytes, stream,
+                          [&] { return host_->AllReduceSum(name, buffer_.as<uint32_t>(), count); });
   });
 }
 

@@ -57,4 +57,20 @@ std::vector<float> Maxima(int64_t count, int size) {
   return maxima;
 }
 
+std::vector<uint32_t> MakeIntegers(int rank, int64_t count) {
+  std::mt19937 random(rank + 9);
+  std::vector<uint32_t> values(count);
+  for (uint32_t& v : values) v = random();
+  return values;
+}
+
+std::vector<uint32_t> Sums(int64_t count, int size) {
+  std::vector<uint32_t> sums(count);
+  for (int r = 0; r < size; ++r) {
+    const std::vector<uint32_t> values = MakeIntegers(r, count);
+    for (int64_t i = 0; i < count; ++i) sums[i] += values[i];
+  }
+  return sums;
+}
+
 }  // namespace longspan

@@ -33,6 +33,10 @@ std::vector<char> GatheredBytes(uint64_t first_key, int64_t bytes, int size);
 std::vector<float> MakeFloats(int rank, int64_t count);
 std::vector<float> Maxima(int64_t count, int size);
 
+// A rank's integers of the whole range, so that sums wrap around, and the sums over `size` ranks.
+std::vector<uint32_t> MakeIntegers(int rank, int64_t count);
+std::vector<uint32_t> Sums(int64_t count, int size);
+
 template <typename T>
 bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() &&

@@ -136,6 +136,19 @@ absl::Status CheckAllReduceMax(DeviceCommunicator& c) {
   return findings.status();
 }
 
+absl::Status CheckAllReduceSum(DeviceCommunicator& c) {
+  LONGSPAN_ASSIGN_OR_RETURN(const Bench bench, Bench::Create(c));
+  Findings findings;
+  for (const int64_t count : {0, 1, 3, 4096, 100'003, 1 << 20}) {
+    LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer data, bench.Upload(MakeIntegers(c.rank(), count)));
+    LONGSPAN_RETURN_IF_ERROR(c.AllReduceSum("sums", data.as<uint32_t>(), count, bench.stream()));
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<uint32_t> sums,
+                              bench.Download<uint32_t>(data.data(), count));
+    findings.Expect(sums == Sums(count, c.size()), absl::StrCat(count, " values"));
+  }
+  return findings.status();
+}
+
 // In step i a rank sends to rank + i and receives from rank - i; in step 0 all to themselves.
 absl::Status CheckRing(DeviceCommunicator& c) {
   constexpr int64_t kBytes = 200'001;
@@ -353,6 +366,7 @@ absl::Status CheckGraph(DeviceCommunicator& c) {
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer receive, bench.Allocate(kBytes * n));
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer from_last, bench.Allocate(kBytes));
   LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer values, bench.Allocate(kCount * 4));
+  LONGSPAN_ASSIGN_OR_RETURN(const cuda::Buffer integers, bench.Allocate(kCount * 4));
   LONGSPAN_RETURN_IF_ERROR(c.Synchronize(bench.stream()));
   LONGSPAN_ASSIGN_OR_RETURN(
       const cuda::Graph graph, cuda::Graph::Capture(bench.stream(), [&]() -> absl::Status {
@@ -360,6 +374,8 @@ absl::Status CheckGraph(DeviceCommunicator& c) {
             c.AllGather("captured", send.data(), receive.data(), kBytes, bench.stream()));
         LONGSPAN_RETURN_IF_ERROR(
             c.AllReduceMax("captured", values.as<float>(), kCount, bench.stream()));
+        LONGSPAN_RETURN_IF_ERROR(
+            c.AllReduceSum("captured", integers.as<uint32_t>(), kCount, bench.stream()));
         return c.Exchange("captured", {Transfer{next, send.data(), kBytes}},
                           {Transfer{last, from_last.data(), kBytes}}, bench.stream());
       }));
@@ -368,6 +384,7 @@ absl::Status CheckGraph(DeviceCommunicator& c) {
     const uint64_t key = 100 * replay;
     LONGSPAN_RETURN_IF_ERROR(bench.Put(MakeBytes(key + c.rank(), kBytes), send.data()));
     LONGSPAN_RETURN_IF_ERROR(bench.Put(MakeFloats(c.rank(), kCount), values.data()));
+    LONGSPAN_RETURN_IF_ERROR(bench.Put(MakeIntegers(c.rank(), kCount), integers.data()));
     LONGSPAN_RETURN_IF_ERROR(graph.Launch(bench.stream()));
     LONGSPAN_ASSIGN_OR_RETURN(const std::vector<char> all,
                               bench.Download<char>(receive.data(), kBytes * n));
@@ -375,9 +392,12 @@ absl::Status CheckGraph(DeviceCommunicator& c) {
                               bench.Download<char>(from_last.data(), kBytes));
     LONGSPAN_ASSIGN_OR_RETURN(const std::vector<float> maxima,
                               bench.Download<float>(values.data(), kCount));
+    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<uint32_t> sums,
+                              bench.Download<uint32_t>(integers.data(), kCount));
     findings.Expect(all == GatheredBytes(key, kBytes, n), absl::StrCat("gather ", replay));
     findings.Expect(exchanged == MakeBytes(key + last, kBytes), absl::StrCat("exchange ", replay));
     findings.Expect(SameBits(maxima, Maxima(kCount, n)), absl::StrCat("maxima ", replay));
+    findings.Expect(sums == Sums(kCount, n), absl::StrCat("sums ", replay));
   }
   return findings.status();
 }
@@ -412,6 +432,7 @@ absl::Status CheckArguments(DeviceCommunicator& c) {
   };
   refused(c.AllGather("negative", data.data(), data.data(), -1, stream), "negative bytes");
   refused(c.AllReduceMax("negative", data.as<float>(), -1, stream), "negative count");
+  refused(c.AllReduceSum("negative", data.as<uint32_t>(), -1, stream), "negative count of a sum");
   refused(c.Exchange("peer", {beyond}, {}, stream), "peer to send to");
   refused(c.Exchange("peer", {}, {beyond}, stream), "peer to receive from");
   refused(c.Exchange("self", {self}, {longer_self}, stream), "self of two sizes");
@@ -454,6 +475,7 @@ const std::vector<DeviceCheck>& DeviceChecks() {
       {"AllGather", CheckAllGather},
       {"ManyAllGathers", CheckManyAllGathers},
       {"AllReduceMax", CheckAllReduceMax},
+      {"AllReduceSum", CheckAllReduceSum},
       {"Ring", CheckRing},
       {"RandomExchanges", CheckRandomExchanges},
       {"StreamOrder", CheckStreamOrder},
