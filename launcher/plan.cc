@@ -179,8 +179,8 @@ absl::Status CheckSizes(const PlanOptions& options, const PlanSubject& subject) 
   for (const int64_t ranks : options.ranks) {
     if (ranks > MostRanks(subject)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(ranks, " ranks: GPU ranks merge candidates of at most ", MostRanks(subject),
-                       "; --simulate looks beyond"));
+          absl::StrCat("`parallel.selection_merge: all_gather` is for at most ", MostRanks(subject),
+                       " GPUs, not ", ranks, ": use auto or histogram; --simulate looks beyond"));
     }
     for (const int64_t context : options.contexts) {
       const PlanSize size = {static_cast<int>(ranks), context, options.batch};

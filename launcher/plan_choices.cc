@@ -70,16 +70,10 @@ Knob MovingKnob() {
   return knob;
 }
 
-Knob MergeKnob(const PlanSubject& subject, const Config& settled) {
+Knob MergeKnob(const Config& settled) {
   Knob knob;
   knob.choice.what = "parallel.selection_merge";
   knob.choice.now = ConfigValue(settled, knob.choice.what);
-  if (subject.hardware.is_gpu) {
-    knob.choice.note = "GPU ranks gather all candidates: what a histogram would take is simulated";
-    knob.Add(knob.choice.now, [](PlanSubject*) {});
-    knob.Add("histogram", [](PlanSubject* s) { s->merge = MergeWay::kHistogram; });
-    return knob;
-  }
   const auto merge_by = [](SelectionMerge merge) {
     return [merge](PlanSubject* s) { s->config.parallel.selection_merge = merge; };
   };
@@ -95,7 +89,7 @@ std::vector<Knob> KnobsOf(const PlanSubject& subject, const Config& settled, con
   if (size.ranks == 1) return knobs;
   knobs.push_back(StripeKnob(settled));
   if (!subject.hardware.is_gpu && !settled.deterministic) knobs.push_back(MovingKnob());
-  if (selects) knobs.push_back(MergeKnob(subject, settled));
+  if (selects) knobs.push_back(MergeKnob(settled));
   return knobs;
 }
 
@@ -139,8 +133,9 @@ absl::StatusOr<PlanChoices> ChoosePlan(const PlanSubject& subject, const PlanSiz
     for (size_t i = 0; i < knob.apply.size(); ++i) {
       PlanSubject changed = subject;
       knob.apply[i](&changed);
-      // A stripe that is stated may not suit every chunk, nor proximity every stripe.
-      if (SettleFor(changed, size).ok()) {
+      // A stripe that is stated may not suit every chunk, nor proximity every stripe; and not all
+      // merges are for so many ranks.
+      if (size.ranks <= MostRanks(changed) && SettleFor(changed, size).ok()) {
         LONGSPAN_RETURN_IF_ERROR(Predict(changed, size, &knob.choice.options[i]));
       }
       progress(++done, total);

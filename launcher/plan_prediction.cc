@@ -7,11 +7,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cuda/merge.h"
 #include "runtime/dummy_model.h"
 #include "runtime/gpu_memory.h"
 #include "runtime/job_shape.h"
 #include "runtime/model.h"
+#include "sharding/merge_choice.h"
 #include "sharding/sequence_layout.h"
 
 namespace longspan {
@@ -69,8 +69,10 @@ absl::StatusOr<PlanSubject> MakePlanSubject(Config config, const HardwareProfile
 }
 
 int64_t MostRanks(const PlanSubject& subject) {
-  const bool selects = subject.config.attention == Attention::kEsa && subject.config.esa.top_k > 0;
-  return subject.hardware.is_gpu && selects ? cuda::kMaxMergedRanks : kMostPlannedRanks;
+  const Config& config = subject.config;
+  const bool gathers = config.attention == Attention::kEsa && config.esa.top_k > 0 &&
+                       config.parallel.selection_merge == SelectionMerge::kAllGather;
+  return subject.hardware.is_gpu && gathers ? kMostGatheringGpus : kMostPlannedRanks;
 }
 
 absl::StatusOr<Config> SettleFor(const PlanSubject& subject, const PlanSize& size) {
@@ -85,7 +87,6 @@ absl::StatusOr<Config> SettleFor(const PlanSubject& subject, const PlanSize& siz
 JobShape ShapeOf(const PlanSubject& subject, const Config& settled, int ranks) {
   JobShape job = MakeJobShape(settled, subject.model, ranks);
   if (subject.moving.has_value()) job.layer.moving = subject.moving;
-  if (subject.merge.has_value()) job.merge = subject.merge;
   return job;
 }
 

@@ -22,9 +22,7 @@ struct PlanSubject {
   ModelConfig model;
   WeightCounts weights;  // of the whole model, as it is stored
   HardwareProfile hardware;
-  // What no config says: what moves in a prompt's ring, and GPU ranks that merge by histogram.
-  std::optional<Moving> moving;
-  std::optional<MergeWay> merge;
+  std::optional<Moving> moving;  // in a prompt's ring, which no config says
 };
 
 struct PlanSize {

@@ -24,7 +24,8 @@ const char* MergeName(MergeWay merge) {
 
 absl::StatusOr<SimulatedRanks> Simulate(PlanSubject subject, MergeWay merge, const PlanSize& size) {
   SimulatedRanks row = {size.ranks, merge};
-  subject.merge = merge;
+  subject.config.parallel.selection_merge =
+      merge == MergeWay::kAllGather ? SelectionMerge::kAllGather : SelectionMerge::kHistogram;
   int64_t& chunk = subject.config.prefill_chunk_tokens;
   chunk = std::max(chunk, subject.config.esa.selection_block * size.ranks);
   LONGSPAN_ASSIGN_OR_RETURN(const Config settled, SettleFor(subject, size));

@@ -156,7 +156,7 @@ double MostMergeBytes(std::optional<MergeWay> way, int ranks, int64_t most_rows,
     return MergeBytes(merge, ranks, rows, top_k);
   };
   if (way) return bytes(*way, most_rows);
-  if (CheaperMerge(ranks, most_rows, top_k) == MergeWay::kAllGather) {
+  if (CheaperMerge(Backend::kCpu, ranks, most_rows, top_k) == MergeWay::kAllGather) {
     return bytes(MergeWay::kAllGather, most_rows);
   }
   // Both costs are linear in rows, and without rows a gather, of fewer messages, costs less: the
@@ -164,7 +164,7 @@ double MostMergeBytes(std::optional<MergeWay> way, int ranks, int64_t most_rows,
   int64_t gathered = 0, counted = most_rows;
   while (counted - gathered > 1) {
     const int64_t rows = gathered + (counted - gathered) / 2;
-    (CheaperMerge(ranks, rows, top_k) == MergeWay::kAllGather ? gathered : counted) = rows;
+    (CheaperMerge(Backend::kCpu, ranks, rows, top_k) == MergeWay::kAllGather ? gathered : counted) = rows;
   }
   return std::max(bytes(MergeWay::kAllGather, gathered), bytes(MergeWay::kHistogram, most_rows));
 }
@@ -172,8 +172,8 @@ double MostMergeBytes(std::optional<MergeWay> way, int ranks, int64_t most_rows,
 absl::StatusOr<Selections> MergeCandidates(const AttentionContext& context,
                                            absl::Span<Candidate> mine, int64_t rows) {
   const PhaseSpan span(context.phases, Phase::kCandidateMerge);
-  const MergeWay way =
-      context.merge.value_or(CheaperMerge(context.layout.num_ranks, rows, context.esa.picks()));
+  const MergeWay way = context.merge.value_or(
+      CheaperMerge(Backend::kCpu, context.layout.num_ranks, rows, context.esa.picks()));
   return way == MergeWay::kHistogram ? MergeByHistogram(context, mine, rows)
                                      : MergeByAllGather(context, mine, rows);
 }

@@ -399,11 +399,6 @@ absl::Status CheckDevice(const Config& config) {
     return absl::InvalidArgumentError(
         "`parallel.communicator: nccl` is between GPUs: use mpi, or `device: cuda`");
   }
-  if (config.device == "cuda" && config.parallel.selection_merge == SelectionMerge::kHistogram) {
-    return absl::InvalidArgumentError(
-        "`parallel.selection_merge: histogram` is of CPU ranks: GPU ranks gather all candidates; "
-        "use all_gather or auto");
-  }
   if (config.device == "cpu" && config.dtype == "bfloat16") {
     return absl::InvalidArgumentError(
         "`dtype: bfloat16` needs `device: cuda`: the CPU computes in float32 (a bfloat16 "

@@ -6,6 +6,8 @@
 #include "runtime/attention_context.h"
 #include "runtime/cuda/arena.h"
 #include "runtime/model.h"
+#include "sharding/digit_select.h"
+#include "sharding/merge_choice.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -63,6 +65,20 @@ int64_t ActivationBytes(const Sizes& sizes, const ModelConfig& model) {
          kLogitRows * model.vocab_size * kFloat + kProducts + kRopeBytes;
 }
 
+// What merges all ranks' candidates: theirs, or counts and winners.
+int64_t CandidateMergeBytes(const Sizes& sizes) {
+  constexpr int64_t kCount = sizeof(uint32_t);
+  if (sizes.ranks == 1) return 0;
+  const auto ranks = static_cast<int>(sizes.ranks);
+  const auto most = [&](MergeWay way) {
+    return MostRowsMerged(way, sizes.context.merge, Backend::kGpu, ranks,
+                          std::max(sizes.blocks, sizes.sequences), sizes.top_k);
+  };
+  const int64_t sums = DigitSums(0, ranks) + DigitSums(kDigits - 1, ranks);
+  return most(MergeWay::kAllGather) * sizes.ranks * sizes.top_k * kCandidate +
+         most(MergeWay::kHistogram) * (sums + sizes.top_k) * kCount;
+}
+
 // Scores of all blocks and their proximity, and what sorts them, grow with the context.
 int64_t ScoreBytes(const Sizes& sizes) {
   if (sizes.top_k == 0) return 0;
@@ -74,7 +90,7 @@ int64_t ScoreBytes(const Sizes& sizes) {
   const int64_t candidates = std::max(sizes.blocks, sizes.sequences) * sizes.top_k * kCandidate;
   const int64_t scores = sizes.blocks * (2 * sizes.own_tokens + sizes.own_keys) * kFloat;
   return queries + sizes.ranks * sizes.rows * kFloat + scores +
-         sizes.sequences * sizes.own_keys * kFloat + (2 + gathered) * candidates;
+         sizes.sequences * sizes.own_keys * kFloat + 2 * candidates + CandidateMergeBytes(sizes);
 }
 
 // Keys and values on their way, with their lists, and partials of decoded tokens.

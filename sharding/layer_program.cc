@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "sharding/digit_select.h"
 #include "sharding/histogram_select.h"
 #include "sharding/topk_merge.h"
 #include "sharding/units.h"
@@ -129,26 +130,22 @@ class Builder {
   void AddMerge(absl::Span<const Block> blocks) {
     const auto rows = static_cast<int64_t>(blocks.size());
     const int64_t of_rank = rows * job_.layer.picks() * kCandidate;
-    const MergeWay cheaper = job_.backend == Backend::kGpu
-                                 ? MergeWay::kAllGather
-                                 : CheaperMerge(job_.ranks(), rows, job_.layer.picks());
+    const MergeWay cheaper = CheaperMerge(job_.backend, job_.ranks(), rows, job_.layer.picks());
     if (job_.merge.value_or(cheaper) == MergeWay::kAllGather) {
       Add(Phase::kCandidateMerge, GatherCandidates(job_.layer, rows));
       return AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge,
                            BytesOnly(of_rank * job_.ranks()));
     }
-    const auto sum = [](std::string_view name, int64_t bytes) {
-      return Collective{CollectiveKind::kAllReduceSum, name, {bytes}, {}};
-    };
+    if (job_.backend == Backend::kGpu) return AddHistogramOnGpu(rows);
     Add(Phase::kCandidateMerge,
         Collective{CollectiveKind::kAllReduceMax, "select.ranges", {rows * 2 * kFloat}, {}});
     for (int i = 0; i < job_.histogram.histograms; ++i) {
       AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(of_rank));
-      Add(Phase::kCandidateMerge, sum("select.histograms", rows * kHistogramBins * kCount));
+      AddMergeSum("select.histograms", rows * kHistogramBins * kCount);
     }
-    Add(Phase::kCandidateMerge, sum("select.counts", rows * job_.ranks() * kCount));
+    AddMergeSum("select.counts", rows * job_.ranks() * kCount);
     const int64_t winners = rows * (job_.layer.picks() + job_.histogram.excess) * kCandidate;
-    Add(Phase::kCandidateMerge, sum("select.winners", winners));
+    AddMergeSum("select.winners", winners);
     AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(winners));
   }
 
@@ -247,6 +244,24 @@ class Builder {
   int64_t OwnedUnits(const Block& block, int rank) const {
     return LayoutOfUnits(job_.layer.layout, job_.layer.unit_tokens)
         .CountOwned(rank, UnitsOf(block));
+  }
+
+  void AddMergeSum(std::string_view name, int64_t bytes) {
+    Add(Phase::kCandidateMerge, Collective{CollectiveKind::kAllReduceSum, name, {bytes}, {}});
+  }
+
+  void AddHistogramOnGpu(int64_t rows) {
+    const int64_t candidates = rows * job_.layer.top_k;
+    const auto look = [&] {
+      AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(candidates * kCandidate));
+    };
+    for (int digit = 0; digit < kDigits; ++digit) {
+      look();
+      AddMergeSum("select.histograms", rows * DigitSums(digit, job_.ranks()) * kCount);
+    }
+    look();
+    AddMergeSum("select.winners", candidates * kCount);
+    AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(candidates * kCount));
   }
 
   void AddSelectionOnGpu(absl::Span<const Block> blocks) {

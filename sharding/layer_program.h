@@ -20,18 +20,17 @@
 // between them. The simulator replays it; a test holds its calls equal to those of real ranks.
 namespace longspan {
 
-// How CPU and GPU ranks differ: CPU ranks gather queries as they are, reduce maxima group by group
-// and agree on thresholds, and send keys or queries step by step. GPU ranks gather queries padded
-// to the rank with most, reduce maxima once, and bring keys for up to ring_groups groups of blocks.
-enum class Backend { kCpu, kGpu };
-
-// A merge of candidates by histogram (histogram_select.h): what of it depends on the scores.
+// A merge of candidates by histogram on CPUs (histogram_select.h): what of it depends on the
+// scores.
 struct HistogramMerge {
   int histograms = 1;    // that all rows of the merge take
   int64_t excess = 256;  // candidates of a row that are exchanged and do not win; at most 512
 };
 
-// A model on some ranks.
+// A model on some ranks. How CPU and GPU ranks differ: CPU ranks gather queries as they are, reduce
+// maxima group by group and agree on thresholds, and send keys or queries step by step. GPU ranks
+// gather queries padded to the rank with most, reduce maxima once, bring keys for up to ring_groups
+// groups of blocks, and merge by histogram in a form of their own (digit_select.h).
 struct JobShape {
   ModelShape model;  // its `ranks` are those of layer.layout
   LayerShape layer;
@@ -39,7 +38,7 @@ struct JobShape {
   int64_t panel_rows = 1;         // GPU: queries of a block are padded to these
   int64_t ring_groups = 4;        // GPU
   int64_t output_row_bytes = 0;   // GPU, deterministic decode: of what a token's owner gives to all
-  std::optional<MergeWay> merge;  // empty: on CPUs what is cheaper (CheaperMerge), GPUs gather
+  std::optional<MergeWay> merge;  // empty: what is cheaper (CheaperMerge)
   HistogramMerge histogram;
 
   int ranks() const { return layer.layout.num_ranks; }

@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "sharding/digit_select.h"
 #include "sharding/histogram_select.h"
 #include "sharding/topk_merge.h"
 
@@ -10,33 +11,56 @@ namespace {
 
 double StepsOf(int ranks) { return std::bit_width(static_cast<unsigned>(ranks - 1)); }
 
-double ReduceSeconds(int ranks, double bytes, const MergeRates& rates) {
-  return 2 * StepsOf(ranks) * (rates.step_s + bytes * rates.byte_s);
+double CpuHistogramSeconds(int ranks, double rows, double own, const MergeRates& rates) {
+  const auto reduce = [&](double bytes) {
+    return 2 * StepsOf(ranks) * (rates.step_s + bytes * rates.byte_s);
+  };
+  const double winners = own + rows * kMostExcess;
+  return reduce(rows * sizeof(ScoreRange)) +
+         kExpectedHistograms * reduce(rows * kHistogramBins * sizeof(uint32_t)) +
+         reduce(ranks * rows * sizeof(uint32_t)) + reduce(winners * sizeof(Candidate)) +
+         ((1 + kExpectedHistograms) * own + winners) * rates.candidate_s;
+}
+
+double GpuHistogramSeconds(int ranks, double rows, double own, const MergeRates& rates) {
+  const auto reduce = [&](double numbers) {
+    return 2 * (StepsOf(ranks) * rates.step_s + numbers * sizeof(uint32_t) * rates.byte_s);
+  };
+  double seconds = reduce(own) + (kDigits + 2) * own * rates.candidate_s;
+  for (int digit = 0; digit < kDigits; ++digit) {
+    seconds += reduce(rows * static_cast<double>(DigitSums(digit, ranks)));
+  }
+  return seconds;
 }
 
 }  // namespace
 
-double MergeSeconds(MergeWay way, int ranks, int64_t rows, int64_t top_k, const MergeRates& rates) {
-  const double each = static_cast<double>(rows);
+double MergeSeconds(Backend backend, MergeWay way, int ranks, int64_t rows, int64_t top_k,
+                    const MergeRates& rates) {
+  const auto each = static_cast<double>(rows);
   const double own = each * static_cast<double>(top_k);
   if (way == MergeWay::kAllGather) {
     return StepsOf(ranks) * rates.step_s +
            ranks * own * (sizeof(Candidate) * rates.byte_s + rates.candidate_s);
   }
-  const double winners = own + each * kMostExcess;
-  return ReduceSeconds(ranks, each * sizeof(ScoreRange), rates) +
-         kExpectedHistograms *
-             ReduceSeconds(ranks, each * kHistogramBins * sizeof(uint32_t), rates) +
-         ReduceSeconds(ranks, ranks * each * sizeof(uint32_t), rates) +
-         ReduceSeconds(ranks, winners * sizeof(Candidate), rates) +
-         ((1 + kExpectedHistograms) * own + winners) * rates.candidate_s;
+  return backend == Backend::kGpu ? GpuHistogramSeconds(ranks, each, own, rates)
+                                  : CpuHistogramSeconds(ranks, each, own, rates);
 }
 
-MergeWay CheaperMerge(int ranks, int64_t rows, int64_t top_k, const MergeRates& rates) {
-  return MergeSeconds(MergeWay::kHistogram, ranks, rows, top_k, rates) <
-                 MergeSeconds(MergeWay::kAllGather, ranks, rows, top_k, rates)
-             ? MergeWay::kHistogram
-             : MergeWay::kAllGather;
+MergeWay CheaperMerge(Backend backend, int ranks, int64_t rows, int64_t top_k,
+                      const MergeRates& rates) {
+  if (backend == Backend::kGpu && ranks > kMostGatheringGpus) return MergeWay::kHistogram;
+  const auto seconds = [&](MergeWay way) {
+    return MergeSeconds(backend, way, ranks, rows, top_k, rates);
+  };
+  return seconds(MergeWay::kHistogram) < seconds(MergeWay::kAllGather) ? MergeWay::kHistogram
+                                                                       : MergeWay::kAllGather;
+}
+
+int64_t MostRowsMerged(MergeWay way, std::optional<MergeWay> asked, Backend backend, int ranks,
+                       int64_t rows, int64_t top_k) {
+  while (rows > 0 && asked.value_or(CheaperMerge(backend, ranks, rows, top_k)) != way) --rows;
+  return rows;
 }
 
 }  // namespace longspan

@@ -45,6 +45,7 @@ CudaSizes CudaSizes::Of(const Config& config, const ModelConfig& model,
   sizes.own_tokens = pages * stripe;
   sizes.own_keys = pages * (stripe + 2 * context.kv.halo);
   sizes.top_k = context.selects ? config.esa.top_k : 0;
+  sizes.merge = context.merge;
   sizes.listed_keys = context.sizes.dense
                           ? sizes.max_tokens
                           : std::min(sizes.max_tokens, context.sizes.initial_tokens + sizes.top_k +
@@ -130,9 +131,14 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
     selected = arena->Take<Candidate>(candidates_of_all);
     counts = arena->Take<int32_t>(sizes.selections());
     if (sizes.ranks > 1) {
-      gathered = shared->Take<Candidate>(sizes.ranks * candidates_of_all);
-      merge =
-          bytes(cuda::MergeCandidatesWorkspaceBytes(sizes.ranks, sizes.selections(), sizes.top_k));
+      const int64_t gathering = sizes.MostMerged(MergeWay::kAllGather);
+      gathered = shared->Take<Candidate>(sizes.ranks * gathering * sizes.top_k);
+      merge = bytes(cuda::MergeCandidatesWorkspaceBytes(sizes.ranks, gathering, sizes.top_k));
+      const int64_t counting = sizes.MostMerged(MergeWay::kHistogram);
+      brackets = arena->Take<cuda::DigitBracket>(counting);
+      digit_sums = shared->Take<uint32_t>(counting * DigitSums(0, sizes.ranks));
+      last_sums = shared->Take<uint32_t>(counting * DigitSums(kDigits - 1, sizes.ranks));
+      winners = shared->Take<uint32_t>(counting * sizes.top_k);
     }
     // Two edges of each stripe of a chunk, out and in.
     const int64_t edges = 2 * (sizes.blocks + 2);

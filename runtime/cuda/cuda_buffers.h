@@ -3,14 +3,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "kernels/attention.h"
 #include "kernels/base/dtype.h"
+#include "kernels/cuda/digit_select.h"
 #include "runtime/attention_context.h"
 #include "runtime/config.h"
 #include "runtime/cuda/arena.h"
 #include "runtime/kv_shard.h"
 #include "runtime/model_config.h"
+#include "sharding/merge_choice.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -37,14 +40,22 @@ struct CudaSizes {
   int64_t own_tokens = 0;  // of them, of one rank: whole pages
   int64_t own_keys = 0;    // the same with halos
   int64_t top_k = 0;
-  int64_t listed_keys = 0;  // that a block attends to
-  int64_t rope_coarse = 0;  // multiples of kRopeFine in the RoPE table
+  std::optional<MergeWay> merge;  // of candidates; empty: what is cheaper
+  int64_t listed_keys = 0;        // that a block attends to
+  int64_t rope_coarse = 0;        // multiples of kRopeFine in the RoPE table
 
   static CudaSizes Of(const Config& config, const ModelConfig& model,
                       const AttentionContext& context, int sharers, int multiprocessors);
 
   int64_t qkv() const { return shape.query_dim() + 2 * shape.kv_dim(); }
   int64_t selections() const { return blocks > sequences ? blocks : sequences; }
+  // How so many rows are merged, and the most that are merged in this way.
+  MergeWay WayToMerge(int64_t num_rows) const {
+    return merge.value_or(CheaperMerge(Backend::kGpu, ranks, num_rows, top_k));
+  }
+  int64_t MostMerged(MergeWay way) const {
+    return MostRowsMerged(way, merge, Backend::kGpu, ranks, selections(), top_k);
+  }
   // Of queries that meet score keys: numbers of 8 bits are for caches only.
   DType score_query_dtype() const {
     return kv.score_dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : kv.score_dtype;
@@ -95,12 +106,17 @@ struct CudaBuffers {
   float* scores = nullptr;                // [blocks, own_tokens]
   float* spread = nullptr;                // workspace of PrefillScores
   Candidate* candidates = nullptr;        // [selections, top_k] of this rank
-  Candidate* gathered = nullptr;          // [ranks, selections, top_k]
   Candidate* selected = nullptr;          // [selections, top_k]
   int32_t* counts = nullptr;              // [selections]
   int32_t* own_counts = nullptr;          // [selections]
-  std::byte* merge = nullptr;             // workspace of MergeCandidates
-  std::byte* halos = nullptr;             // score rows on their way out, then those coming in
+  // Of the candidates of as many rows as are gathered, and as are merged by histogram.
+  Candidate* gathered = nullptr;           // [ranks, rows, top_k]
+  std::byte* merge = nullptr;              // workspace of MergeCandidates
+  cuda::DigitBracket* brackets = nullptr;  // [rows]
+  uint32_t* digit_sums = nullptr;          // [rows, DigitSums] of a digit
+  uint32_t* last_sums = nullptr;           // [rows, DigitSums] of the last digit
+  uint32_t* winners = nullptr;             // [rows, top_k]
+  std::byte* halos = nullptr;              // score rows on their way out, then those coming in
   int64_t halo_bytes = 0;
 
   // Attention.

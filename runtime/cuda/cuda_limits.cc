@@ -12,6 +12,7 @@
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/select.h"
 #include "kernels/cuda/shard_view.h"
+#include "sharding/merge_choice.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -89,10 +90,11 @@ absl::Status CheckSelection(const Config& config, const CudaSizes& sizes,
     return absl::InvalidArgumentError(
         absl::StrCat("`esa.top_k` (", sizes.top_k, ") must be at most ", most, " on GPUs"));
   }
-  if (sizes.ranks > cuda::kMaxMergedRanks) {
-    return absl::InvalidArgumentError(absl::StrCat("`attention: esa` on GPUs is for at most ",
-                                                   cuda::kMaxMergedRanks, " ranks, not ",
-                                                   sizes.ranks));
+  static_assert(kMostGatheringGpus == cuda::kMaxMergedRanks);
+  if (sizes.ranks > kMostGatheringGpus && sizes.merge == MergeWay::kAllGather) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("`parallel.selection_merge: all_gather` is for at most ", kMostGatheringGpus,
+                     " GPUs, not ", sizes.ranks, ": use auto or histogram"));
   }
   LONGSPAN_RETURN_IF_ERROR(CheckScoreKeys(config, sizes));
   const int64_t needed = cuda::DecodeSelectSharedBytes(sizes.kv.score_dim, config.esa.proximity);

@@ -3,9 +3,12 @@
 #include <algorithm>
 
 #include "kernels/base/status_macros.h"
+#include "kernels/cuda/digit_select.h"
 #include "kernels/cuda/key_list.h"
 #include "kernels/cuda/merge.h"
 #include "kernels/cuda/prefill_score.h"
+#include "sharding/digit_select.h"
+#include "sharding/merge_choice.h"
 
 namespace longspan {
 namespace {
@@ -69,9 +72,7 @@ absl::StatusOr<const void*> ScoreQueries(CudaRun* run, int64_t layer, int64_t ro
   return buffers.gathered_queries;
 }
 
-// This rank's candidates become everybody's selections.
-absl::Status MergeRanks(CudaRun* run, int64_t rows) {
-  const CudaPhaseSpan span(run->phases, Phase::kCandidateMerge);
+absl::Status MergeByAllGather(CudaRun* run, int64_t rows) {
   CudaBuffers& buffers = run->buffers;
   const int64_t top_k = run->sizes.top_k;
   LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllGather(
@@ -86,6 +87,40 @@ absl::Status MergeRanks(CudaRun* run, int64_t rows) {
   args.counts = buffers.counts;
   args.workspace = buffers.merge;
   return cuda::MergeCandidates(args, run->stream());
+}
+
+absl::Status MergeByHistogram(CudaRun* run, int64_t rows) {
+  CudaBuffers& buffers = run->buffers;
+  const auto sum = [&](const char* name, uint32_t* numbers, int64_t of_row) {
+    return run->gpu->communicator->AllReduceSum(name, numbers, rows * of_row, run->stream());
+  };
+  cuda::DigitSelectArgs args;
+  args.candidates = buffers.candidates;
+  args.rank = run->rank();
+  args.num_ranks = run->ranks();
+  args.rows = rows;
+  args.top_k = run->sizes.top_k;
+  args.brackets = buffers.brackets;
+  args.sums = buffers.digit_sums;
+  args.last_sums = buffers.last_sums;
+  args.winners = buffers.winners;
+  args.selected = buffers.selected;
+  args.counts = buffers.counts;
+  for (int digit = 0; digit < kDigits; ++digit) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::CountDigit(args, digit, run->stream()));
+    LONGSPAN_RETURN_IF_ERROR(
+        sum("select.histograms", cuda::SumsOf(args, digit), DigitSums(digit, run->ranks())));
+  }
+  LONGSPAN_RETURN_IF_ERROR(cuda::PlaceWinners(args, run->stream()));
+  LONGSPAN_RETURN_IF_ERROR(sum("select.winners", args.winners, args.top_k));
+  return cuda::OrderWinners(args, run->stream());
+}
+
+// This rank's candidates become everybody's selections.
+absl::Status MergeRanks(CudaRun* run, int64_t rows) {
+  const CudaPhaseSpan span(run->phases, Phase::kCandidateMerge);
+  return run->sizes.WayToMerge(rows) == MergeWay::kHistogram ? MergeByHistogram(run, rows)
+                                                             : MergeByAllGather(run, rows);
 }
 
 // Where this rank's own selection goes: one that is alone has no more to do.

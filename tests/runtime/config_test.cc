@@ -378,11 +378,6 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
        "`esa.score: group_vote` is of CPU ranks"},
       {[](Config& c) {
          c.device = "cuda";
-         c.parallel.selection_merge = SelectionMerge::kHistogram;
-       },
-       "`parallel.selection_merge: histogram` is of CPU ranks"},
-      {[](Config& c) {
-         c.device = "cuda";
          c.kv_cache_tier = "host";
          c.esa.compression = Compression::kExact;
        },

@@ -56,6 +56,38 @@ TEST(CudaSizesTest, ARankThatIsAloneSendsNothing) {
   EXPECT_LT(more, arrived + 3 * 4 * (on_host.arriving_keys() + on_host.max_tokens));
 }
 
+// Memory for a way to merge is there for as many rows as take it, and not for others.
+TEST(CudaSizesTest, HoldWhatTheirMergesNeed) {
+  constexpr int64_t kRanks = 64, kRows = 64, kTopK = 2048;
+  Config config;
+  config.device = "cuda";
+  config.dtype = "bfloat16";
+  config.max_model_len = 1 << 20;
+  config.parallel.stripe_tokens = 512;
+  config.prefill_chunk_tokens = kRows * 512;
+  const ModelConfig model = Llama3Of8B();
+  const auto sizes_of = [&](SelectionMerge merge) {
+    config.parallel.selection_merge = merge;
+    return CudaSizes::Of(config, model, MakeAttentionContext(config, model, kRanks), /*sharers=*/1,
+                         /*multiprocessors=*/132);
+  };
+  const CudaSizes gather = sizes_of(SelectionMerge::kAllGather);
+  const CudaSizes histogram = sizes_of(SelectionMerge::kHistogram);
+  const CudaSizes cheapest = sizes_of(SelectionMerge::kAuto);
+  const int64_t of_gather = kRanks * kTopK * 8;  // of a row
+  const int64_t of_histogram = 16 + (8192 + 4096 + kRanks + kTopK) * 4;
+  ASSERT_EQ(gather.selections(), kRows);
+  EXPECT_EQ(gather.MostMerged(MergeWay::kHistogram), 0);
+  EXPECT_EQ(histogram.MostMerged(MergeWay::kAllGather), 0);
+  EXPECT_EQ(BytesOf(gather) - BytesOf(histogram), kRows * (of_gather - of_histogram));
+  const int64_t few = cheapest.MostMerged(MergeWay::kAllGather);
+  EXPECT_GT(few, 0);
+  EXPECT_LT(few, kRows);
+  EXPECT_EQ(cheapest.WayToMerge(few), MergeWay::kAllGather);
+  EXPECT_EQ(cheapest.WayToMerge(kRows), MergeWay::kHistogram);
+  EXPECT_EQ(BytesOf(cheapest) - BytesOf(histogram), few * of_gather);
+}
+
 TEST(CudaSizesTest, TheRopeTableHasAllPositions) {
   for (const int64_t far_position : {0, (1 << 20) - 1, 1 << 20, 3 << 20}) {
     const CudaSizes sizes = SizesOf(1, "device", Attention::kEsa, far_position);

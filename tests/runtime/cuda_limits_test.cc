@@ -136,7 +136,11 @@ TEST(CudaLimitsTest, RefusesSelectionsBeyondTheirMemoryAndNumbers) {
   EXPECT_THAT(job.Refusal(), HasSubstr("must be at most 536870911"));
   job = Job();
   job.ranks = 1025;
-  EXPECT_THAT(job.Refusal(), HasSubstr("for at most 1024 ranks, not 1025"));
+  EXPECT_EQ(job.Check(), absl::OkStatus());
+  job.config.parallel.selection_merge = SelectionMerge::kAllGather;
+  EXPECT_EQ(job.Refusal(),
+            "`parallel.selection_merge: all_gather` is for at most 1024 GPUs, not 1025: use auto "
+            "or histogram");
   job = Job();
   job.config.max_model_len = int64_t{1} << 31;
   EXPECT_THAT(job.Refusal(), HasSubstr("`max_model_len` (2147483648) gives a rank 2148532224 keys "

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/thread_communicator.h"
 #include "gtest/gtest.h"
 #include "tests/reference/reference_model.h"
 
@@ -236,6 +237,39 @@ void ExpectTheSameBitsAllWays(const RandomModel& model, Config config) {
       EXPECT_EQ(together[i].logits, alone[i].logits);
     }
   }
+}
+
+void ExpectBothMergesSelectTheSame(const RandomModel& model, Config config, int ranks) {
+  std::vector<TestSequence> sequences = {MakeSequence(16, 203, 9, model.config.vocab_size)};
+  for (const int tokens : {3, 1}) {
+    TestSequence& sequence = sequences.emplace_back();
+    for (int i = 0; i < 150; ++i) sequence.prompt.push_back(i % tokens);
+    sequence.decoded.assign(5, 0);
+  }
+  config.parallel.selection_merge = SelectionMerge::kAllGather;
+  const auto expected = RunSharded(model, config, ranks, sequences);
+  config.parallel.selection_merge = SelectionMerge::kHistogram;
+  const auto actual = RunSharded(model, config, ranks, sequences);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    EXPECT_EQ(actual[i].selections, expected[i].selections) << i;
+    EXPECT_EQ(actual[i].logits, expected[i].logits) << i;
+  }
+}
+
+CommunicatorStats StatsOfRun(Config config, int ranks, const TestSequence& sequence) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
+  CommunicatorStats stats;
+  const absl::Status ran = RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
+    std::vector<SequenceResult> results(1);
+    results[0].logits.resize((sequence.prompt.size() + sequence.decoded.size()) *
+                             model.config.vocab_size);
+    const absl::Status status = RunOnRank(model, config, communicator, {sequence}, &results);
+    if (communicator.rank() == 0) stats = communicator.stats();
+    return status;
+  });
+  EXPECT_TRUE(ran.ok()) << ran;
+  return stats;
 }
 
 absl::Span<const Variant> Variants() { return kVariants; }

@@ -36,6 +36,14 @@ absl::Span<const Variant> MethodVariants();
 // selections to the last bit, those of each sequence alone on one rank.
 void ExpectTheSameBitsAllWays(const RandomModel& model, Config config);
 
+// Both ways to merge candidates give the same logits and selections to the last bit, of prompts of
+// any tokens, of three, whose scores tie in layer 0, and of one, whose scores are all equal there.
+// They decode together.
+void ExpectBothMergesSelectTheSame(const RandomModel& model, Config config, int ranks);
+
+// Calls of each name between hosts, on rank 0 of a small model's ranks.
+CommunicatorStats StatsOfRun(Config config, int ranks, const TestSequence& sequence);
+
 // What other families add to Llama.
 struct Family {
   const char* name;

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/device.h"
 #include "runtime/config.h"
+#include "sharding/digit_select.h"
 #include "tests/reference/random_model.h"
 #include "tests/runtime/esa_checks.h"
 #include "tests/runtime/sharded_run.h"
@@ -168,6 +169,33 @@ TEST_F(CudaEsaTest, GroupsOfBlocksAttendToWhatTheyWould) {
       }
     }
   }
+}
+
+TEST_F(CudaEsaTest, MergesByHistogramSelectTheSame) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  for (const bool deterministic : {false, true}) {
+    for (const int ranks : {2, 3, 5}) {
+      SCOPED_TRACE(testing::Message() << ranks << " ranks");
+      Config config = SmallGpuConfig();
+      config.deterministic = deterministic;
+      ExpectBothMergesSelectTheSame(model, config, ranks);
+    }
+  }
+}
+
+TEST_F(CudaEsaTest, TheConfigChoosesHowCandidatesMerge) {
+  Config config = SmallGpuConfig();
+  const TestSequence sequence = MakeSequence(14, 203, 5, SmallModel().vocab_size);
+  EXPECT_FALSE(StatsOfRun(config, 2, sequence).contains("select.histograms"));
+  config.parallel.selection_merge = SelectionMerge::kHistogram;
+  const CommunicatorStats stats = StatsOfRun(config, 2, sequence);
+  EXPECT_FALSE(stats.contains("select.candidates"));
+  // On two ranks each sends what is summed to one.
+  const CallStats winners = stats.at("select.winners"), histograms = stats.at("select.histograms");
+  EXPECT_EQ(histograms.calls, kDigits * winners.calls);
+  const int64_t rows = winners.bytes_sent / (config.esa.top_k * 4);
+  EXPECT_GT(rows, winners.calls) << "blocks of a chunk together";
+  EXPECT_EQ(histograms.bytes_sent, rows * (4 * 8192 + 4096 + 2) * 4);
 }
 
 // Where keys and values lie changes no bit.

@@ -5,7 +5,6 @@
 #include <tuple>
 #include <vector>
 
-#include "collectives/thread_communicator.h"
 #include "gtest/gtest.h"
 #include "runtime/config.h"
 #include "tests/reference/random_model.h"
@@ -131,30 +130,14 @@ INSTANTIATE_TEST_SUITE_P(Variants, MovingTest,
                                                                                : "Queries");
                          });
 
-// Both ways to merge candidates, bit for bit: prompts of any tokens, of three, whose scores tie in
-// layer 0, and of one, whose scores are all equal there. They decode together.
 class SelectionMergeTest : public testing::TestWithParam<std::tuple<Variant, int, bool>> {};
 
 TEST_P(SelectionMergeTest, BothWaysSelectTheSame) {
   const auto& [variant, ranks, deterministic] = GetParam();
-  const RandomModel model = MakeRandomModel(SmallModel());
   Config config = SmallConfig();
   variant.apply(&config);
   config.deterministic = deterministic;
-  std::vector<TestSequence> sequences = {MakeSequence(16, 203, 9, model.config.vocab_size)};
-  for (const int tokens : {3, 1}) {
-    TestSequence& sequence = sequences.emplace_back();
-    for (int i = 0; i < 150; ++i) sequence.prompt.push_back(i % tokens);
-    sequence.decoded.assign(5, 0);
-  }
-  config.parallel.selection_merge = SelectionMerge::kAllGather;
-  const auto expected = RunSharded(model, config, ranks, sequences);
-  config.parallel.selection_merge = SelectionMerge::kHistogram;
-  const auto actual = RunSharded(model, config, ranks, sequences);
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    EXPECT_EQ(actual[i].selections, expected[i].selections) << i;
-    EXPECT_EQ(actual[i].logits, expected[i].logits) << i;
-  }
+  ExpectBothMergesSelectTheSame(MakeRandomModel(SmallModel()), config, ranks);
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, SelectionMergeTest,
@@ -165,23 +148,6 @@ INSTANTIATE_TEST_SUITE_P(Variants, SelectionMergeTest,
                                   std::to_string(std::get<1>(variant.param)) +
                                   (std::get<2>(variant.param) ? "Deterministic" : "");
                          });
-
-// Calls of each name on rank 0.
-CommunicatorStats StatsOfRun(Config config, int ranks, const TestSequence& sequence) {
-  const RandomModel model = MakeRandomModel(SmallModel());
-  EXPECT_TRUE(ResolveConfig(ranks, &config).ok());
-  CommunicatorStats stats;
-  const absl::Status ran = RunThreadRanks(ranks, [&](Communicator& communicator) -> absl::Status {
-    std::vector<SequenceResult> results(1);
-    results[0].logits.resize((sequence.prompt.size() + sequence.decoded.size()) *
-                             model.config.vocab_size);
-    const absl::Status status = RunOnRank(model, config, communicator, {sequence}, &results);
-    if (communicator.rank() == 0) stats = communicator.stats();
-    return status;
-  });
-  EXPECT_TRUE(ran.ok()) << ran;
-  return stats;
-}
 
 TEST(EsaTest, KeysOrQueriesMoveByWhatTheyCost) {
   // Bytes of a token: key and value 128 in bfloat16, query 256, partial 272. Of a chunk of 4 blocks

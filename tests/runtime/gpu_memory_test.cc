@@ -68,6 +68,22 @@ TEST(GpuMemoryTest, KeepsKeysAndValuesOnTheHostIfAsked) {
   EXPECT_GT(host.exchange, device.exchange);
 }
 
+TEST(GpuMemoryTest, HoldsAllCandidatesOnlyWhereTheyAreGathered) {
+  constexpr int64_t kRanks = 1024;
+  Config config = Resolved(kRanks);
+  config.prefill_chunk_tokens = 512 * kRanks;
+  const auto scores = [&](SelectionMerge merge) {
+    config.parallel.selection_merge = merge;
+    return Estimate(config, kRanks, 1 << 20).scores;
+  };
+  const int64_t histogram = scores(SelectionMerge::kHistogram);
+  EXPECT_EQ(scores(SelectionMerge::kAllGather) - histogram,
+            kRanks * (kRanks * 2048 * 8 - (8192 + 4096 + kRanks + 2048) * 4));
+  // A few rows alone are gathered.
+  EXPECT_GT(scores(SelectionMerge::kAuto), histogram);
+  EXPECT_LT(scores(SelectionMerge::kAuto), histogram + 10 * kRanks * 2048 * 8);
+}
+
 TEST(GpuMemoryTest, DenseAttentionScoresNothing) {
   Config config = Resolved(2);
   config.attention = Attention::kDense;

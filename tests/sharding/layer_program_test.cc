@@ -184,5 +184,25 @@ TEST_F(LayerProgramTest, ADecodedTokenMergesCandidatesThenPartials) {
   EXPECT_EQ(histogram[3].bytes, (std::vector<int64_t>{(3 + 16) * 8}));
 }
 
+TEST_F(LayerProgramTest, GpusMergeByHistogramDigitByDigit) {
+  JobShape job;
+  job.backend = Backend::kGpu;
+  job.layer.layout = {4, 2};
+  job.layer.sizes = {2, 4, false};
+  job.layer.top_k = 3;
+  job.merge = MergeWay::kHistogram;
+  const auto select = [](Range, Range) { return std::vector<int64_t>{5, 6, 8}; };
+  const std::vector<Collective> calls = CallsOfRank(DecodeProgram(job, {50, 60}, select), 2, 1);
+  ASSERT_EQ(calls.size(), 7u);
+  for (int digit = 0; digit < 5; ++digit) {
+    EXPECT_EQ(calls[digit].name, "select.histograms");
+    const int64_t bytes = 2 * 4 * (digit == 4 ? 4096 + 2 : 8192);
+    EXPECT_EQ(calls[digit].bytes, (std::vector<int64_t>{bytes})) << digit;
+  }
+  EXPECT_EQ(calls[5].name, "select.winners");
+  EXPECT_EQ(calls[5].bytes, (std::vector<int64_t>{2 * 3 * 4}));
+  EXPECT_EQ(calls[6].name, "attend.partials");
+}
+
 }  // namespace
 }  // namespace longspan
