@@ -164,7 +164,8 @@ double MostMergeBytes(std::optional<MergeWay> way, int ranks, int64_t most_rows,
   int64_t gathered = 0, counted = most_rows;
   while (counted - gathered > 1) {
     const int64_t rows = gathered + (counted - gathered) / 2;
-    (CheaperMerge(Backend::kCpu, ranks, rows, top_k) == MergeWay::kAllGather ? gathered : counted) = rows;
+    (CheaperMerge(Backend::kCpu, ranks, rows, top_k) == MergeWay::kAllGather ? gathered : counted) =
+        rows;
   }
   return std::max(bytes(MergeWay::kAllGather, gathered), bytes(MergeWay::kHistogram, most_rows));
 }

@@ -488,7 +488,7 @@ case $case in
     refuse 1 'at most 1024 GPUs, not 2048: use auto or histogram; --simulate looks beyond' \
       --model shape --gpus 2048 --hardware h200 --set parallel.selection_merge=all_gather
     # Before anything is predicted of those that would do.
-    refuse 1 '2048 ranks: ' --model shape --gpus 1,2048 --hardware h200 \
+    refuse 1 'at most 1024 GPUs, not 2048' --model shape --gpus 1,2048 --hardware h200 \
       --set parallel.selection_merge=all_gather
     refuse 1 'add --set max_model_len=2000' --model shape --gpus 1 --hardware h200 \
       --context 1000,2000 --set max_model_len=1500

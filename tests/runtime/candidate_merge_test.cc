@@ -113,7 +113,8 @@ TEST(CandidateMergeBytesTest, MostIsThatOfAnyNumberOfRows) {
     for (const int64_t k : {1, 16, 512, 2048}) {
       double most = 0;
       for (int64_t rows = 1; rows <= 130; ++rows) {
-        const double bytes = MergeBytes(CheaperMerge(Backend::kCpu, ranks, rows, k), ranks, rows, k);
+        const double bytes =
+            MergeBytes(CheaperMerge(Backend::kCpu, ranks, rows, k), ranks, rows, k);
         fewer_need_more = fewer_need_more || bytes < most;
         most = std::max(most, bytes);
         ASSERT_EQ(MostMergeBytes(std::nullopt, ranks, rows, k), most)
