@@ -45,7 +45,8 @@ void CatchSignals(std::initializer_list<int> signals, int flags) {
   struct sigaction action = {};
   action.sa_handler = [](int signal) {
     stop_requested = true;
-    if (signal != SIGUSR1) ++stop_signals;
+    // A closed terminal sends SIGHUP twice, from its shell and as the shell ends.
+    if (signal == SIGHUP ? stop_signals == 0 : signal != SIGUSR1) ++stop_signals;
   };
   action.sa_flags = SA_RESTART | flags;
   for (const int signal : signals) sigaction(signal, &action, nullptr);

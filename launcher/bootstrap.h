@@ -65,7 +65,7 @@ void CatchStopSignals();
 // unless it is ignored, as with nohup, is one of them.
 void CatchAllStopSignals();
 bool StopRequested();
-// Signals but SIGUSR1 that came.
+// SIGINTs and SIGTERMs that came, or one if SIGHUP did and none of them.
 int StopSignals();
 
 }  // namespace longspan

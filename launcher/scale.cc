@@ -188,6 +188,7 @@ absl::StatusOr<int> RunStudy(const StudyRun& run) {
   state.total = static_cast<int64_t>(missing.size());
   int failed = 0;
   for (const ScaleKey& key : missing) {
+    if (StopRequested()) break;  // between two points
     state.fraction = static_cast<double>(state.done) / static_cast<double>(state.total);
     const absl::Status status = RunPoint(run, key, &writer, &progress, state);
     ++state.done;
@@ -201,6 +202,7 @@ absl::StatusOr<int> RunStudy(const StudyRun& run) {
     if (!status.ok()) ++failed;
   }
   progress.Clear();
+  if (StopRequested()) ++failed;  // what is missing
   return Finish(run, writer, failed);
 }
 
@@ -241,6 +243,7 @@ absl::StatusOr<int> Scale(const std::vector<std::string>& positional) {
   }
   CatchAllStopSignals();
   absl::StatusOr<StudyRun> run = PrepareStudy(study);
+  if (StopRequested()) return ReportError(absl::CancelledError("stopped by a signal"), 0);
   if (!run.ok()) return ReportError(run.status(), 0);
   run->progress = style;
   if (!absl::GetFlag(FLAGS_slurm).empty()) {

@@ -59,7 +59,8 @@ MergeWay CheaperMerge(Backend backend, int ranks, int64_t rows, int64_t top_k,
 
 int64_t MostRowsMerged(MergeWay way, std::optional<MergeWay> asked, Backend backend, int ranks,
                        int64_t rows, int64_t top_k) {
-  while (rows > 0 && asked.value_or(CheaperMerge(backend, ranks, rows, top_k)) != way) --rows;
+  if (asked) return *asked == way ? rows : 0;
+  while (rows > 0 && CheaperMerge(backend, ranks, rows, top_k) != way) --rows;
   return rows;
 }
 

@@ -1,7 +1,9 @@
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cub/block/block_radix_sort.cuh>
 #include <cub/block/block_scan.cuh>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -209,7 +211,10 @@ __global__ void __launch_bounds__(kThreads) OrderKernel(DigitSelectArgs args) {
 }
 
 absl::Status CheckArgs(const DigitSelectArgs& args) {
-  if (args.num_ranks >= 1 && args.top_k >= 1 && args.top_k <= kMaxDigitSelected) {
+  // Candidates of all ranks are counted in 32 bits.
+  constexpr int64_t kMostCounted = std::numeric_limits<uint32_t>::max();
+  if (args.num_ranks >= 1 && 0 <= args.rank && args.rank < args.num_ranks && args.top_k >= 1 &&
+      args.top_k <= std::min(kMaxDigitSelected, kMostCounted / args.num_ranks)) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
@@ -220,6 +225,9 @@ absl::Status CheckArgs(const DigitSelectArgs& args) {
 
 absl::Status CountDigit(const DigitSelectArgs& args, int digit, Stream stream) {
   LONGSPAN_RETURN_IF_ERROR(CheckArgs(args));
+  if (digit < 0 || digit >= kDigits) {
+    return absl::InvalidArgumentError(absl::StrCat("there is no digit ", digit));
+  }
   if (args.rows == 0) return absl::OkStatus();
   CountKernel<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args, digit);
   return CheckLaunch("CountDigit");

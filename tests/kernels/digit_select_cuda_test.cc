@@ -258,6 +258,15 @@ TEST(DigitSelectArgsTest, RefusesOtherSizes) {
     EXPECT_TRUE(absl::IsInvalidArgument(PlaceWinners(args, nullptr)));
     EXPECT_TRUE(absl::IsInvalidArgument(OrderWinners(args, nullptr)));
   }
+  for (const DigitSelectArgs& args : {DigitSelectArgs{.num_ranks = 0, .rows = 1, .top_k = 1},
+                                      {.rank = 2, .num_ranks = 2, .rows = 1, .top_k = 1},
+                                      {.num_ranks = 5, .rows = 1, .top_k = kMaxDigitSelected}}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(CountDigit(args, 0, nullptr)));
+  }
+  for (const int digit : {-1, kDigits}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        CountDigit({.num_ranks = 2, .rows = 1, .top_k = 1}, digit, nullptr)));
+  }
   ExpectOk(CountDigit({.num_ranks = 2, .rows = 0, .top_k = 1}, 0, nullptr));
 }
 

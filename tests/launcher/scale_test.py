@@ -292,7 +292,7 @@ print(json.dumps(point))
         stub.write_text(f"""#!/bin/bash
 case "$*" in *--do-not-launch*) exec {MPIRUN} "$@" ;; esac
 echo started >> starts
-if [ "$(wc -l < starts)" -gt 2 ]; then echo $$ > pid; exec sleep 300; fi
+if [ "$(wc -l < starts)" -gt 2 ]; then echo $$ > pid; trap 'echo told > told; kill $!; exit 3' TERM; sleep 300 & wait; fi
 exec {MPIRUN} "$@"
 """)
         stub.chmod(0o755)
@@ -308,6 +308,8 @@ exec {MPIRUN} "$@"
                 self.assertIsNone(process.poll())
                 time.sleep(0.02)
             process.send_signal(number)
+            if number == signal.SIGHUP:  # twice, as a terminal that is closed sends it
+                process.send_signal(number)
             errors = process.communicate(timeout=60)[1]
             self.assertEqual(process.returncode, code, errors)
             self.assertIn(message, errors)
@@ -315,8 +317,9 @@ exec {MPIRUN} "$@"
             child = int((self.directory / "pid").read_text())
             if message:
                 self.assertFalse(pathlib.Path(f"/proc/{child}").exists(), "its point runs on")
+                (self.directory / "told").unlink()  # it was stopped in order
             else:
-                os.kill(child, signal.SIGKILL)
+                os.killpg(child, signal.SIGKILL)
             (self.directory / "pid").unlink()
         self.scale(0, *arguments)
         self.assertEqual(len(self.lines()), 3)
