@@ -231,12 +231,6 @@ TEST_F(RingScheduleTest, NothingToReadTakesNoRounds) {
   EXPECT_TRUE(PlanRing(layout, 1, {BlockKeys{.near = {5, 5}}}, 10).empty());
 }
 
-// Such a list would be planned wrongly, and differently from rank to rank.
-TEST_F(RingScheduleTest, PositionsThatDoNotAscendAreAnError) {
-  EXPECT_DEBUG_DEATH(RunsByReader(1, {{{.far = {7, 3}, .near = {9, 10}}}}), "begin");
-  EXPECT_DEBUG_DEATH(RunsByReader(1, {{{.far = {7}, .near = {5, 10}}}}), "begin");
-}
-
 TEST_F(RingScheduleTest, EveryStepPairsEveryRank) {
   for (int ranks = 1; ranks <= 8; ++ranks) {
     for (int rank = 0; rank < ranks; ++rank) {
