@@ -1,23 +1,25 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
+#include <functional>
+#include <iterator>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/bootstrap.h"
+#include "launcher/calibrate_options.h"
+#include "launcher/calibrate_report.h"
+#include "launcher/calibration_text.h"
 #include "launcher/flags.h"
 #include "launcher/progress.h"
 #include "launcher/subcommand.h"
-#include "nlohmann/json.hpp"
 #include "runtime/calibration.h"
 #include "runtime/clock.h"
 #include "runtime/compressor.h"
@@ -27,97 +29,12 @@
 namespace longspan {
 namespace {
 
-// The calibration text as token ids, read a piece at a time: lines of a text file, or, of a .jsonl
-// file, the `prompt` (also in `body`) or `text` of each line.
-class CalibrationText {
- public:
-  CalibrationText(const std::string& path, const Tokenizer& tokenizer)
-      : path_(path),
-        jsonl_(absl::EndsWith(path, ".jsonl")),
-        file_(path, std::ios::binary),
-        tokenizer_(tokenizer) {}
-
-  absl::Status status() const {
-    if (std::filesystem::is_directory(path_)) {
-      return absl::InvalidArgumentError(absl::StrCat(path_, ": is a directory"));
-    }
-    if (file_.is_open()) return absl::OkStatus();
-    return absl::NotFoundError(absl::StrCat(path_, ": cannot be read"));
-  }
-
-  // Of what was read so far.
-  int64_t replaced_sequences() const { return notes_.replaced; }
-
-  absl::StatusOr<std::vector<int32_t>> NextWindow(int64_t max_tokens) {
-    while (static_cast<int64_t>(tokens_.size()) < max_tokens && file_) {
-      LONGSPAN_ASSIGN_OR_RETURN(const std::string piece, NextPiece());
-      LONGSPAN_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                                tokenizer_.Encode(piece, /*add_special_tokens=*/false, &notes_));
-      tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-    }
-    const auto end = tokens_.begin() + std::min<int64_t>(max_tokens, tokens_.size());
-    std::vector<int32_t> window(tokens_.begin(), end);
-    tokens_.erase(tokens_.begin(), end);
-    return window;
-  }
-
- private:
-  static constexpr size_t kPieceBytes = 65536;
-
-  // Some tens of kilobytes, up to the end of a line where one is near, so that words are not cut;
-  // empty at the end. A text may have no line breaks at all: then only UTF-8 characters are not
-  // cut. A line of JSON is read whole.
-  absl::StatusOr<std::string> NextPiece() {
-    if (jsonl_) return NextJsonLine();
-    std::string piece(kPieceBytes, '\0');
-    file_.read(piece.data(), kPieceBytes);
-    piece.resize(file_.gcount());
-    for (int c; piece.size() < 2 * kPieceBytes && !piece.empty() && piece.back() != '\n' &&
-                (c = file_.get()) != EOF;) {
-      piece.push_back(static_cast<char>(c));
-    }
-    for (int i = 0; i < 3 && (file_.peek() & 0xC0) == 0x80; ++i) {
-      piece.push_back(static_cast<char>(file_.get()));
-    }
-    return piece;
-  }
-
-  absl::StatusOr<std::string> NextJsonLine() {
-    std::string line;
-    do {
-      if (!std::getline(file_, line)) return std::string();
-      ++line_number_;
-    } while (line.find_first_not_of(" \t\r") == line.npos);
-    LONGSPAN_ASSIGN_OR_RETURN(const std::string text, TextOfLine(line));
-    return text + "\n";
-  }
-
-  absl::StatusOr<std::string> TextOfLine(const std::string& line) const {
-    const nlohmann::json parsed = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const nlohmann::json& body =
-        parsed.is_object() && parsed.contains("body") ? parsed["body"] : parsed;
-    for (const char* key : {"prompt", "text"}) {
-      if (body.is_object() && body.contains(key) && body[key].is_string()) return body[key];
-    }
-    return absl::InvalidArgumentError(absl::StrCat(
-        path_, ":", line_number_, ": expected a JSON object with `prompt` or `text`, a string"));
-  }
-
-  std::string path_;
-  bool jsonl_;
-  std::ifstream file_;
-  const Tokenizer& tokenizer_;
-  int64_t line_number_ = 0;
-  std::vector<int32_t> tokens_;
-  EncodeNotes notes_;
-};
-
 std::string OutputPath(const Config& config) {
   const std::string output = absl::GetFlag(FLAGS_output);
   return output.empty() ? absl::StrCat(config.model, "/compressor.safetensors") : output;
 }
 
-absl::Status Save(const Config& config, const CalibrationReport& report) {
+absl::Status Save(const Config& config, FitMethod method, const CalibrationReport& report) {
   LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
   std::vector<LayerCompressorData> layers;
   for (const CalibrationReport::Layer& layer : report.layers) {
@@ -126,7 +43,7 @@ absl::Status Save(const Config& config, const CalibrationReport& report) {
   const std::string input = absl::GetFlag(FLAGS_input);
   return SaveCompressor(
       OutputPath(config), model, report.fingerprint, ScoreTargetName(config.esa),
-      config.esa.compressed_dim, layers, "closed form",
+      config.esa.compressed_dim, layers, FitMethodName(method),
       absl::StrCat(input.substr(input.rfind('/') + 1), ", ", report.tokens, " tokens"));
 }
 
@@ -166,8 +83,10 @@ absl::Status CheckOutput(const std::string& path) {
 }
 
 struct CalibrateJob {
+  CalibrateOptions options;
   ProgressStyle style = ProgressStyle::kOff;
-  int64_t tokens = 0;  // of the text; known to rank 0
+  int64_t tokens = 0;          // of the text; known to rank 0
+  std::vector<FitCase> cases;  // to compare or choose from
 
   // What can be told before anything is loaded.
   absl::StatusOr<bool> Prepare(const Config& config) {
@@ -176,18 +95,15 @@ struct CalibrateJob {
           "`load_format: dummy`: random weights have nothing to calibrate; a run makes up a "
           "compressor for them");
     }
-    LONGSPAN_RETURN_IF_ERROR(CheckOutput(OutputPath(config)));
+    LONGSPAN_RETURN_IF_ERROR(options.writes_compressor()
+                                 ? CheckOutput(OutputPath(config))
+                                 : CheckReportPath(absl::GetFlag(FLAGS_output)));
     LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
     const std::string input = absl::GetFlag(FLAGS_input);
     CalibrationText text(input, *tokenizer);
     LONGSPAN_RETURN_IF_ERROR(text.status());
     LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
-    const int64_t width = model.num_kv_heads * model.head_dim;
-    if (config.esa.compressed_dim > width) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("esa.compressed_dim ", config.esa.compressed_dim, " must be at most ", width,
-                       ", the width of the concatenated keys"));
-    }
+    LONGSPAN_RETURN_IF_ERROR(CheckDims(config, model.num_kv_heads * model.head_dim));
     // All of the text: what is wrong with its last line must not cost a fit.
     const int64_t window = CalibrationWindow(model);
     while (true) {
@@ -209,26 +125,99 @@ struct CalibrateJob {
 
   absl::StatusOr<int> Run(const Config& config, Communicator& communicator) const {
     if (communicator.rank() != 0) {
-      LONGSPAN_RETURN_IF_ERROR(Calibrate(config, communicator, nullptr, nullptr).status());
+      LONGSPAN_RETURN_IF_ERROR(Fit(config, communicator, nullptr, nullptr, {}).status());
       return kExitOk;
     }
     LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
     CalibrationText text(absl::GetFlag(FLAGS_input), *tokenizer);
-    Progress progress(style, stderr, MonotonicSeconds());
-    const auto show = [&](int64_t done) {
-      progress.Update({.fraction = static_cast<double>(done) / static_cast<double>(tokens),
-                       .prompt_tokens = done},
-                      MonotonicSeconds());
+    Progress reading(style, stderr, MonotonicSeconds());
+    const auto show_reading = [&](int64_t done) {
+      reading.Update({.fraction = static_cast<double>(done) / static_cast<double>(tokens),
+                      .prompt_tokens = done},
+                     MonotonicSeconds());
+    };
+    std::optional<Progress> fitting;
+    const auto show_fitting = [&](double share) {
+      constexpr int64_t kParts = 100;
+      if (!fitting) {
+        reading.Clear();
+        fitting.emplace(style, stderr, MonotonicSeconds(), "% of the fits");
+      }
+      fitting->Update(
+          {.done = static_cast<int64_t>(share * kParts), .total = kParts, .fraction = share},
+          MonotonicSeconds());
     };
     LONGSPAN_ASSIGN_OR_RETURN(
-        const CalibrationReport report,
-        Calibrate(
-            config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show));
-    progress.Clear();
+        const std::vector<CalibrationReport> reports,
+        Fit(
+            config, communicator, [&](int64_t n) { return text.NextWindow(n); }, show_reading,
+            show_fitting));
+    reading.Clear();
+    fitting.reset();
     // The other ranks are through.
-    if (const absl::Status saved = Save(config, report); !saved.ok()) return ReportError(saved, 0);
-    PrintReport(config, report);
-    return kExitOk;
+    const absl::Status told = Tell(config, reports);
+    return told.ok() ? kExitOk : ReportError(told, 0);
+  }
+
+ private:
+  absl::Status CheckDims(const Config& config, int64_t width) {
+    if (options.writes_compressor()) {
+      if (config.esa.compressed_dim <= width) return absl::OkStatus();
+      return absl::InvalidArgumentError(
+          absl::StrCat("esa.compressed_dim ", config.esa.compressed_dim, " must be at most ", width,
+                       ", the width of the concatenated keys"));
+    }
+    LONGSPAN_ASSIGN_OR_RETURN(cases, CasesOf(options, width));
+    if (options.recall && Budget(config) < cases[0].dim) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--budget_dim ", Budget(config), " is less than ", cases[0].dim,
+                       ", the fewest dimensions to try: raise it, or give smaller --dims"));
+    }
+    return absl::OkStatus();
+  }
+
+  int64_t Budget(const Config& config) const {
+    return options.budget_dim.value_or(config.esa.compressed_dim);
+  }
+
+  // One report of what is to be written, or one a case.
+  absl::StatusOr<std::vector<CalibrationReport>> Fit(
+      const Config& config, Communicator& communicator, const NextWindow& next_window,
+      const CalibrationProgress& progress,
+      const std::function<void(double share)>& fit_progress) const {
+    const CalibrationOptions calibration = {options.sgd, fit_progress};
+    if (!options.writes_compressor()) {
+      // Only rank 0 has prepared.
+      LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
+      LONGSPAN_ASSIGN_OR_RETURN(const std::vector<FitCase> to_fit,
+                                CasesOf(options, model.num_kv_heads * model.head_dim));
+      return CalibrateEach(config, communicator, next_window, progress, to_fit, calibration);
+    }
+    LONGSPAN_ASSIGN_OR_RETURN(
+        CalibrationReport report,
+        Calibrate(config, communicator, next_window, progress, options.methods[0], calibration));
+    std::vector<CalibrationReport> reports;
+    reports.push_back(std::move(report));
+    return reports;
+  }
+
+  absl::Status Tell(const Config& config, const std::vector<CalibrationReport>& reports) const {
+    if (options.writes_compressor()) {
+      LONGSPAN_RETURN_IF_ERROR(Save(config, options.methods[0], reports[0]));
+      PrintReport(config, reports[0]);
+      return absl::OkStatus();
+    }
+    const CalibrationSource source = {config.model, absl::GetFlag(FLAGS_input)};
+    const std::string output = absl::GetFlag(FLAGS_output);
+    if (options.compares) {
+      return WriteReport(FormatComparison(source, options, cases, reports), output);
+    }
+    LONGSPAN_RETURN_IF_ERROR(
+        WriteReport(FormatDimChoice(source, options, Budget(config), cases, reports), output));
+    fputs(
+        "longspan: no compressor is written: the cache has one esa.compressed_dim for all layers\n",
+        stderr);
+    return absl::OkStatus();
   }
 };
 
@@ -239,6 +228,7 @@ absl::StatusOr<int> RunCalibrate(const std::vector<std::string>& positional) {
   if (absl::GetFlag(FLAGS_input).empty()) return absl::InvalidArgumentError("--input is needed");
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
   CalibrateJob job;
+  LONGSPAN_ASSIGN_OR_RETURN(job.options, ParseCalibrateOptions());
   LONGSPAN_ASSIGN_OR_RETURN(job.style, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
   return RunOnRanks(RankJob{[&job](const Config& config) { return job.Prepare(config); },
                             [&job](const Config& config, Communicator& communicator) {
@@ -249,12 +239,15 @@ absl::StatusOr<int> RunCalibrate(const std::vector<std::string>& positional) {
 }  // namespace
 
 Subcommand CalibrateSubcommand() {
+  std::vector<absl::string_view> flags = {"model", "input",    "output",   "config",
+                                          "set",   "progress", "verbosity"};
+  flags.insert(flags.end(), std::begin(kCalibrateFlags), std::end(kCalibrateFlags));
   return {"calibrate",
-          "--model DIR --input TEXT [--output FILE] [--set esa.compressed_dim=N]",
+          "--model DIR --input TEXT [--output FILE] [--set esa.compressed_dim=N]\n"
+          "    [--method M | --compare M,... [--dims N,...] | --recall R [--budget_dim N]]",
           "Fits the compressor of a model to a text or a JSONL file of prompts; tells each layer's "
           "recall of the exact selection.",
-          {"model", "input", "output", "config", "set", "progress", "verbosity"},
-          RunCalibrate};
+          std::move(flags), RunCalibrate};
 }
 
 }  // namespace longspan

@@ -33,21 +33,27 @@ ABSL_FLAG(std::string, context, "262144",
           "are measured one after the other. scale and plan: tokens of each prompt, likewise");
 ABSL_FLAG(std::string, config, "", "YAML file of the run; configs/needle.yaml explains every key");
 ABSL_FLAG(std::string, file, "", "The document, a text file; `-` is standard input");
-ABSL_FLAG(std::string, format, "table", "bench: table, csv or json. plan: table or json");
+ABSL_FLAG(std::string, format, "table",
+          "bench and calibrate: table, csv or json. plan: table or json");
 ABSL_FLAG(
     std::string, input, "",
     "generate: JSONL of requests; `-` is standard input. calibrate: a text, or a .jsonl file of "
     "objects with `prompt` or `text`, a string");
 ABSL_FLAG(std::string, host, "", "Address to listen on; wins over the config's `server.host`");
 ABSL_FLAG(int64_t, max_tokens, 64, "Tokens of the answer, at most");
+ABSL_FLAG(
+    std::string, method, "",
+    "scale: esa, dense or streaming, in place of the config's `attention`; several, separated "
+    "by commas. calibrate: how it fits: closed_form (the default), pca, or sgd as in the ESA "
+    "paper");
 ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the config's `model`");
 ABSL_FLAG(
     std::string, output, "",
     "generate: JSONL of answers; requests whose custom_id it answers already are not run again, "
     "whatever has changed; `-` is standard output. bench and plan: the results, by default on "
-    "standard output; plan --fit: the profile. calibrate: the "
-    "compressor, by default "
-    "compressor.safetensors of the model. scale and eval: a directory");
+    "standard output; plan --fit: the profile. calibrate: the compressor, by default "
+    "compressor.safetensors of the model; with --compare or --recall the report, by default on "
+    "standard output. scale and eval: a directory");
 ABSL_FLAG(std::optional<int64_t>, port, std::nullopt,
           "Port to listen on, 0 for any that is free; wins over the config's `server.port`");
 ABSL_FLAG(std::string, progress, "auto",

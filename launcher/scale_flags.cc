@@ -9,10 +9,6 @@
 #include "launcher/flags.h"
 
 ABSL_FLAG(int64_t, decode, 32, "Decoded tokens that are timed behind each prompt");
-ABSL_FLAG(
-    std::string, method, "",
-    "scale: esa, dense or streaming, in place of the config's `attention`; several, separated "
-    "by commas. eval: several of its methods");
 ABSL_FLAG(std::string, ranks, "", "Numbers of ranks, separated by commas");
 
 namespace longspan {

@@ -11,7 +11,6 @@
 
 // What `scale` has in common with `scale point` and `plan`.
 ABSL_DECLARE_FLAG(int64_t, decode);
-ABSL_DECLARE_FLAG(std::string, method);
 ABSL_DECLARE_FLAG(std::string, ranks);
 
 namespace longspan {

@@ -20,6 +20,7 @@ constexpr char kTarget[] = "target";
 constexpr char kMethod[] = "method";
 constexpr char kCompressedDim[] = "compressed_dim";
 constexpr char kCalibration[] = "calibration";
+constexpr char kUnorderedMethod[] = "sgd";  // FitMethodName
 
 std::string QueryName(int64_t layer) { return absl::StrCat("layers.", layer, ".query"); }
 std::string KeyName(int64_t layer) { return absl::StrCat("layers.", layer, ".key"); }
@@ -61,6 +62,12 @@ absl::StatusOr<int64_t> CheckMetadata(const SafetensorsFile& file, absl::string_
     return absl::InvalidArgumentError(
         absl::StrCat("esa.compressed_dim is ", compressed_dim, " but ", file.path(), " has ",
                      columns, " dimensions: lower it, or run `longspan calibrate` for more"));
+  }
+  if (compressed_dim < columns && MetadataValue(file, kMethod) == kUnorderedMethod) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "esa.compressed_dim is ", compressed_dim, " but ", file.path(), " has ", columns,
+        " dimensions, which gradient descent does not order by what they matter: set ", columns,
+        ", or run `longspan calibrate --method sgd` for fewer"));
   }
   return columns;
 }

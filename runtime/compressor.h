@@ -31,8 +31,9 @@ struct Compressor {
 
 // Reads `layers.{i}.query` and `layers.{i}.key` of a safetensors file. If the file has more than
 // `compressed_dim` columns the first ones are copied: they are ordered by singular value. Fewer
-// are refused, and so is a file whose fingerprint is not `fingerprint` (see ModelFingerprint) or
-// whose target is not `target`; files that state none have "dot".
+// are refused; so are a part of what gradient descent fitted (method "sgd"), a file whose
+// fingerprint is not `fingerprint` (see ModelFingerprint), and one whose target is not `target`;
+// files that state none have "dot".
 absl::StatusOr<Compressor> LoadCompressor(const std::string& path, const ModelConfig& config,
                                           absl::string_view fingerprint, absl::string_view target,
                                           int64_t compressed_dim);

@@ -210,6 +210,29 @@ case $case in
     expect 0 "${mpirun[@]}" "$longspan" "${generate[@]}" --output mpi.jsonl "${low[@]}"
     same_answers low1.jsonl mpi.jsonl
 
+    # Ways of fitting: by name, compared, and with a d' for each layer.
+    cp model/compressor.safetensors closed_form
+    expect 0 "${mpirun[@]}" "$longspan" calibrate --config run.yaml --input text.txt \
+      --compare closed_form,pca,sgd,sgd_mlp --dims 2,4 --sgd_epochs 1 --format csv
+    [ "$(wc -l < stdout)" = 17 ] || fail "expected 4 methods x 2 dimensions x 2 layers"
+    expect 0 "$longspan" calibrate --config run.yaml --input text.txt --recall 0.99 \
+      --budget_dim 3 --dims 2,4
+    grep -q '^ mean' stdout
+    says 'no compressor is written'
+    cmp closed_form model/compressor.safetensors
+    expect 2 "$longspan" calibrate --config run.yaml --input text.txt --method sgd_mlp
+    says 'two-layer maps have no place'
+    expect 2 "$longspan" calibrate --config run.yaml --input text.txt --compare magic
+    says 'no method `magic`'
+    expect 1 "$longspan" calibrate --config run.yaml --input text.txt --compare pca --dims 4096
+    says 'the width of the concatenated keys'
+    expect 0 "$longspan" calibrate --config run.yaml --input text.txt "${low[@]}" --method sgd \
+      --sgd_epochs 1
+    expect 1 "$longspan" generate --config run.yaml --input in.jsonl --output sgd.jsonl \
+      --set esa.compression=low_rank --set esa.compressed_dim=2
+    says 'does not order'
+    cp closed_form model/compressor.safetensors
+
     # An error of rank 0 alone ends all; one that all have is told once.
     expect 1 "$longspan" generate --config run.yaml --input in.jsonl --output /dev/full \
       --set parallel.ranks=2

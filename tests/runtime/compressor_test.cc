@@ -104,6 +104,12 @@ TEST_F(CompressorTest, SmallerDimUsesTheFirstColumns) {
   EXPECT_THAT(Values(compressor->layers[1].key), ElementsAre(36, 37, 39, 40, 42, 43, 45, 46));
 }
 
+TEST_F(CompressorTest, ColumnsWithoutOrderAreNotCut) {
+  WriteWith({}, {{"method", "sgd"}});
+  EXPECT_THAT(Load(kColumns), IsOk());
+  EXPECT_THAT(Load(2), Fails(Code::kInvalidArgument, "does not order"));
+}
+
 TEST_F(CompressorTest, LargerDimIsRefused) {
   ASSERT_THAT(Save(), IsOk());
   EXPECT_THAT(Load(kColumns + 1), Fails(Code::kInvalidArgument, "esa.compressed_dim is 4 but"));
