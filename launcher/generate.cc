@@ -1,12 +1,14 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_format.h"
 #include "collectives/mpi_communicator.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/batch_runner.h"
+#include "launcher/bench_report.h"
 #include "launcher/bootstrap.h"
 #include "launcher/flags.h"
 #include "launcher/progress.h"
@@ -14,6 +16,11 @@
 #include "runtime/batch.h"
 #include "runtime/chat_prompt.h"
 #include "runtime/clock.h"
+
+ABSL_FLAG(
+    std::string, selection_stats, "",
+    "A file for statistics of what each layer selected, JSON: overlap of steps and of layers, "
+    "distances, shares of the ranks, and, on CPUs, recall of the exact selection");
 
 namespace longspan {
 namespace {
@@ -26,6 +33,7 @@ struct GenerateJob {
   std::optional<ChatTemplate> chat_template;  // if a line is a chat
 
   absl::StatusOr<bool> Prepare(const Config& config) {
+    LONGSPAN_RETURN_IF_ERROR(CheckReportPath(absl::GetFlag(FLAGS_selection_stats)));
     LONGSPAN_ASSIGN_OR_RETURN(input, BatchInput::Open(absl::GetFlag(FLAGS_input)));
     LONGSPAN_ASSIGN_OR_RETURN(output, BatchOutput::Open(absl::GetFlag(FLAGS_output), *input));
     bool work = false, chats = false;
@@ -44,6 +52,8 @@ struct GenerateJob {
   }
 
   absl::StatusOr<int> Run(Engine& engine) {
+    const std::string selection_stats = absl::GetFlag(FLAGS_selection_stats);
+    if (!selection_stats.empty()) engine.CountSelections();
     Progress progress(style, stderr, MonotonicSeconds());
     LONGSPAN_ASSIGN_OR_RETURN(const BatchCounts counts,
                               AnswerBatch(*input, chat_template ? &*chat_template : nullptr,
@@ -54,6 +64,10 @@ struct GenerateJob {
         "requests      %d: %d answered, %d with errors, %d answered before\n",
         input->lines().size(), counts.answered, counts.failed, counts.answered_before);
     fputs((requests + SummaryText(stats, LaunchedByMpirun())).c_str(), stderr);
+    if (!selection_stats.empty()) {
+      const absl::Status written = WriteReport(engine.selection_stats()->ToJson(), selection_stats);
+      if (!written.ok()) return ReportError(written, 0);
+    }
     if (counts.failed > 0) {
       absl::FPrintF(stderr, "longspan: first of %d errors, which stand in %s: %s\n", counts.failed,
                     absl::GetFlag(FLAGS_output), counts.first_error);
@@ -85,10 +99,11 @@ absl::StatusOr<int> Generate(const std::vector<std::string>& positional) {
 
 Subcommand GenerateSubcommand() {
   return {"generate",
-          "--config FILE --input IN.jsonl --output OUT.jsonl [--model DIR] [--set key=value]...",
+          "--config FILE --input IN.jsonl --output OUT.jsonl [--model DIR] [--set key=value]...\n"
+          "    [--selection_stats FILE]",
           "Answers OpenAI batch requests. Run again, it answers what is not answered yet.\n      "
           "Exit code: 0 all answered, 3 some requests have errors, 1 the run failed, 2 usage.",
-          {"config", "input", "output", "model", "set", "progress", "verbosity"},
+          {"config", "input", "output", "model", "set", "selection_stats", "progress", "verbosity"},
           Generate};
 }
 

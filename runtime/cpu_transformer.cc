@@ -167,6 +167,7 @@ absl::Status CpuTransformer::Decode(absl::Span<const DecodeToken> tokens,
       StoreToken(attention_, layer, tokens[t], key_.data() + t * kv_dim,
                  value_.data() + t * kv_dim);
     }
+    if (observer() != nullptr) observer()(layer, query_.data(), key_.data(), rows);
     attended_.resize(rows * attention_.shape.query_dim());
     LONGSPAN_RETURN_IF_ERROR(
         AttendTokens(attention_, layer, tokens, query_.data(), attended_.data()));

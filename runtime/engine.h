@@ -17,6 +17,7 @@
 #include "runtime/phases.h"
 #include "runtime/rank_stats.h"
 #include "runtime/request.h"
+#include "runtime/selection_stats.h"
 #include "runtime/tokenizer.h"
 
 namespace longspan {
@@ -58,6 +59,8 @@ struct EngineLoad {
   int64_t evictable_pages = 0;  // of these: those that no running request keeps
   int64_t total_pages = 0;
 };
+
+inline constexpr int64_t kTokensPerRecall = 8;  // those at multiples of it in the sequence
 
 // The engine of one rank. Rank 0 schedules: it turns requests into steps and broadcasts each step;
 // every rank runs it (docs/ARCHITECTURE.md, "The way of a token"). All ranks create the engine;
@@ -113,6 +116,12 @@ class Engine {
 
   // Other ranks. Executes rank 0's steps until Shutdown.
   virtual absl::Status RunWorker() = 0;
+
+  // Rank 0. From the next step on all selections are counted. On CPUs one decoded token of
+  // kTokensPerRecall is also scored exactly; GPUs decode without graphs meanwhile.
+  virtual void CountSelections() = 0;
+  // Rank 0. Null before CountSelections.
+  virtual const SelectionStats* selection_stats() const = 0;
 };
 
 }  // namespace longspan

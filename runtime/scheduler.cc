@@ -139,6 +139,7 @@ std::vector<int64_t> StepPlan::Serialize() const {
   std::vector<int64_t> words = {shutdown,
                                 gathers_stats,
                                 takes_phases,
+                                counts_selections,
                                 static_cast<int64_t>(publishes.size()),
                                 static_cast<int64_t>(closes.size()),
                                 static_cast<int64_t>(evicts.size()),
@@ -176,6 +177,7 @@ StepPlan StepPlan::Deserialize(const std::vector<int64_t>& words) {
   plan.shutdown = next() != 0;
   plan.gathers_stats = next() != 0;
   plan.takes_phases = next() != 0;
+  plan.counts_selections = next() != 0;
   plan.publishes.resize(next());
   plan.closes.resize(next());
   plan.evicts.resize(next());

@@ -49,6 +49,7 @@ struct StepPlan {
   bool shutdown = false;
   bool gathers_stats = false;  // of the ranks, when all else is done
   bool takes_phases = false;   // of the steps before; nothing else
+  bool counts_selections = false;
   // In this order.
   std::vector<Publish> publishes;
   std::vector<int64_t> closes;  // frees their cache

@@ -22,7 +22,8 @@ PrefillChunk PlanChunk(const AttentionContext& context, int64_t selection_block,
                        Range tokens, int64_t capacity);
 
 // Called with a layer's queries [rows, heads, head_dim] and keys [rows, kv_heads, head_dim] before
-// RoPE, of the rows of the blocks that this rank owns; for calibration.
+// RoPE, before they are attended to: in prefill of the rows of the blocks that this rank owns; in
+// decode, on the CPU, of all tokens. For calibration and statistics.
 using QueryKeyObserver =
     std::function<void(int64_t layer, const float* queries, const float* keys, int64_t rows)>;
 

@@ -210,6 +210,13 @@ case $case in
     expect 0 "${mpirun[@]}" "$longspan" "${generate[@]}" --output mpi.jsonl "${low[@]}"
     same_answers low1.jsonl mpi.jsonl
 
+    # What each layer selects, told from any number of ranks.
+    expect 0 "${mpirun[@]}" "$longspan" "${generate[@]}" --output stats.jsonl "${low[@]}" \
+      --selection_stats stats.json
+    same_answers low1.jsonl stats.jsonl
+    grep -q '"overlap_of_layers": 0' stats.json
+    grep -q '"recall": 0' stats.json
+
     # Ways of fitting: by name, compared, and with a d' for each layer.
     cp model/compressor.safetensors closed_form
     expect 0 "${mpirun[@]}" "$longspan" calibrate --config run.yaml --input text.txt \

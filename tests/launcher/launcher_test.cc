@@ -86,6 +86,8 @@ class FakeEngine final : public Engine {
   const MemoryPlan& memory_plan() const override { return memory_plan_; }
   absl::StatusOr<EngineStats> Shutdown() override { return stats_; }
   absl::Status RunWorker() override { return absl::OkStatus(); }
+  void CountSelections() override {}
+  const SelectionStats* selection_stats() const override { return nullptr; }
 
   size_t most_queued = 0;
   int fail_at_step = -1;

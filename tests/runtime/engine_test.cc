@@ -83,6 +83,7 @@ class EngineTest : public ::testing::Test {
       for (const Request& request : requests) {
         LONGSPAN_RETURN_IF_ERROR(engine->Submit(request).status());
       }
+      if (counts_selections_) engine->CountSelections();
       std::map<int64_t, std::string> streamed;
       while (engine->HasWork()) {
         LONGSPAN_ASSIGN_OR_RETURN(const auto updates, engine->Step());
@@ -91,6 +92,12 @@ class EngineTest : public ::testing::Test {
           if (!update.finished) continue;
           completions[update.request] = update.completion;
           EXPECT_EQ(streamed[update.request], update.completion.text);
+        }
+      }
+      if (counts_selections_) {
+        const SelectionStats& stats = *engine->selection_stats();
+        for (const auto stage : {SelectionStats::kPrefill, SelectionStats::kDecode}) {
+          selections_[stage] = stats.counts(stage);
         }
       }
       LONGSPAN_ASSIGN_OR_RETURN(stats_, engine->Shutdown());
@@ -126,6 +133,8 @@ class EngineTest : public ::testing::Test {
   TempDir directory_;
   Config config_;
   EngineStats stats_;
+  bool counts_selections_ = false;
+  std::vector<SelectionCounts> selections_[2];  // [stages][layers]
 };
 
 // What the simulator counts of a step outside its layers.
@@ -277,6 +286,35 @@ TEST_F(EngineTest, CountsWhatARequestAttendedTo) {
     // 19 tokens are decoded with something to select from, by two layers.
     EXPECT_GE(selected, 19 * 2 * config_.esa.top_k);
     EXPECT_TRUE(observed[1].attended.counts.empty());
+  }
+}
+
+TEST_F(EngineTest, SelectionsAreTheSameOnEveryNumberOfRanksAndExactScoresHaveFullRecall) {
+  const std::vector<Request> requests = Mix();
+  config_.deterministic = true;
+  config_.esa.compression = Compression::kExact;
+  const std::vector<Completion> plain = Run(1, 5, requests);
+  counts_selections_ = true;
+  std::vector<SelectionCounts> of_one[2];
+  for (const int ranks : {1, 3}) {
+    const std::vector<Completion> counted = Run(ranks, 5, requests);
+    for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(counted[i].tokens, plain[i].tokens);
+    for (const auto stage : {SelectionStats::kPrefill, SelectionStats::kDecode}) {
+      if (ranks == 1) of_one[stage] = selections_[stage];
+      for (size_t layer = 0; layer < selections_[stage].size(); ++layer) {
+        const SelectionCounts& counts = selections_[stage][layer];
+        EXPECT_GT(counts.selections, 0);
+        EXPECT_EQ(counts.tokens, counts.selections * config_.esa.top_k);
+        EXPECT_EQ(counts.distances, of_one[stage][layer].distances);
+        EXPECT_EQ(counts.overlap_of_steps.sum, of_one[stage][layer].overlap_of_steps.sum);
+        EXPECT_EQ(counts.overlap_of_layers.sum, of_one[stage][layer].overlap_of_layers.sum);
+        EXPECT_EQ(counts.of_rank.size(), static_cast<size_t>(ranks));
+        EXPECT_EQ(counts.recall.sum, static_cast<double>(counts.recall.count));
+        EXPECT_EQ(counts.recall.count, of_one[stage][layer].recall.count);
+      }
+    }
+    const int64_t recalls = selections_[SelectionStats::kDecode][1].recall.count;
+    EXPECT_EQ(recalls > 0, config_.device == "cpu");
   }
 }
 

@@ -470,6 +470,7 @@ void ExpectEqual(const StepPlan& a, const StepPlan& b) {
   EXPECT_EQ(a.shutdown, b.shutdown);
   EXPECT_EQ(a.gathers_stats, b.gathers_stats);
   EXPECT_EQ(a.takes_phases, b.takes_phases);
+  EXPECT_EQ(a.counts_selections, b.counts_selections);
   ASSERT_EQ(a.publishes.size(), b.publishes.size());
   for (size_t i = 0; i < a.publishes.size(); ++i) {
     EXPECT_EQ(a.publishes[i].sequence, b.publishes[i].sequence);
@@ -519,6 +520,7 @@ TEST(StepPlanTest, SurvivesSerialisation) {
     plan.shutdown = integer(0, 1) == 1;
     plan.gathers_stats = integer(0, 1) == 1;
     plan.takes_phases = integer(0, 1) == 1;
+    plan.counts_selections = integer(0, 1) == 1;
     for (int64_t i = integer(0, 3); i > 0; --i) plan.closes.push_back(large());
     for (int64_t i = integer(0, 3); i > 0; --i) {
       plan.publishes.push_back({large(), large(), large()});
