@@ -16,7 +16,7 @@ std::vector<Collective> BroadcastPlan(int64_t words) {
 }
 
 int64_t PlanWords(int64_t prompt_tokens, int64_t decoded_tokens) {
-  return 9 + (prompt_tokens > 0 ? 6 + prompt_tokens : 0) + 4 * decoded_tokens;
+  return 10 + (prompt_tokens > 0 ? 6 + prompt_tokens : 0) + 4 * decoded_tokens;
 }
 
 Collective SendLastLogits(int from, int64_t vocab) {

@@ -14,6 +14,8 @@
 namespace longspan {
 namespace {
 
+constexpr char kModel[] = LONGSPAN_SOURCE_DIR "/tests/runtime/testdata/models/llama_f16";
+
 CalibrationReport CalibrateOn(int ranks, int64_t tokens, FitMethod method = FitMethod::kClosedForm,
                               ScoreTarget target = ScoreTarget::kDot, int64_t dim = 4) {
   Config config;
@@ -46,7 +48,7 @@ CalibrationReport CalibrateOn(int ranks, int64_t tokens, FitMethod method = FitM
 
 TEST(CalibrateTest, EveryRankHasTheErrorOfTheText) {
   Config config;
-  config.model = std::string(LONGSPAN_SOURCE_DIR) + "/tests/runtime/testdata/models/llama_f16";
+  config.model = kModel;
   config.esa.compressed_dim = 4;
   ASSERT_TRUE(ResolveConfig(2, &config).ok());
   std::vector<absl::Status> statuses(2);

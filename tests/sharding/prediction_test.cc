@@ -118,9 +118,9 @@ TEST(PredictionTest, CountsWhatAStepSaysOutsideItsLayers) {
   const auto chunk = [&](int64_t end, bool is_last) {
     return PredictChunk(EasyProfile(), job, {{768, end}, 2000}, is_last, DrawUniformly(job, 1));
   };
-  // 256 ids and 15 words; doubled once within hosts of two and once between two hosts.
+  // 256 ids and 16 words; doubled once within hosts of two and once between two hosts.
   EXPECT_EQ(chunk(1024, false).calls.at("step.plan").bytes, 2 * 1024);
-  EXPECT_EQ(chunk(1024, false).calls.at("step.plan.rest").bytes, 2 * 8 * (256 + 15 - 127));
+  EXPECT_EQ(chunk(1024, false).calls.at("step.plan.rest").bytes, 2 * 8 * (256 + 16 - 127));
   EXPECT_FALSE(chunk(1024, false).calls.contains("prefill.logits"));
   // Of four ranks' ports one sends all logits; the owner of the last token may be rank 0 itself.
   EXPECT_EQ(chunk(1024, true).calls.at("prefill.logits").bytes, 100 * 4 / 4);

@@ -65,6 +65,8 @@ class FakeEngine final : public Engine {
   const MemoryPlan& memory_plan() const override { return memory_plan_; }
   absl::StatusOr<EngineStats> Shutdown() override { return stats_; }
   absl::Status RunWorker() override { return absl::OkStatus(); }
+  void CountSelections() override {}
+  const SelectionStats* selection_stats() const override { return nullptr; }
 
   std::atomic<std::thread::id> engine_thread{};
   mutable std::atomic<int64_t> texts_asked_for = 0;  // by the engine's thread
