@@ -1,15 +1,18 @@
 #include "launcher/hostfile.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/read_bytes.h"
 
@@ -22,20 +25,37 @@ bool IsHostName(absl::string_view name) {
   });
 }
 
+// Of Open MPI 4. The value of a user's name is anything.
+constexpr absl::string_view kCounts[] = {"slots",     "cpu",       "count",    "max_slots",
+                                         "max-slots", "slots_max", "cpu_max",  "count_max",
+                                         "slots-max", "cpu-max",   "count-max"};
+constexpr absl::string_view kUsers[] = {"username", "user_name", "user-name"};
+
+template <size_t n>
+bool IsOneOf(absl::string_view word, const absl::string_view (&words)[n]) {
+  return std::find(std::begin(words), std::end(words), word) != std::end(words);
+}
+
+// A host's name and, apart, the parts of `key=value`, which may have spaces between them.
+std::vector<std::string> WordsOf(absl::string_view line) {
+  return absl::StrSplit(absl::StrReplaceAll(line, {{"=", " = "}}), absl::ByAnyChar(" \t"),
+                        absl::SkipEmpty());
+}
+
 // What is wrong with a line; empty: nothing.
-std::string CheckLine(const std::vector<absl::string_view>& words) {
-  if (!IsHostName(words[0])) {
-    return absl::StrCat("`", words[0], "` is no name of a host");
-  }
-  for (size_t w = 1; w < words.size(); ++w) {
-    absl::string_view value = words[w];
-    const bool is_key = absl::ConsumePrefix(&value, "slots=") ||
-                        absl::ConsumePrefix(&value, "max_slots=") ||
-                        absl::ConsumePrefix(&value, "max-slots=");
+std::string CheckLine(absl::string_view line) {
+  if (absl::EndsWith(line, "\r")) return "it ends in a carriage return, as lines of Windows do";
+  const std::vector<std::string> words = WordsOf(line);
+  if (!IsHostName(words[0])) return absl::StrCat("`", words[0], "` is no name of a host");
+  for (size_t w = 1; w < words.size(); w += 3) {
+    const bool has_value = w + 2 < words.size() && words[w + 1] == "=";
     int64_t number = 0;
-    if (!is_key || !absl::SimpleAtoi(value, &number) || number < 1) {
-      return absl::StrCat("`", words[w], "` is neither slots=N nor max_slots=N with N from 1 on");
-    }
+    const bool counts = has_value && IsOneOf(words[w], kCounts) &&
+                        absl::SimpleAtoi(words[w + 2], &number) && number >= 0;
+    if (counts || (has_value && IsOneOf(words[w], kUsers))) continue;
+    const size_t end = std::min(w + 3, words.size());
+    return absl::StrCat("`", absl::StrJoin(words.begin() + w, words.begin() + end, ""),
+                        "` is neither slots=N nor max_slots=N with N from 0 on");
   }
   return "";
 }
@@ -49,12 +69,10 @@ absl::Status CheckHostfile(const std::string& path) {
   int64_t number = 0;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
     ++number;
-    line = line.substr(0, line.find('#'));
-    const std::vector<absl::string_view> words =
-        absl::StrSplit(line, absl::ByAnyChar(" \t\r"), absl::SkipEmpty());
-    if (words.empty()) continue;
+    line = line.substr(0, std::min(line.find('#'), line.find("//")));
+    if (absl::StripAsciiWhitespace(line).empty()) continue;
     names_hosts = true;
-    if (const std::string error = CheckLine(words); !error.empty()) {
+    if (const std::string error = CheckLine(line); !error.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(
           path, ":", number, ": ", error, "; a line is a host and its slots: node1 slots=16"));
     }

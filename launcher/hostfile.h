@@ -7,8 +7,9 @@
 
 namespace longspan {
 
-// That a file is one that mpirun's --hostfile takes, with lines such as `node1 slots=16
-// max_slots=32`. Errors name the file, and the line at fault. A file without hosts is one.
+// That a file is one that the --hostfile of Open MPI's mpirun takes, with lines such as
+// `node1 slots=16 max_slots=32`, and comments behind `#` or `//`. Errors name the file, and the
+// line at fault. A file without hosts is one.
 absl::Status CheckHostfile(const std::string& path);
 
 }  // namespace longspan
