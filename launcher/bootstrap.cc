@@ -311,7 +311,7 @@ void CatchStopSignals() {
 }
 
 void CatchAllStopSignals() {
-  CatchSignals({SIGUSR1, SIGINT, SIGTERM}, 0);
+  CatchSignals({SIGUSR1, SIGINT, SIGTERM, SIGQUIT}, 0);
   struct sigaction hangup = {};
   sigaction(SIGHUP, nullptr, &hangup);
   if (hangup.sa_handler != SIG_IGN) CatchSignals({SIGHUP}, 0);

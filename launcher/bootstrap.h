@@ -61,11 +61,11 @@ int ReportError(const absl::Status& status, int rank);
 // From now on the first SIGINT or SIGTERM, and every SIGUSR1, which mpirun may pass on to the
 // ranks, only makes StopRequested() true; the second of the former ends the process.
 void CatchStopSignals();
-// For a process that must end others before itself: none of these signals ends it, and SIGHUP,
-// unless it is ignored, as with nohup, is one of them.
+// For a process that must end others before itself: none of these signals ends it, SIGQUIT is as
+// SIGTERM, and SIGHUP, unless it is ignored, as with nohup, is one of them.
 void CatchAllStopSignals();
 bool StopRequested();
-// SIGINTs and SIGTERMs that came, or one if SIGHUP did and none of them.
+// SIGINTs, SIGTERMs and SIGQUITs that came, or one if SIGHUP did and none of them.
 int StopSignals();
 
 }  // namespace longspan

@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,15 +18,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/bootstrap.h"
 #include "runtime/clock.h"
-
-extern char** environ;
 
 namespace longspan {
 namespace {
 
 constexpr int kPollMs = 100;
-constexpr double kPatienceSeconds = 10;  // from SIGTERM to SIGKILL
 constexpr size_t kErrorBytes = 8192;
 
 absl::Status SystemError(absl::string_view what, int error) {
@@ -54,23 +52,53 @@ struct Pipe {
   }
 };
 
+// The forked child until it is another program: nothing here may allocate or lock. All signals are
+// blocked, so that none finds the parent's handlers; `mask` is what was blocked before.
+[[noreturn]] void Execute(char* const* argv, const char* file, pid_t parent, const sigset_t& mask,
+                          int output, int errors, int failure) {
+  for (int number = 1; number < NSIG; ++number) {
+    struct sigaction action;
+    if (sigaction(number, nullptr, &action) != 0 || action.sa_handler == SIG_IGN) continue;
+    signal(number, SIG_DFL);
+  }
+  setpgid(0, 0);
+  // A parent that was killed just before sends nothing.
+  if (prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == parent) {
+    const int input = open("/dev/null", O_RDONLY);
+    dup2(input, STDIN_FILENO);
+    if (input > STDERR_FILENO) close(input);
+    dup2(output, STDOUT_FILENO);
+    dup2(errors, STDERR_FILENO);
+    sigprocmask(SIG_SETMASK, &mask, nullptr);
+    execv(file, argv);
+  }
+  const int error = errno;
+  [[maybe_unused]] const ssize_t told = write(failure, &error, sizeof(error));
+  _exit(127);
+}
+
 absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& arguments, int output, int errors) {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string file, FindProgram(arguments[0]));
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  posix_spawn_file_actions_t files;
-  posix_spawn_file_actions_init(&files);
-  posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&files, output, STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&files, errors, STDERR_FILENO);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
-  pid_t child = 0;
-  const int error = posix_spawnp(&child, argv[0], &files, &attributes, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&files);
-  posix_spawnattr_destroy(&attributes);
-  if (error == 0) return child;
+  Pipe failure;  // closed without a word by a successful exec
+  LONGSPAN_RETURN_IF_ERROR(failure.Open());
+  const pid_t parent = getpid();
+  sigset_t all, mask;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &mask);
+  const pid_t child = fork();
+  if (child == 0) Execute(argv.data(), file.c_str(), parent, mask, output, errors, failure.write);
+  const int fork_error = errno;
+  pthread_sigmask(SIG_SETMASK, &mask, nullptr);
+  if (child < 0) return SystemError("fork", fork_error);
+  Pipe::Close(&failure.write);
+  int error = 0;
+  ssize_t bytes = 0;
+  while ((bytes = read(failure.read, &error, sizeof(error))) < 0 && errno == EINTR) continue;
+  if (bytes <= 0) return child;
+  waitpid(child, nullptr, 0);
   return absl::NotFoundError(absl::StrCat(arguments[0], ": cannot be run: ", strerror(error)));
 }
 
@@ -104,8 +132,13 @@ void KeepEnd(std::string* text) {
 
 }  // namespace
 
+ChildOrder OrderOfSignals() {
+  if (!StopRequested()) return ChildOrder::kRun;
+  return StopSignals() < 2 ? ChildOrder::kStop : ChildOrder::kKill;
+}
+
 absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
-                                     absl::FunctionRef<ChildOrder()> order) {
+                                     absl::FunctionRef<ChildOrder()> order, double patience_s) {
   Pipe output, errors;
   LONGSPAN_RETURN_IF_ERROR(output.Open());
   LONGSPAN_RETURN_IF_ERROR(errors.Open());
@@ -124,7 +157,7 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
       told = MonotonicSeconds();
       kill(child, SIGTERM);
     }
-    const bool waited = result.stopped && MonotonicSeconds() - told > kPatienceSeconds;
+    const bool waited = result.stopped && MonotonicSeconds() - told > patience_s;
     if (ordered == ChildOrder::kKill || waited) kill(-child, SIGKILL);
     pollfd ends[] = {{output.read, POLLIN, 0}, {errors.read, POLLIN, 0}};
     if (poll(ends, 2, kPollMs) <= 0) continue;

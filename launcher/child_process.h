@@ -18,15 +18,22 @@ struct ChildResult {
 
 enum class ChildOrder {
   kRun,
-  kStop,  // SIGTERM; if the program has not ended ten seconds later, kKill
+  kStop,  // SIGTERM; if the program has not ended when patience has, kKill
   kKill,  // SIGKILL to its group
 };
 
+// What the signals of CatchAllStopSignals say: the first kStop, the second kKill.
+ChildOrder OrderOfSignals();
+
+inline constexpr double kStopPatienceSeconds = 10;
+
 // Runs a program, without a shell and with nothing to read, in a process group of its own, so that
-// a terminal's Ctrl-C reaches it only from here. `order` is asked several times a second. What
-// programs that it leaves behind write after its end is lost. NotFound: there is no such program.
+// a terminal's Ctrl-C reaches it only from here. If this process is killed, or the thread that
+// called, the program gets SIGTERM. `order` is asked several times a second. What programs that it
+// leaves behind write after its end is lost. NotFound: there is no such program.
 absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
-                                     absl::FunctionRef<ChildOrder()> order);
+                                     absl::FunctionRef<ChildOrder()> order,
+                                     double patience_s = kStopPatienceSeconds);
 
 // Where `name` is, as a shell would find it. NotFound: nowhere in $PATH.
 absl::StatusOr<std::string> FindProgram(const std::string& name);

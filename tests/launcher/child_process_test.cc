@@ -1,8 +1,15 @@
 #include "launcher/child_process.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
 #include <string>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 namespace longspan {
@@ -30,36 +37,80 @@ TEST(ChildProcessTest, ReturnsAllOutputAndTheEndOfErrors) {
             absl::StatusCode::kNotFound);
 }
 
-// Who is left behind ends with SIGPIPE, or by itself.
 TEST(ChildProcessTest, WaitsForNobodyElse) {
+  // Who writes without end is left behind, and ends with SIGPIPE.
   EXPECT_TRUE(absl::StartsWith(Shell("echo done; yes &").output, "done\n"));
-  EXPECT_EQ(Shell("echo done; sleep 20 &").output, "done\n");
+  const ChildResult result = Shell("sleep 1000 & echo $!");
+  int sleeper = 0;
+  ASSERT_TRUE(absl::SimpleAtoi(result.output, &sleeper)) << result.output;
+  EXPECT_EQ(kill(sleeper, SIGKILL), 0) << "it had ended before";
 }
+
+// A file of this test alone, which is not there yet.
+std::string FreshFile() {
+  const std::string file =
+      absl::StrCat(::testing::TempDir(), "/child_process_", getpid(), "_",
+                   ::testing::UnitTest::GetInstance()->current_test_info()->name());
+  std::filesystem::remove(file);
+  return file;
+}
+
+constexpr double kForever = 1e9;
 
 TEST(ChildProcessTest, StopsAProgramInOrder) {
-  const ChildResult result = Shell("trap 'echo told; exit 3' TERM; while :; do sleep 0.05; done",
-                                   [] { return ChildOrder::kStop; });
-  EXPECT_TRUE(result.stopped);
-  // A signal before the trap is set ends it too.
-  EXPECT_TRUE((result.exit_code == 3 && result.output == "told\n") || result.exit_code == 128 + 15);
+  const std::string trapped = FreshFile();
+  const std::string script = absl::StrCat("trap 'echo told; exit 3' TERM; touch ", trapped,
+                                          "; while :; do sleep 0.01; done");
+  const absl::StatusOr<ChildResult> result = RunChild(
+      {"/bin/sh", "-c", script},
+      [&] { return std::filesystem::exists(trapped) ? ChildOrder::kStop : ChildOrder::kRun; },
+      kForever);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->stopped);
+  EXPECT_EQ(result->exit_code, 3);
+  EXPECT_EQ(result->output, "told\n");
 }
 
-// The second order does not wait for the patience that the first one has.
-TEST(ChildProcessTest, KillsAtOnceWhoDoesNotStop) {
-  int asked = 0;
-  const ChildResult result = Shell("trap '' TERM; sleep 300", [&] {
-    ++asked;
-    return asked < 5 ? ChildOrder::kRun : asked < 8 ? ChildOrder::kStop : ChildOrder::kKill;
-  });
-  EXPECT_TRUE(result.stopped);
-  EXPECT_EQ(result.exit_code, 128 + 9);
-  EXPECT_LT(asked, 50);  // ten times a second
+// Of a program that ignores SIGTERM.
+TEST(ChildProcessTest, KillsWhenOrderedOrWhenPatienceEnds) {
+  for (const bool is_patient : {true, false}) {
+    const std::string trapped = FreshFile();
+    const std::string script = absl::StrCat("trap '' TERM; touch ", trapped, "; sleep 1000");
+    int asked = 0;
+    const auto order = [&] {
+      if (!std::filesystem::exists(trapped)) return ChildOrder::kRun;
+      return is_patient && ++asked > 2 ? ChildOrder::kKill : ChildOrder::kStop;
+    };
+    const absl::StatusOr<ChildResult> result =
+        RunChild({"/bin/sh", "-c", script}, order, is_patient ? kForever : 0);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_TRUE(result->stopped);
+    EXPECT_EQ(result->exit_code, 128 + 9);
+  }
+}
+
+// Whoever runs it is killed: the program gets SIGTERM and not what its parent does with it.
+TEST(ChildProcessTest, ProgramsDoNotOutliveTheirCaller) {
+  const std::string running = FreshFile(), told = running + "_told";
+  const std::string script = absl::StrCat("trap 'echo $$ > ", told, "; exit' TERM; touch ", running,
+                                          "; while :; do sleep 0.01; done");
+  const pid_t caller = fork();
+  ASSERT_GE(caller, 0);
+  if (caller == 0) {
+    signal(SIGTERM, [](int) {});
+    (void)RunChild({"/bin/sh", "-c", script}, [] { return ChildOrder::kRun; });
+    _exit(0);
+  }
+  while (!std::filesystem::exists(running)) usleep(1000);
+  EXPECT_EQ(kill(caller, SIGKILL), 0);
+  EXPECT_EQ(waitpid(caller, nullptr, 0), caller);
+  while (!std::filesystem::exists(told)) usleep(1000);
 }
 
 TEST(ChildProcessTest, FindsPrograms) {
   EXPECT_EQ(FindProgram("/bin/sh").value_or(""), "/bin/sh");
   EXPECT_TRUE(absl::EndsWith(FindProgram("sh").value_or(""), "/sh"));
-  EXPECT_FALSE(FindProgram("/tmp").ok());
+  EXPECT_FALSE(FindProgram(::testing::TempDir()).ok());
   EXPECT_FALSE(FindProgram("no-such-program").ok());
 }
 
