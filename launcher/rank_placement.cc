@@ -2,11 +2,7 @@
 
 #include <unistd.h>
 
-#include <algorithm>
-#include <fstream>
 #include <map>
-#include <set>
-#include <thread>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -59,34 +55,28 @@ std::optional<AllocatedHost> ParseHost(absl::string_view line) {
   return host;
 }
 
-// Cores, not their threads.
-int64_t CountCores() {
-  std::set<std::pair<std::string, std::string>> cores;
-  std::string package;
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const std::pair<std::string, std::string> field = absl::StrSplit(line, absl::MaxSplits(':', 1));
-    if (field.first.starts_with("physical id")) package = field.second;
-    if (field.first.starts_with("core id")) cores.emplace(package, field.second);
-  }
-  return static_cast<int64_t>(cores.size());
+// All that a command writes to its output. Empty: it could not be run, or was stopped.
+std::string AnswerOf(std::vector<std::string> command, const std::vector<std::string>& words) {
+  command.insert(command.end(), words.begin(), words.end());
+  const double began = MonotonicSeconds();
+  const absl::StatusOr<ChildResult> answer = RunChild(command, [&] {
+    const bool is_late = MonotonicSeconds() - began > kPatienceSeconds;
+    return is_late && !StopRequested() ? ChildOrder::kStop : OrderOfSignals();
+  });
+  return answer.ok() && !answer->stopped ? answer->output : "";
 }
 
-LocalMachine ThisMachine(const std::vector<std::string>& launch) {
-  const bool by_thread = std::any_of(launch.begin(), launch.end(), [](const std::string& word) {
-    return absl::StrContains(word, "hwthread");
-  });
-  const int64_t threads = std::thread::hardware_concurrency();
-  const int64_t cores = CountCores();
+std::string NameOfThisMachine() {
   char name[256] = "";
   gethostname(name, sizeof(name) - 1);
-  return {WithoutDomain(name), by_thread || cores == 0 ? threads : cores};
+  return WithoutDomain(name);
 }
 
 }  // namespace
 
-std::optional<RankPlacement> ParsePlacement(absl::string_view answer, int64_t ranks,
-                                            const LocalMachine& machine) {
+std::optional<RankPlacement> ParsePlacement(
+    absl::string_view answer, int64_t ranks, const std::string& here,
+    absl::FunctionRef<std::optional<int64_t>()> count_slots) {
   std::vector<AllocatedHost> hosts;
   std::map<std::string, int64_t> placed;
   for (absl::string_view line : absl::StrSplit(answer, '\n')) {
@@ -101,41 +91,44 @@ std::optional<RankPlacement> ParsePlacement(absl::string_view answer, int64_t ra
   if (hosts.empty()) return std::nullopt;
   RankPlacement placement;
   placement.slots = 0;
-  bool is_stated = true;
   for (const AllocatedHost& host : hosts) {
     placement.hosts.push_back(host.name);
-    is_stated = is_stated && host.slots.has_value();
-    std::optional<int64_t> slots = host.slots;
-    if (!slots && WithoutDomain(host.name) == machine.name) slots = machine.slots;
-    placement.slots =
-        placement.slots && slots ? std::optional(*placement.slots + *slots) : std::nullopt;
+    placement.slots = placement.slots && host.slots ? std::optional(*placement.slots + *host.slots)
+                                                    : std::nullopt;
   }
+  const bool is_alone = hosts.size() == 1 && WithoutDomain(hosts[0].name) == here;
   // Without a look at hosts that state no slots mpirun takes them to have one each, so neither its
   // refusal nor its map is to be relied on.
+  const bool is_stated = placement.slots.has_value();
+  if (!is_stated && is_alone && placed.empty()) placement.slots = count_slots();
   placement.is_refused = placed.empty() && placement.slots && ranks > *placement.slots;
   if (placement.is_refused) return placement;
   if (hosts.size() == 1) {
-    placement.ranks_here = WithoutDomain(hosts[0].name) == machine.name ? ranks : 0;
+    placement.ranks_here = is_alone ? ranks : 0;
   } else if (is_stated && !placed.empty()) {
-    placement.ranks_here = placed[machine.name];
+    placement.ranks_here = placed[here];
   }
   return placement;
 }
 
-std::optional<RankPlacement> AskPlacement(const std::vector<std::string>& launch, int64_t ranks) {
-  std::vector<std::string> command = launch;
-  // Verbose, it lists the hosts as it learns of them; later, all slots would look stated.
-  for (const char* word : {"--mca", "ras_base_verbose", "5", "--do-not-launch", "--display-map"}) {
-    command.push_back(word);
+std::optional<int64_t> ParseSlots(absl::string_view answer) {
+  for (const absl::string_view line : absl::StrSplit(answer, '\n')) {
+    if (const auto host = ParseHost(absl::StripAsciiWhitespace(line))) return host->slots;
   }
-  command.insert(command.end(), {"-n", absl::StrCat(ranks), "true"});
-  const double began = MonotonicSeconds();
-  const absl::StatusOr<ChildResult> answer = RunChild(command, [&] {
-    return StopRequested() || MonotonicSeconds() - began > kPatienceSeconds ? ChildOrder::kKill
-                                                                            : ChildOrder::kRun;
+  return std::nullopt;
+}
+
+bool IsOpenMpi(const std::vector<std::string>& launch) {
+  return absl::StrContains(AnswerOf({launch[0]}, {"--version"}), "(Open MPI)");
+}
+
+std::optional<RankPlacement> AskPlacement(const std::vector<std::string>& launch, int64_t ranks) {
+  // Verbose, it lists the hosts as it learns of them; later, all slots would look stated.
+  const std::string answer = AnswerOf(launch, {"--mca", "ras_base_verbose", "5", "--do-not-launch",
+                                               "--display-map", "-n", absl::StrCat(ranks), "true"});
+  return ParsePlacement(answer, ranks, NameOfThisMachine(), [&] {
+    return ParseSlots(AnswerOf(launch, {"--display-allocation", "-n", "1", "true"}));
   });
-  if (!answer.ok() || answer->stopped) return std::nullopt;
-  return ParsePlacement(answer->output, ranks, ThisMachine(launch));
 }
 
 }  // namespace longspan

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 
 // Where mpirun would start ranks, by its own account: what its options, its files, the environment
@@ -19,19 +20,22 @@ struct RankPlacement {
   bool is_refused = false;            // more ranks than slots, and no leave to oversubscribe
 };
 
-// The machine that mpirun runs on.
-struct LocalMachine {
-  std::string name;
-  int64_t slots = 1;  // where nothing states them
-};
+// Whether a command that starts ranks begins with Open MPI's mpirun, or a script that passes
+// --version on to it: others would not take its questions as such.
+bool IsOpenMpi(const std::vector<std::string>& launch);
 
-// Asks a command that starts ranks, without its -n. It starts nothing and reaches no host. Unset:
-// it does not say, as any but Open MPI 4's mpirun.
+// Asks such a command, without its -n. It reaches no host, and starts no more than one `true`, on
+// this machine. A signal that stops the process ends the question. Unset: it does not say.
 std::optional<RankPlacement> AskPlacement(const std::vector<std::string>& launch, int64_t ranks);
 
-// Of mpirun's answer.
-std::optional<RankPlacement> ParsePlacement(absl::string_view answer, int64_t ranks,
-                                            const LocalMachine& machine);
+// Of mpirun's answer, on the machine `here`. `count_slots`: how many slots mpirun gives this
+// machine where nothing states them; asked if it is alone.
+std::optional<RankPlacement> ParsePlacement(
+    absl::string_view answer, int64_t ranks, const std::string& here,
+    absl::FunctionRef<std::optional<int64_t>()> count_slots);
+
+// Of the answer to --display-allocation of the one host of a job that has started.
+std::optional<int64_t> ParseSlots(absl::string_view answer);
 
 }  // namespace longspan
 

@@ -109,9 +109,11 @@ absl::StatusOr<StudyRun> PrepareStudy(ScaleStudy study) {
   const std::set<ScaleKey> references =
       study.references ? MissingReferences(grid) : std::set<ScaleKey>();
   std::map<int64_t, int64_t> ranks_here;
-  // A script runs where mpirun and its hosts are others.
-  if (absl::GetFlag(FLAGS_slurm).empty()) {
-    const std::string mpirun = absl::GetFlag(FLAGS_mpirun);
+  const std::string mpirun = absl::GetFlag(FLAGS_mpirun);
+  if (!absl::GetFlag(FLAGS_slurm).empty()) {
+    // A script runs where programs and hosts are others.
+    LONGSPAN_ASSIGN_OR_RETURN(run.launch, LaunchWords(mpirun.empty() ? kSlurmStart : mpirun));
+  } else {
     LONGSPAN_ASSIGN_OR_RETURN(run.launch,
                               LaunchCommand(mpirun.empty() ? "mpirun" : mpirun, hostfile));
     std::set<int64_t> ranks(study.ranks.begin(), study.ranks.end());
@@ -137,9 +139,7 @@ absl::Status RunPoint(const StudyRun& run, const ScaleKey& key, StudyWriter* wri
   command.insert(command.end(), arguments.begin(), arguments.end());
   LONGSPAN_ASSIGN_OR_RETURN(const ChildResult child, RunChild(command, [&] {
                               progress->Update(state, MonotonicSeconds());
-                              return !StopRequested()    ? ChildOrder::kRun
-                                     : StopSignals() < 2 ? ChildOrder::kStop
-                                                         : ChildOrder::kKill;
+                              return OrderOfSignals();
                             }));
   progress->Clear();
   if (child.stopped) return absl::CancelledError("stopped by a signal");
@@ -213,10 +213,9 @@ absl::Status WriteSlurm(const StudyRun& run) {
     points.push_back({key.ranks, PointArguments(run.study, key)});
   }
   const std::string path = absl::GetFlag(FLAGS_slurm);
-  const std::string start = absl::GetFlag(FLAGS_mpirun);
   LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
-  LONGSPAN_RETURN_IF_ERROR(file.Write(
-      SlurmScript(run.directory, OwnProgram(), start.empty() ? kSlurmStart : start, points)));
+  LONGSPAN_RETURN_IF_ERROR(
+      file.Write(SlurmScript(run.directory, OwnProgram(), run.launch, points)));
   LONGSPAN_RETURN_IF_ERROR(file.Commit());
   absl::FPrintF(stderr, "points        %d; sbatch %s runs them and makes %s/report.html\n",
                 points.size(), path, run.directory);

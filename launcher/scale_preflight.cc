@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "absl/flags/flag.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/child_process.h"
 #include "launcher/flags.h"
@@ -88,17 +90,65 @@ absl::Status CheckPoint(const Job& job, const ScaleKey& key, int64_t steps, int6
   return CheckFit(job, config, key, tokens, ranks_here);
 }
 
+// What starts ranks, and its flags for how many.
+struct Launcher {
+  absl::string_view name;  // mpirun.openmpi is an mpirun
+  std::vector<absl::string_view> counts;
+};
+
+const Launcher* FindLauncher(absl::string_view program) {
+  static const auto& launchers =
+      *new std::vector<Launcher>{{"mpirun", {"-n", "--n", "-np", "--np", "-c"}},
+                                 {"mpiexec", {"-n", "--n", "-np", "--np", "-c"}},
+                                 {"orterun", {"-n", "--n", "-np", "--np", "-c"}},
+                                 {"prterun", {"-n", "--n", "-np", "--np", "-c"}},
+                                 {"srun", {"-n", "--ntasks"}}};
+  const absl::string_view name = program.substr(program.rfind('/') + 1);  // npos + 1 is 0
+  const auto found =
+      std::find_if(launchers.begin(), launchers.end(), [&](const Launcher& launcher) {
+        absl::string_view rest = name;
+        return absl::ConsumePrefix(&rest, launcher.name) && (rest.empty() || rest[0] == '.');
+      });
+  return found == launchers.end() ? nullptr : &*found;
+}
+
+// `-n 2`, `-n2` or `--ntasks=2`, if words[at] is that; -n alone may be another flag's value.
+bool StatesCount(absl::string_view flag, const std::vector<std::string>& words, size_t at) {
+  absl::string_view value = words[at];
+  if (!absl::ConsumePrefix(&value, flag)) return false;
+  if (value.empty()) {
+    if (at + 1 == words.size()) return true;
+    value = words[at + 1];
+  } else {
+    absl::ConsumePrefix(&value, "=");
+  }
+  int64_t count = 0;
+  return absl::SimpleAtoi(value, &count);
+}
+
 }  // namespace
 
-absl::StatusOr<std::vector<std::string>> LaunchCommand(const std::string& mpirun,
-                                                       const std::string& hostfile) {
-  std::vector<std::string> words = absl::StrSplit(mpirun, ' ', absl::SkipWhitespace());
+absl::StatusOr<std::vector<std::string>> LaunchWords(absl::string_view mpirun) {
+  const std::vector<std::string> words = absl::StrSplit(mpirun, ' ', absl::SkipWhitespace());
   if (words.empty()) return absl::InvalidArgumentError("--mpirun names no program");
-  for (const char* number : {"-n", "-np", "--np"}) {
-    if (std::find(words.begin(), words.end(), number) == words.end()) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--mpirun: leave ", number, " out: each point starts as many ranks as --ranks says"));
+  const Launcher* launcher = nullptr;  // words before it are of another program, as in nice -n 5
+  for (size_t w = 0; w < words.size(); ++w) {
+    if (launcher == nullptr) {
+      launcher = FindLauncher(words[w]);
+      continue;
+    }
+    for (const absl::string_view flag : launcher->counts) {
+      if (!StatesCount(flag, words, w)) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--mpirun: leave ", flag, " out: each point starts as many ranks as --ranks says"));
+    }
   }
+  return words;
+}
+
+absl::StatusOr<std::vector<std::string>> LaunchCommand(absl::string_view mpirun,
+                                                       const std::string& hostfile) {
+  LONGSPAN_ASSIGN_OR_RETURN(std::vector<std::string> words, LaunchWords(mpirun));
   absl::StatusOr<std::string> program = FindProgram(words[0]);
   if (!program.ok()) {
     return absl::NotFoundError(absl::StrCat("--mpirun: ", program.status().message(),
@@ -114,6 +164,7 @@ absl::StatusOr<std::vector<std::string>> LaunchCommand(const std::string& mpirun
 absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::string>& launch,
                                                       const std::set<int64_t>& ranks) {
   std::map<int64_t, int64_t> here;
+  if (!IsOpenMpi(launch)) return here;
   // The most first: what does not run is found at once, and who does not answer is asked once.
   for (auto number = ranks.rbegin(); number != ranks.rend(); ++number) {
     const std::optional<RankPlacement> placement = AskPlacement(launch, *number);

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
+#include "absl/strings/string_view.h"
 #include "launcher/scale_point.h"
 #include "launcher/scale_study.h"
 #include "runtime/config.h"
@@ -17,14 +17,17 @@
 // What can be known of a study before anything is started.
 namespace longspan {
 
-// The words of a command that starts ranks, with the program's path: of --mpirun and --hostfile.
-// Refuses a program or hostfile that is not there, a hostfile with a line that is none, and a
-// number of ranks, which each point has of its own.
-absl::StatusOr<std::vector<std::string>> LaunchCommand(const std::string& mpirun,
+// The words of --mpirun. Refuses none, and a number of ranks: -n is added for each point.
+absl::StatusOr<std::vector<std::string>> LaunchWords(absl::string_view mpirun);
+
+// The same with the program's path, and --hostfile. Refuses a program or hostfile that is not
+// there, and a hostfile with a line that is none.
+absl::StatusOr<std::vector<std::string>> LaunchCommand(absl::string_view mpirun,
                                                        const std::string& hostfile);
 
-// Refuses more ranks than the command has slots for, unless it oversubscribes. Returns how many
-// ranks it starts on this machine, for each number in all; absent: not known here.
+// Refuses more ranks than Open MPI's mpirun says it has slots for, unless it oversubscribes; what
+// other commands do, nobody knows. Returns how many ranks it starts on this machine, for each
+// number in all; absent: not known here.
 absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::string>& launch,
                                                       const std::set<int64_t>& ranks);
 

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 
 namespace longspan {
@@ -62,21 +61,22 @@ case $task in
 }  // namespace
 
 std::string SlurmScript(const std::string& directory, const std::string& program,
-                        const std::string& start, const std::vector<SlurmPoint>& points) {
+                        const std::vector<std::string>& launch,
+                        const std::vector<SlurmPoint>& points) {
   int64_t most = 1;
   for (const SlurmPoint& point : points) most = std::max(most, point.ranks);
-  const std::vector<std::string> words = absl::StrSplit(start, ' ', absl::SkipEmpty());
-  std::string text = absl::StrReplaceAll(kHead, {{"$POINTS", absl::StrCat(points.size())},
-                                                 {"$LAST", absl::StrCat(points.size() - 1)},
-                                                 {"$MOST", absl::StrCat(most)},
-                                                 {"$DIRECTORY", Quoted(directory)},
-                                                 {"$PROGRAM", Quoted(program)},
-                                                 {"$START", QuotedLine(words) + " -n \"$ranks\""}});
+  std::string text =
+      absl::StrReplaceAll(kHead, {{"$POINTS", absl::StrCat(points.size())},
+                                  {"$LAST", absl::StrCat(points.size() - 1)},
+                                  {"$MOST", absl::StrCat(most)},
+                                  {"$DIRECTORY", Quoted(directory)},
+                                  {"$PROGRAM", Quoted(program)},
+                                  {"$START", QuotedLine(launch) + " -n \"$ranks\""}});
   for (size_t i = 0; i < points.size(); ++i) {
     absl::StrAppend(&text, "  ", i, ") measure ", points[i].ranks, " ",
                     QuotedLine(points[i].arguments), " ;;\n");
   }
   return text + "esac\n";
-}  // namespace
+}
 
 }  // namespace longspan

@@ -13,9 +13,10 @@ struct SlurmPoint {
 };
 
 // The script of a job array, a task a point: each writes DIR/point-N.json unless it is there, and
-// the report is made when all have ended. `start`: words of a command that takes -n RANKS.
+// the report is made when all have ended. `launch`: words of a command that takes -n RANKS.
 std::string SlurmScript(const std::string& directory, const std::string& program,
-                        const std::string& start, const std::vector<SlurmPoint>& points);
+                        const std::vector<std::string>& launch,
+                        const std::vector<SlurmPoint>& points);
 
 }  // namespace longspan
 
