@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "sharding/backend.h"
 #include "sharding/hardware_profile.h"
 #include "sharding/layer_schedule.h"
 #include "sharding/merge_choice.h"

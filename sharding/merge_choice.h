@@ -4,10 +4,9 @@
 #include <cstdint>
 #include <optional>
 
-namespace longspan {
+#include "sharding/backend.h"
 
-// What ranks compute on.
-enum class Backend { kCpu, kGpu };
+namespace longspan {
 
 // How all ranks come to know the top-k of all ranks' candidates; the result is the same.
 // kAllGather: every rank gets every rank's candidates. kHistogram: sharding/histogram_select.h on
