@@ -191,7 +191,8 @@ Prediction PredictPrompt(const HardwareProfile& profile, const JobShape& job, in
   // The last chunk may be shorter, and gives logits: it is always simulated.
   Prediction result = predict(chunks - 1);
   const int64_t others = chunks - 1;
-  const std::vector<int64_t> sampled = SampleChunks(others, std::min(samples, others));
+  const std::vector<int64_t> sampled =
+      SampleChunks(others, std::min(std::max<int64_t>(samples, 1), others));
   for (size_t s = 0; s < sampled.size(); ++s) {
     // A chunk between two samples is half of each, on average; one outside is as the nearest.
     const int64_t at = sampled[s];

@@ -40,8 +40,9 @@ Prediction PredictDecode(const HardwareProfile& profile, const JobShape& job,
 Prediction PredictChunk(const HardwareProfile& profile, const JobShape& job,
                         const ChunkShape& chunk, bool is_last, const SelectionSource& select);
 
-// All chunks of a prompt: its time to first token. At most `samples` (1 or more) chunks, the
-// denser the earlier, and the last are simulated, and those between are interpolated linearly.
+// All chunks of a prompt: its time to first token. At most `samples` chunks (one, if that
+// is less), the denser the earlier, and the last are simulated, and those between are interpolated
+// linearly.
 Prediction PredictPrompt(const HardwareProfile& profile, const JobShape& job, int64_t tokens,
                          const SelectionSource& select, int64_t samples = 9);
 

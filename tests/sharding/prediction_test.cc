@@ -102,7 +102,7 @@ TEST(PredictionTest, InterpolatesChunks) {
 // Every chunk has one plan and one of each layer's calls, whichever of them are simulated.
 TEST(PredictionTest, SamplesStandForAllChunks) {
   const JobShape job = SmallJob(4);
-  for (const int64_t samples : {1, 2, 3, 7, 15, 100}) {
+  for (const int64_t samples : {-1, 0, 1, 2, 3, 7, 15, 100}) {
     SCOPED_TRACE(samples);
     const auto calls =
         PredictPrompt(EasyProfile(), job, 64 * 16, DrawUniformly(job, 1), samples).calls;
