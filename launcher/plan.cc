@@ -11,13 +11,11 @@
 #include "launcher/bench_report.h"
 #include "launcher/bootstrap.h"
 #include "launcher/flags.h"
-#include "launcher/plan_choices.h"
 #include "launcher/plan_fit.h"
 #include "launcher/plan_hardware.h"
 #include "launcher/plan_prediction.h"
-#include "launcher/plan_report.h"
-#include "launcher/plan_simulate.h"
 #include "launcher/plan_target.h"
+#include "launcher/plan_task.h"
 #include "launcher/progress.h"
 #include "launcher/scale_flags.h"
 #include "launcher/subcommand.h"
@@ -47,15 +45,10 @@ namespace {
 
 struct PlanOptions {
   std::string hardware;  // file
-  std::vector<int64_t> ranks, contexts;
-  int64_t batch = 1;
-  PlanTarget target;
+  PlanTask task;
   Holdout holdout;
-  ReportFormat format = ReportFormat::kTable;
   std::string output;
   ProgressStyle progress = ProgressStyle::kOff;
-
-  bool json() const { return format == ReportFormat::kJson; }
 };
 
 absl::StatusOr<std::vector<int64_t>> RanksFromFlags() {
@@ -106,22 +99,31 @@ absl::Status CheckTask(const PlanTarget& target, const std::vector<std::string>&
   return absl::OkStatus();
 }
 
-absl::StatusOr<PlanOptions> OptionsFromFlags(const std::vector<std::string>& files) {
-  PlanOptions options;
-  LONGSPAN_ASSIGN_OR_RETURN(options.target, TargetFromFlags());
-  LONGSPAN_RETURN_IF_ERROR(CheckTask(options.target, files));
-  if (!absl::GetFlag(FLAGS_fit) && !options.target.asks()) {
-    LONGSPAN_ASSIGN_OR_RETURN(options.ranks, RanksFromFlags());
+absl::StatusOr<PlanTask> TaskFromFlags(const std::vector<std::string>& files) {
+  PlanTask task;
+  LONGSPAN_ASSIGN_OR_RETURN(task.target, TargetFromFlags());
+  LONGSPAN_RETURN_IF_ERROR(CheckTask(task.target, files));
+  task.simulate = absl::GetFlag(FLAGS_simulate);
+  if (!absl::GetFlag(FLAGS_fit) && !task.target.asks()) {
+    LONGSPAN_ASSIGN_OR_RETURN(task.ranks, RanksFromFlags());
   }
-  LONGSPAN_ASSIGN_OR_RETURN(options.contexts,
+  LONGSPAN_ASSIGN_OR_RETURN(task.contexts,
                             ParseNumbers("context", absl::GetFlag(FLAGS_context), kMaxPosition));
   constexpr int64_t kMostBatch = 65536;
-  LONGSPAN_ASSIGN_OR_RETURN(options.batch,
+  LONGSPAN_ASSIGN_OR_RETURN(task.batch,
                             ParseNumber("batch", absl::GetFlag(FLAGS_batch), kMostBatch));
-  LONGSPAN_ASSIGN_OR_RETURN(options.format, ParseReportFormat(absl::GetFlag(FLAGS_format)));
-  if (options.format == ReportFormat::kCsv) {
+  LONGSPAN_ASSIGN_OR_RETURN(const ReportFormat format,
+                            ParseReportFormat(absl::GetFlag(FLAGS_format)));
+  if (format == ReportFormat::kCsv) {
     return absl::InvalidArgumentError("--format of plan must be table or json, not csv");
   }
+  task.json = format == ReportFormat::kJson;
+  return task;
+}
+
+absl::StatusOr<PlanOptions> OptionsFromFlags(const std::vector<std::string>& files) {
+  PlanOptions options;
+  LONGSPAN_ASSIGN_OR_RETURN(options.task, TaskFromFlags(files));
   LONGSPAN_ASSIGN_OR_RETURN(options.holdout, ParseHoldout(absl::GetFlag(FLAGS_holdout)));
   LONGSPAN_ASSIGN_OR_RETURN(options.progress, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
@@ -130,28 +132,6 @@ absl::StatusOr<PlanOptions> OptionsFromFlags(const std::vector<std::string>& fil
                             FindHardware(absl::GetFlag(FLAGS_hardware), HardwareDirectories()));
   return options;
 }
-
-// Counts predictions of all plans of one call.
-class Bar {
- public:
-  explicit Bar(ProgressStyle style) : progress_(style, stderr, MonotonicSeconds(), "predictions") {}
-
-  // For part `index` of `parts`, which take about as long.
-  PlanProgress Part(size_t index, size_t parts) {
-    return [this, index, parts](int64_t done, int64_t total) {
-      ProgressState state;
-      state.done = ++done_;
-      state.total = total * static_cast<int64_t>(parts);
-      const double part = static_cast<double>(done) / static_cast<double>(total);
-      state.fraction = (static_cast<double>(index) + part) / static_cast<double>(parts);
-      progress_.Update(state, MonotonicSeconds());
-    };
-  }
-
- private:
-  Progress progress_;
-  int64_t done_ = 0;
-};
 
 absl::StatusOr<PlanSubject> SubjectFromFlags(const std::string& hardware) {
   const std::string path = absl::GetFlag(FLAGS_config), model = absl::GetFlag(FLAGS_model);
@@ -162,97 +142,6 @@ absl::StatusOr<PlanSubject> SubjectFromFlags(const std::string& hardware) {
   LONGSPAN_ASSIGN_OR_RETURN(const std::vector<ConfigOverride> overrides, SetFlags());
   LONGSPAN_ASSIGN_OR_RETURN(Config config, LoadConfig(path, model, overrides));
   return MakePlanSubject(std::move(config), profile);
-}
-
-// The text and whether all is as it should be.
-struct Outcome {
-  std::string text;
-  bool good = true;
-};
-
-std::string JsonText(const nlohmann::ordered_json& json) {
-  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-}
-
-// What the config does not allow, before the first prediction: all of them may take minutes.
-absl::Status CheckSizes(const PlanOptions& options, const PlanSubject& subject) {
-  for (const int64_t ranks : options.ranks) {
-    if (ranks > MostRanks(subject)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("`parallel.selection_merge: all_gather` is for at most ", MostRanks(subject),
-                       " GPUs, not ", ranks, ": use auto or histogram; --simulate looks beyond"));
-    }
-    for (const int64_t context : options.contexts) {
-      const PlanSize size = {static_cast<int>(ranks), context, options.batch};
-      LONGSPAN_RETURN_IF_ERROR(SettleFor(subject, size).status());
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Outcome> Predict(const PlanOptions& options, const PlanSubject& subject) {
-  LONGSPAN_RETURN_IF_ERROR(CheckSizes(options, subject));
-  Outcome outcome = {options.json() ? "" : PlanHeader(subject)};
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  Bar bar(options.progress);
-  const size_t parts = options.ranks.size() * options.contexts.size();
-  size_t part = 0;
-  for (const int64_t ranks : options.ranks) {
-    for (const int64_t context : options.contexts) {
-      const PlanSize size = {static_cast<int>(ranks), context, options.batch};
-      LONGSPAN_ASSIGN_OR_RETURN(const JobPlan plan, PlanJob(subject, size));
-      LONGSPAN_ASSIGN_OR_RETURN(const PlanChoices choices,
-                                ChoosePlan(subject, size, bar.Part(part++, parts)));
-      outcome.good &= plan.memory.fits;
-      if (options.json()) {
-        all.push_back(PlanJson(subject, plan, choices));
-      } else {
-        absl::StrAppend(&outcome.text, PlanTable(plan, choices));
-      }
-    }
-  }
-  if (options.json()) outcome.text = JsonText(all);
-  return outcome;
-}
-
-absl::StatusOr<Outcome> Search(const PlanOptions& options, const PlanSubject& subject) {
-  Outcome outcome = {options.json() ? "" : PlanHeader(subject)};
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  Bar bar(options.progress);
-  for (size_t c = 0; c < options.contexts.size(); ++c) {
-    const int64_t context = options.contexts[c];
-    LONGSPAN_ASSIGN_OR_RETURN(const PlanSearch search,
-                              SearchMachine(subject, options.target, context, options.batch,
-                                            bar.Part(c, options.contexts.size())));
-    outcome.good &= search.found.has_value();
-    all.push_back(SearchJson(search));
-    all.back()["context"] = context;
-    if (!options.json()) {
-      absl::StrAppend(&outcome.text, "\n", context, " tokens, batch ", options.batch,
-                      SearchTable(search));
-    }
-  }
-  if (options.json()) outcome.text = JsonText(all);
-  return outcome;
-}
-
-absl::StatusOr<Outcome> Simulate(const PlanOptions& options, const PlanSubject& subject) {
-  Outcome outcome = {options.json() ? "" : PlanHeader(subject)};
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  Bar bar(options.progress);
-  for (size_t c = 0; c < options.contexts.size(); ++c) {
-    const int64_t context = options.contexts[c];
-    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<SimulatedRanks> rows,
-                              SimulateRanks(subject, options.ranks, context, options.batch,
-                                            bar.Part(c, options.contexts.size())));
-    all.push_back({{"context", context}, {"batch", options.batch}, {"rows", SimulationJson(rows)}});
-    if (!options.json()) {
-      absl::StrAppend(&outcome.text, "\n", context, " tokens, batch ", options.batch,
-                      SimulationTable(rows));
-    }
-  }
-  if (options.json()) outcome.text = JsonText(all);
-  return outcome;
 }
 
 absl::Status Fit(const PlanOptions& options, const std::vector<std::string>& files) {
@@ -267,11 +156,17 @@ absl::Status Fit(const PlanOptions& options, const std::vector<std::string>& fil
   return WriteReport(HardwareProfileToYaml(report.profile), options.output);
 }
 
-absl::StatusOr<Outcome> RunTask(const PlanOptions& options) {
+absl::StatusOr<PlanOutcome> RunTask(const PlanOptions& options) {
   LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options.output));
   LONGSPAN_ASSIGN_OR_RETURN(const PlanSubject subject, SubjectFromFlags(options.hardware));
-  if (options.target.asks()) return Search(options, subject);
-  return absl::GetFlag(FLAGS_simulate) ? Simulate(options, subject) : Predict(options, subject);
+  Progress progress(options.progress, stderr, MonotonicSeconds(), "predictions");
+  return RunPlan(options.task, subject, [&](int64_t done, int64_t total) {
+    ProgressState state;
+    state.done = done;
+    state.total = total;
+    state.fraction = static_cast<double>(done) / static_cast<double>(total);
+    progress.Update(state, MonotonicSeconds());
+  });
 }
 
 absl::StatusOr<int> Plan(const std::vector<std::string>& files) {
@@ -283,7 +178,7 @@ absl::StatusOr<int> Plan(const std::vector<std::string>& files) {
     const absl::Status status = Fit(options, files);
     return status.ok() ? int{kExitOk} : ReportError(status, 0);
   }
-  const absl::StatusOr<Outcome> outcome = RunTask(options);
+  const absl::StatusOr<PlanOutcome> outcome = RunTask(options);
   if (!outcome.ok()) return ReportError(outcome.status(), 0);
   if (const absl::Status written = WriteReport(outcome->text, options.output); !written.ok()) {
     return ReportError(written, 0);

@@ -75,6 +75,12 @@ int64_t MostRanks(const PlanSubject& subject) {
   return subject.hardware.is_gpu && gathers ? kMostGatheringGpus : kMostPlannedRanks;
 }
 
+PlanSubject WithBlocksForAll(PlanSubject subject, int ranks) {
+  int64_t& chunk = subject.config.prefill_chunk_tokens;
+  chunk = std::max(chunk, subject.config.esa.selection_block * ranks);
+  return subject;
+}
+
 absl::StatusOr<Config> SettleFor(const PlanSubject& subject, const PlanSize& size) {
   Config config = subject.config;
   config.parallel.ranks = 0;  // --ranks wins

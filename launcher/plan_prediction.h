@@ -57,6 +57,9 @@ struct JobPlan {
 // hardware's, whatever the config says.
 absl::StatusOr<PlanSubject> MakePlanSubject(Config config, const HardwareProfile& hardware);
 
+// With a chunk that has a block for every rank at least, or else some of them idle.
+PlanSubject WithBlocksForAll(PlanSubject subject, int ranks);
+
 // The config as a job of so many ranks resolves it, in this build or another, and with a dtype.
 // InvalidArgument: the config's own fault, or a context or batch that it does not allow.
 absl::StatusOr<Config> SettleFor(const PlanSubject& subject, const PlanSize& size);

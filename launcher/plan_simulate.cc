@@ -22,34 +22,55 @@ const char* MergeName(MergeWay merge) {
   return merge == MergeWay::kAllGather ? "all_gather" : "histogram";
 }
 
-absl::StatusOr<SimulatedRanks> Simulate(PlanSubject subject, MergeWay merge, const PlanSize& size) {
+// Whether candidates of these blocks are merged, and in this way.
+bool MergesBy(MergeWay merge, const JobShape& job, const std::vector<Range>& blocks) {
+  if (job.layer.top_k == 0 || job.ranks() == 1) return false;
+  // GPUs make the same calls for blocks that have no more than they may take.
+  const auto merged = std::count_if(blocks.begin(), blocks.end(), [&](const Range& block) {
+    return job.backend == Backend::kGpu ||
+           RangesOfBlock(job.layer.sizes, block).middle.size() > job.layer.top_k;
+  });
+  return merged > 0 && MergeOf(job, merged) == merge;
+}
+
+absl::StatusOr<SimulatedRanks> Simulate(const PlanSubject& subject, MergeWay merge,
+                                        const PlanSize& size) {
   SimulatedRanks row = {size.ranks, merge};
-  subject.config.parallel.selection_merge =
-      merge == MergeWay::kAllGather ? SelectionMerge::kAllGather : SelectionMerge::kHistogram;
-  int64_t& chunk = subject.config.prefill_chunk_tokens;
-  chunk = std::max(chunk, subject.config.esa.selection_block * size.ranks);
-  LONGSPAN_ASSIGN_OR_RETURN(const Config settled, SettleFor(subject, size));
+  const PlanSubject filled = WithBlocksForAll(subject, size.ranks);
+  LONGSPAN_ASSIGN_OR_RETURN(const Config settled, SettleFor(filled, size));
   row.chunk_tokens = settled.prefill_chunk_tokens;
-  const JobShape job = ShapeOf(subject, settled, size.ranks);
-  const SelectionSource select = DrawUniformly(job, kSeed);
-  row.token =
-      PredictDecode(subject.hardware, job, std::vector<int64_t>(size.batch, size.context), select);
   const Range last = {(size.context - 1) / row.chunk_tokens * row.chunk_tokens, size.context};
   // A whole one, so that its time divides by its tokens, if there is one.
   const Range tokens = {std::max<int64_t>(0, last.begin - row.chunk_tokens),
                         last.begin > 0 ? last.begin : last.end};
+  JobShape job = ShapeOf(filled, settled, size.ranks);
+  row.can_run = merge == MergeWay::kHistogram || job.backend == Backend::kCpu ||
+                size.ranks <= kMostGatheringGpus;
+  const Range newest = {size.context - 1, size.context};
+  row.token_runs = row.can_run && MergesBy(merge, job, std::vector(size.batch, newest));
+  row.chunk_runs =
+      row.can_run && MergesBy(merge, job, SelectionBlocks(tokens, job.model.block_tokens));
+  job.merge = merge;
+  const SelectionSource select = DrawUniformly(job, kSeed);
+  row.token =
+      PredictDecode(subject.hardware, job, std::vector<int64_t>(size.batch, size.context), select);
   row.chunk =
       PredictChunk(subject.hardware, job, {tokens, size.context}, /*is_last=*/false, select);
   return row;
+}
+
+const char* RunsText(const SimulatedRanks& row, bool runs) {
+  return !row.can_run ? "cannot" : runs ? "yes" : "no";
 }
 
 // Columns for the phases that any row spends time on.
 std::string PhaseTable(const std::vector<SimulatedRanks>& rows, Prediction SimulatedRanks::*what) {
   const bool of_chunk = what == &SimulatedRanks::chunk;
   std::vector<Cells> lines(1 + rows.size());
-  lines[0] = {"ranks", "merge", of_chunk ? "chunk" : "token", "seconds"};
+  lines[0] = {"ranks", "merge", "runs", of_chunk ? "chunk" : "token", "seconds"};
   for (size_t r = 0; r < rows.size(); ++r) {
     lines[r + 1] = {absl::StrCat(rows[r].ranks), MergeName(rows[r].merge),
+                    RunsText(rows[r], of_chunk ? rows[r].chunk_runs : rows[r].token_runs),
                     of_chunk ? absl::StrCat(rows[r].chunk_tokens) : "1",
                     absl::StrFormat("%.4g", (rows[r].*what).seconds)};
   }
@@ -104,6 +125,12 @@ absl::StatusOr<std::vector<SimulatedRanks>> SimulateRanks(const PlanSubject& sub
 }
 
 std::string SimulationTable(const std::vector<SimulatedRanks>& rows) {
+  std::string note = "\nruns: whether the config comes to this merge of candidates";
+  const auto cannot = [](const SimulatedRanks& row) { return !row.can_run; };
+  if (std::any_of(rows.begin(), rows.end(), cannot)) {
+    absl::StrAppend(&note, "\ncannot: no kernel merges what more than ", kMostGatheringGpus,
+                    " GPUs gather; only the histogram runs there");
+  }
   return absl::StrCat("\nSIMULATED. Seconds of a token, and of the mean rank by phase\n",
                       PhaseTable(rows, &SimulatedRanks::token),
                       "\nSeconds of a chunk, and of the mean rank by phase\n",
@@ -111,7 +138,7 @@ std::string SimulationTable(const std::vector<SimulatedRanks>& rows) {
                       "\nBytes of a token through a rank's port, one way\n",
                       BytesTable(rows, &SimulatedRanks::token),
                       "\nBytes of a chunk through a rank's port, one way\n",
-                      BytesTable(rows, &SimulatedRanks::chunk));
+                      BytesTable(rows, &SimulatedRanks::chunk), note, "\n");
 }
 
 OrderedJson SimulationJson(const std::vector<SimulatedRanks>& rows) {
@@ -119,6 +146,9 @@ OrderedJson SimulationJson(const std::vector<SimulatedRanks>& rows) {
   for (const SimulatedRanks& row : rows) {
     json.push_back({{"ranks", row.ranks},
                     {"merge", MergeName(row.merge)},
+                    {"can_run", row.can_run},
+                    {"token_runs", row.token_runs},
+                    {"chunk_runs", row.chunk_runs},
                     {"chunk_tokens", row.chunk_tokens},
                     {"token", PredictionJson(row.token)},
                     {"chunk", PredictionJson(row.chunk)}});

@@ -61,8 +61,7 @@ absl::StatusOr<PlanTry> TryChunk(const PlanSubject& subject, const PlanSize& siz
 
 absl::StatusOr<PlanTry> TryRanks(const PlanSubject& subject, const PlanSize& size) {
   LONGSPAN_ASSIGN_OR_RETURN(const PlanTry own, TryChunk(subject, size));
-  PlanSubject longer = subject;
-  longer.config.prefill_chunk_tokens = subject.config.esa.selection_block * size.ranks;
+  const PlanSubject longer = WithBlocksForAll(subject, size.ranks);
   if (longer.config.prefill_chunk_tokens <= own.chunk_tokens) return own;
   LONGSPAN_ASSIGN_OR_RETURN(const PlanTry filled, TryChunk(longer, size));
   if (filled.fits != own.fits) return filled.fits ? filled : own;
@@ -113,15 +112,27 @@ absl::StatusOr<PlanSearch> SearchMachine(const PlanSubject& subject, const PlanT
                                          int64_t context, int64_t batch,
                                          const PlanProgress& progress) {
   const auto most = static_cast<int>(std::min<int64_t>(kMostSearchedRanks, MostRanks(subject)));
-  const std::vector<int> ranks = RanksToSearch(subject.hardware.ranks_per_host, most);
+  std::vector<int> ranks = RanksToSearch(subject.hardware.ranks_per_host, most);
+  LONGSPAN_RETURN_IF_ERROR(SettleFor(subject, {1, context, batch}).status());
+  std::string refusal;  // proximity may be longer than the stripes of many ranks
+  std::erase_if(ranks, [&](int count) {
+    const absl::Status settled = SettleFor(subject, {count, context, batch}).status();
+    if (!settled.ok() && refusal.empty()) {
+      refusal = absl::StrCat("; ", RanksText(count), " are refused: ", settled.message());
+    }
+    return !settled.ok();
+  });
   const int64_t powers = std::bit_width(static_cast<unsigned>(most));
   int64_t done = 0;
-  return SearchRanks(target, ranks, [&](int count) -> absl::StatusOr<PlanTry> {
+  const auto attempt = [&](int count) -> absl::StatusOr<PlanTry> {
     absl::StatusOr<PlanTry> made = TryRanks(subject, {count, context, batch});
     ++done;
     progress(done, std::max(done, powers));
     return made;
-  });
+  };
+  LONGSPAN_ASSIGN_OR_RETURN(PlanSearch search, SearchRanks(target, ranks, attempt));
+  if (!search.found.has_value()) search.limit += refusal;
+  return search;
 }
 
 }  // namespace longspan

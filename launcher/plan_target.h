@@ -50,7 +50,8 @@ absl::StatusOr<PlanSearch> SearchRanks(
     absl::FunctionRef<absl::StatusOr<PlanTry>(int ranks)> attempt);
 
 // The same for a job: on each number of ranks with its own chunk, or with one that gives every rank
-// a block, if that is longer and the prompt is then faster.
+// a block, if that is longer and the prompt is then faster. Numbers of ranks that the config is not
+// for are left out.
 absl::StatusOr<PlanSearch> SearchMachine(const PlanSubject& subject, const PlanTarget& target,
                                          int64_t context, int64_t batch,
                                          const PlanProgress& progress);

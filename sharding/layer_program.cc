@@ -130,8 +130,7 @@ class Builder {
   void AddMerge(absl::Span<const Block> blocks) {
     const auto rows = static_cast<int64_t>(blocks.size());
     const int64_t of_rank = rows * job_.layer.picks() * kCandidate;
-    const MergeWay cheaper = CheaperMerge(job_.backend, job_.ranks(), rows, job_.layer.picks());
-    if (job_.merge.value_or(cheaper) == MergeWay::kAllGather) {
+    if (MergeOf(job_, rows) == MergeWay::kAllGather) {
       Add(Phase::kCandidateMerge, GatherCandidates(job_.layer, rows));
       return AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge,
                            BytesOnly(of_rank * job_.ranks()));
@@ -335,6 +334,10 @@ Block MakeBlock(const JobShape& job, Range tokens, const SelectionSource& select
 }
 
 }  // namespace
+
+MergeWay MergeOf(const JobShape& job, int64_t rows) {
+  return job.merge.value_or(CheaperMerge(job.backend, job.ranks(), rows, job.layer.picks()));
+}
 
 LayerProgram PrefillProgram(const JobShape& job, const ChunkShape& chunk, int64_t blocks_out,
                             const SelectionSource& select) {

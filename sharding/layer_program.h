@@ -45,6 +45,9 @@ struct JobShape {
   int ranks() const { return layer.layout.num_ranks; }
 };
 
+// How candidates of so many blocks or tokens are merged.
+MergeWay MergeOf(const JobShape& job, int64_t rows);
+
 // Work in which no rank waits for another. [ranks]
 struct Compute {
   Kernel kernel = Kernel::kLinear;

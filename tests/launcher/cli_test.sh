@@ -517,10 +517,6 @@ case $case in
     refuse 1 'shape: is no file' --model shape --gpus 1 --hardware ./shape
     refuse 1 'at most 1024 GPUs, not 2048: use auto or histogram; --simulate looks beyond' \
       --model shape --gpus 2048 --hardware h200 --set parallel.selection_merge=all_gather
-    refuse 1 'at most 1024 GPUs, not 2048' --model shape --gpus 1,2048 --hardware h200 \
-      --set parallel.selection_merge=all_gather
-    refuse 1 'add --set max_model_len=2000' --model shape --gpus 1 --hardware h200 \
-      --context 1000,2000 --set max_model_len=1500
     refuse 1 '--config or --model is needed' --gpus 1 --hardware h200
     refuse 1 'absent.yaml: no such file' --model shape --gpus 1 --hardware absent.yaml
     sed 's/^call_s/cal_s/' mine.yaml > bad.yaml

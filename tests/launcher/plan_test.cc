@@ -12,6 +12,7 @@
 #include "launcher/plan_prediction.h"
 #include "launcher/plan_simulate.h"
 #include "launcher/plan_target.h"
+#include "launcher/plan_task.h"
 #include "sharding/topk_merge.h"
 #include "tests/runtime/llama3_8b.h"
 
@@ -20,6 +21,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 template <typename T>
 std::string ErrorOf(const absl::StatusOr<T>& result) {
@@ -182,7 +184,66 @@ TEST(PlanSimulateTest, HistogramsMoveFewerBytesToManyRanks) {
   EXPECT_FALSE((*rows)[3].token.calls.contains("select.candidates"));
   const int merge = static_cast<int>(Phase::kCandidateMerge);
   EXPECT_LT((*rows)[3].chunk.mean[merge], (*rows)[2].chunk.mean[merge]);
-  EXPECT_THAT(SimulationTable(*rows), HasSubstr("select.winners"));
+  const std::string table = SimulationTable(*rows);
+  EXPECT_THAT(table, HasSubstr("select.winners"));
+  EXPECT_THAT(table, Not(HasSubstr("cannot")));
+}
+
+// Rows with all_gather, then histogram, of each number of ranks.
+std::vector<SimulatedRanks> SimulateToken(const PlanSubject& subject, std::vector<int64_t> ranks) {
+  const auto rows = SimulateRanks(subject, ranks, 20'000, 1, [](int64_t, int64_t) {});
+  EXPECT_TRUE(rows.ok()) << rows.status();
+  return *rows;
+}
+
+TEST(PlanSimulateTest, TellsWhichMergeRuns) {
+  PlanSubject subject = LlamaOn(true);
+  std::vector<SimulatedRanks> rows = SimulateToken(subject, {8, 1025});
+  EXPECT_TRUE(rows[0].token_runs && rows[0].chunk_runs && rows[0].can_run);
+  EXPECT_FALSE(rows[1].token_runs || rows[1].chunk_runs);
+  EXPECT_FALSE(rows[2].token_runs || rows[2].chunk_runs || rows[2].can_run);
+  EXPECT_TRUE(rows[3].token_runs && rows[3].chunk_runs && rows[3].can_run);
+  EXPECT_THAT(SimulationTable(rows), HasSubstr("cannot: no kernel merges what more than 1024"));
+  subject.config.parallel.selection_merge = SelectionMerge::kHistogram;
+  EXPECT_TRUE(SimulateToken(subject, {8})[1].token_runs);
+  subject.config.attention = Attention::kDense;
+  EXPECT_FALSE(SimulateToken(subject, {8})[1].token_runs);
+  EXPECT_TRUE(SimulateToken(LlamaOn(false), {1025})[0].can_run);
+}
+
+TEST(PlanTaskTest, RefusesBeforeAnythingIsPredicted) {
+  PlanSubject subject = LlamaOn(true);
+  int predicted = 0;
+  const auto error_of = [&](const PlanTask& task) {
+    return ErrorOf(RunPlan(task, subject, [&](int64_t, int64_t) { ++predicted; }));
+  };
+  subject.config.parallel.selection_merge = SelectionMerge::kAllGather;
+  EXPECT_THAT(error_of({.ranks = {1, 2048}, .contexts = {4096}}),
+              HasSubstr("at most 1024 GPUs, not 2048: use auto or histogram"));
+  subject.config.max_model_len = 5000;
+  PlanTask task = {.ranks = {1}, .contexts = {4096, 6000}};
+  EXPECT_THAT(error_of(task), HasSubstr("add --set max_model_len=6000"));
+  task.simulate = true;
+  EXPECT_THAT(error_of(task), HasSubstr("add --set max_model_len=6000"));
+  task = {.contexts = {4096, 6000}, .target = {.prompt_s = 1}};
+  EXPECT_THAT(error_of(task), HasSubstr("add --set max_model_len=6000"));
+  EXPECT_EQ(predicted, 0);
+  EXPECT_EQ(error_of({.ranks = {1}, .contexts = {4096}}), "");
+  EXPECT_GT(predicted, 0);
+}
+
+// Stripes of more than four ranks are shorter than what proximity reaches.
+TEST(PlanTaskTest, ATargetLeavesOutRanksThatTheConfigIsNotFor) {
+  PlanSubject subject = LlamaOn(true);
+  subject.config.esa.proximity = 1000;
+  int predicted = 0;
+  const auto outcome = RunPlan({.contexts = {8192}, .target = {.prompt_s = 1e-9}}, subject,
+                               [&](int64_t, int64_t) { ++predicted; });
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_FALSE(outcome->good);
+  EXPECT_EQ(predicted, 3);
+  EXPECT_THAT(outcome->text, HasSubstr("none up to 4 ranks meets the target"));
+  EXPECT_THAT(outcome->text, HasSubstr("8 ranks are refused: `esa.proximity` (1000)"));
 }
 
 TEST(PlanHardwareTest, FindsProfilesByNameOrFile) {
