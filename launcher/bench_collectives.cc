@@ -16,6 +16,8 @@
 #include "launcher/subcommand.h"
 #include "runtime/clock.h"
 #include "runtime/model_config.h"
+#include "sharding/digit_select.h"
+#include "sharding/histogram_select.h"
 #include "sharding/ring_schedule.h"
 #include "sharding/topk_merge.h"
 
@@ -34,6 +36,9 @@ absl::Status Call(Communicator& communicator, const CollectiveCase& of, std::byt
   }
   if (of.kind == CollectiveKind::kAllReduceMax) {
     return communicator.AllReduceMax("bench.maxima", reinterpret_cast<float*>(memory), of.count());
+  }
+  if (of.kind == CollectiveKind::kAllReduceSum) {
+    return communicator.AllReduceSum("bench.sums", reinterpret_cast<uint32_t*>(memory), of.count());
   }
   const RingStep step = NextRank(of, communicator.rank(), communicator.size(), memory);
   LONGSPAN_ASSIGN_OR_RETURN(
@@ -115,6 +120,7 @@ absl::StatusOr<int> RunCollectives(const BenchOptions& options, const Config& co
 std::string CollectiveCase::ToString() const {
   if (kind == CollectiveKind::kAllGather) return absl::StrCat(bytes, " bytes of each rank");
   if (kind == CollectiveKind::kAllReduceMax) return absl::StrCat(count(), " numbers");
+  if (kind == CollectiveKind::kAllReduceSum) return absl::StrCat(count(), " counts");
   return absl::StrCat(bytes, " bytes to the next rank");
 }
 
@@ -126,6 +132,7 @@ std::optional<CollectiveCase> ParseCollectiveCase(absl::string_view name, absl::
   };
   constexpr Unit kUnits[] = {{"bytes of each rank", CollectiveKind::kAllGather, 1},
                              {"numbers", CollectiveKind::kAllReduceMax, sizeof(float)},
+                             {"counts", CollectiveKind::kAllReduceSum, sizeof(uint32_t)},
                              {"bytes to the next rank", CollectiveKind::kExchange, 1}};
   const absl::string_view size = shape.substr(0, shape.find(", "));  // without its way
   const size_t space = size.find(' ');
@@ -149,14 +156,19 @@ std::vector<CollectiveCase> CollectiveCases(const BenchShape& shape, int64_t bat
   const DType of_gpu =
       shape.score_dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : shape.score_dtype;
   const int64_t score = shape.score_dim * SizeOf(on_gpu ? of_gpu : DType::kFloat32);
+  // One of those that a row takes.
+  const int64_t histogram = (on_gpu ? DigitSums(0, shape.ranks) : kHistogramBins) *
+                            static_cast<int64_t>(sizeof(uint32_t));
   std::vector<CollectiveCase> cases = {{"decode: partials", CollectiveKind::kAllGather,
                                         batch * (shape.query_dim() + shape.heads) * kFloat}};
   if (shape.selects()) {
     cases.insert(cases.begin(),
-                 {"decode: candidates", CollectiveKind::kAllGather, batch * candidates});
+                 {{"decode: candidates", CollectiveKind::kAllGather, batch * candidates},
+                  {"decode: histogram", CollectiveKind::kAllReduceSum, batch * histogram}});
     cases.push_back({"chunk: queries", CollectiveKind::kAllGather, own_tokens * score});
     cases.push_back({"chunk: maxima", CollectiveKind::kAllReduceMax, shape.chunk_tokens * kFloat});
     cases.push_back({"chunk: candidates", CollectiveKind::kAllGather, blocks * candidates});
+    cases.push_back({"chunk: histogram", CollectiveKind::kAllReduceSum, blocks * histogram});
   }
   for (const int64_t bytes : {4 << 10, 64 << 10, 1 << 20, 16 << 20}) {
     cases.push_back({"ring step", CollectiveKind::kExchange, bytes});

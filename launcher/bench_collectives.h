@@ -21,6 +21,7 @@ struct CollectiveCase {
   CollectiveKind kind = CollectiveKind::kAllGather;
   int64_t bytes = 0;  // of one rank: its part, its numbers, its message to the next rank
 
+  // Of a reduction, of float or uint32.
   int64_t count() const { return bytes / static_cast<int64_t>(sizeof(float)); }
   // Of what a call reads and writes: this rank's part, and all that arrives.
   int64_t buffer_bytes(int ranks) const {
@@ -36,8 +37,8 @@ struct CollectiveCase {
 // The inverse of ToString, and of CollectiveRow's shape; unset: it is neither.
 std::optional<CollectiveCase> ParseCollectiveCase(absl::string_view name, absl::string_view shape);
 
-// Those of a decoded token of each of `batch` sequences, of a whole chunk, and steps of the ring of
-// 4 KiB to 16 MiB.
+// Those of a decoded token of each of `batch` sequences, of a whole chunk, with either merge of
+// candidates, and steps of the ring of 4 KiB to 16 MiB.
 std::vector<CollectiveCase> CollectiveCases(const BenchShape& shape, int64_t batch, bool on_gpu);
 
 // The transfers of one step of the ring: to the next rank, and from the one before. `memory` has

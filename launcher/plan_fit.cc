@@ -207,7 +207,7 @@ LinkUse UseOf(const MeasuredCall& call, const HardwareProfile& hosts) {
   if (call.of.kind == CollectiveKind::kAllGather) {
     return AllGatherUse(hosts, call.ranks, bytes * call.ranks);
   }
-  if (call.of.kind == CollectiveKind::kAllReduceMax) return AllReduceUse(hosts, call.ranks, bytes);
+  if (call.of.kind != CollectiveKind::kExchange) return AllReduceUse(hosts, call.ranks, bytes);
   // To the next rank: the slowest of them goes to another host, if there is one.
   const int to = call.ranks > hosts.ranks_per_host ? static_cast<int>(hosts.ranks_per_host) : 1;
   LinkUse use = MessageUse(hosts, to - 1, to, bytes);

@@ -251,14 +251,19 @@ class Builder {
 
   void AddHistogramOnGpu(int64_t rows) {
     const int64_t candidates = rows * job_.layer.top_k;
-    const auto look = [&] {
-      AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(candidates * kCandidate));
+    // Reads all candidates and the sums of the digit before, and writes counts or places.
+    const auto look = [&](int64_t read, int64_t written) {
+      AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge,
+                    BytesOnly(candidates * kCandidate + read + written));
     };
+    int64_t counted = 0;
     for (int digit = 0; digit < kDigits; ++digit) {
-      look();
-      AddMergeSum("select.histograms", rows * DigitSums(digit, job_.ranks()) * kCount);
+      const int64_t counts = rows * DigitSums(digit, job_.ranks()) * kCount;
+      look(counted, counts);
+      AddMergeSum("select.histograms", counts);
+      counted = counts;
     }
-    look();
+    look(counted, candidates * kCount);
     AddMergeSum("select.winners", candidates * kCount);
     AddEverywhere(Phase::kCandidateMerge, Kernel::kMerge, BytesOnly(candidates * kCount));
   }

@@ -28,7 +28,9 @@ double GpuHistogramSeconds(int ranks, double rows, double own, const MergeRates&
   };
   double seconds = reduce(own) + (kDigits + 2) * own * rates.candidate_s;
   for (int digit = 0; digit < kDigits; ++digit) {
-    seconds += reduce(rows * static_cast<double>(DigitSums(digit, ranks)));
+    const double sums = rows * static_cast<double>(DigitSums(digit, ranks));
+    // Written and read by kernels, a count has as many bytes as a candidate.
+    seconds += reduce(sums) + sums * rates.candidate_s;
   }
   return seconds;
 }

@@ -33,7 +33,8 @@ inline constexpr int kMostGatheringGpus = 1024;
 
 // Seconds, by plain assumptions: a gather takes ceil(log2 ranks) steps, and all of its bytes arrive
 // once; a reduction takes as many up a tree and as many down, and all of its bytes in each. On GPUs
-// bytes of many steps are under way at once, and take the time of two.
+// bytes of many steps are under way at once, and take the time of two; and the counts of a
+// histogram are no fewer than candidates, and cost as much to look at.
 double MergeSeconds(Backend backend, MergeWay way, int ranks, int64_t rows, int64_t top_k,
                     const MergeRates& rates);
 

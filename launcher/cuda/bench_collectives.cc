@@ -43,6 +43,10 @@ absl::Status Call(DeviceCommunicator& communicator, const CollectiveCase& of, st
     return communicator.AllReduceMax("bench.maxima", reinterpret_cast<float*>(memory), of.count(),
                                      stream);
   }
+  if (of.kind == CollectiveKind::kAllReduceSum) {
+    return communicator.AllReduceSum("bench.sums", reinterpret_cast<uint32_t*>(memory), of.count(),
+                                     stream);
+  }
   const RingStep step = NextRank(of, communicator.rank(), communicator.size(), memory);
   return communicator.Exchange("bench.ring", {&step.send, 1}, {&step.receive, 1}, stream);
 }

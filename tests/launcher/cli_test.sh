@@ -400,7 +400,8 @@ case $case in
     alone=("${needle[@]}")
     [ ${#mpirun[@]} != 0 ] || needle+=(--set parallel.ranks=3)
     bench collectives --repeat 2 --format json
-    jq -e '([.rows[].name] | index("decode: candidates") != null and index("chunk: maxima") != null)
+    jq -e '([.rows[].name] | index("decode: candidates") != null and index("chunk: maxima") != null
+                             and index("decode: histogram") != null)
            and ([.rows[] | select(.name == "ring step").bytes] == [4096, 65536, 1048576, 16777216])
            and all(.rows[]; .runs == 2 and .median_us >= .min_us and .min_us > 0)' stdout > jq_out
     needle=("${alone[@]}")

@@ -380,13 +380,16 @@ TEST(PlanFitTest, ReadsReportsOfCollectives) {
       "benchmark,name,shape,batch,context,runs,median_us,ranks\n"
       "collectives,decode: partials,4096 bytes of each rank,1,0,41,12.5,2\n"
       "collectives,chunk: maxima,\"1024 numbers, graph\",1,0,41,30,2\n"
-      "collectives,chunk: maxima,\"1024 numbers, called\",1,0,41,20,2\n");
+      "collectives,chunk: maxima,\"1024 numbers, called\",1,0,41,20,2\n"
+      "collectives,decode: histogram,8192 counts,1,0,41,25,2\n");
   ASSERT_TRUE(csv.ok()) << csv.status();
-  ASSERT_EQ(csv->calls.size(), 2u);
+  ASSERT_EQ(csv->calls.size(), 3u);
   EXPECT_EQ(csv->calls[0].of.kind, CollectiveKind::kAllReduceMax);
   EXPECT_EQ(csv->calls[0].of.bytes, 4096);
   EXPECT_DOUBLE_EQ(csv->calls[0].seconds, 20e-6);  // the faster way
-  EXPECT_EQ(csv->calls[1].of.kind, CollectiveKind::kAllGather);
+  EXPECT_EQ(csv->calls[1].of.kind, CollectiveKind::kAllReduceSum);
+  EXPECT_EQ(csv->calls[1].of.bytes, 32768);
+  EXPECT_EQ(csv->calls[2].of.kind, CollectiveKind::kAllGather);
 
   const auto json = read(R"({"benchmark": "collectives", "ranks": 4, "rows": [
       {"name": "ring step", "shape": "65536 bytes to the next rank", "median_us": 9}]})");

@@ -192,7 +192,8 @@ TEST_F(LayerProgramTest, GpusMergeByHistogramDigitByDigit) {
   job.layer.top_k = 3;
   job.merge = MergeWay::kHistogram;
   const auto select = [](Range, Range) { return std::vector<int64_t>{5, 6, 8}; };
-  const std::vector<Collective> calls = CallsOfRank(DecodeProgram(job, {50, 60}, select), 2, 1);
+  const LayerProgram program = DecodeProgram(job, {50, 60}, select);
+  const std::vector<Collective> calls = CallsOfRank(program, 2, 1);
   ASSERT_EQ(calls.size(), 7u);
   for (int digit = 0; digit < 5; ++digit) {
     EXPECT_EQ(calls[digit].name, "select.histograms");
@@ -202,6 +203,13 @@ TEST_F(LayerProgramTest, GpusMergeByHistogramDigitByDigit) {
   EXPECT_EQ(calls[5].name, "select.winners");
   EXPECT_EQ(calls[5].bytes, (std::vector<int64_t>{2 * 3 * 4}));
   EXPECT_EQ(calls[6].name, "attend.partials");
+  double merged = 0;  // bytes
+  for (const LayerOp& op : program) {
+    const auto* compute = std::get_if<Compute>(&op.what);
+    if (compute != nullptr && compute->kernel == Kernel::kMerge) merged += compute->work[1].bytes;
+  }
+  // Six times all candidates, every count once written and once read, and likewise all winners.
+  EXPECT_EQ(merged, 2 * (6 * 3 * 8 + 2 * 4 * (4 * 8192 + 4096 + 2) + 2 * 3 * 4));
 }
 
 }  // namespace

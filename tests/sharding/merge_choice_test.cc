@@ -59,7 +59,7 @@ TEST(MergeChoiceTest, CountsStepsBytesAndCandidates) {
   EXPECT_EQ(histogram(Backend::kCpu, candidates), 2 * 100 + 2 * 100 + 2 * (100 + 512));
   EXPECT_EQ(histogram(Backend::kGpu, steps), 6 * 2 * 3);
   EXPECT_EQ(histogram(Backend::kGpu, bytes), 2 * 2 * 4 * (4 * 8192 + 4096 + 5 + 100));
-  EXPECT_EQ(histogram(Backend::kGpu, candidates), 7 * 2 * 100);
+  EXPECT_EQ(histogram(Backend::kGpu, candidates), 2 * (7 * 100 + 4 * 8192 + 4096 + 5));
 }
 
 TEST(MergeChoiceTest, KnowsTheMostRowsOfEachWay) {
