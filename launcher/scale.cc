@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <set>
 #include <string>
@@ -52,19 +53,30 @@ struct StudyRun {
   ProgressStyle progress = ProgressStyle::kOff;
 };
 
+// In ascending order: a study is the same in whatever order its grid is given.
+absl::StatusOr<std::vector<int64_t>> GridNumbers(absl::string_view flag, const std::string& text,
+                                                 int64_t most) {
+  LONGSPAN_ASSIGN_OR_RETURN(std::vector<int64_t> numbers, ParseNumbers(flag, text, most));
+  std::sort(numbers.begin(), numbers.end());
+  const auto twice = std::adjacent_find(numbers.begin(), numbers.end());
+  if (twice == numbers.end()) return numbers;
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, " names ", *twice, " twice"));
+}
+
 absl::StatusOr<ScaleStudy> StudyFromFlags() {
   ScaleStudy study;
   if (absl::GetFlag(FLAGS_ranks).empty()) {
     return absl::InvalidArgumentError("--ranks is needed, as in --ranks 1,2,4");
   }
   LONGSPAN_ASSIGN_OR_RETURN(study.ranks,
-                            ParseNumbers("ranks", absl::GetFlag(FLAGS_ranks), kMostRanks));
+                            GridNumbers("ranks", absl::GetFlag(FLAGS_ranks), kMostRanks));
   LONGSPAN_ASSIGN_OR_RETURN(study.contexts,
-                            ParseNumbers("context", absl::GetFlag(FLAGS_context), kMaxPosition));
+                            GridNumbers("context", absl::GetFlag(FLAGS_context), kMaxPosition));
   LONGSPAN_ASSIGN_OR_RETURN(study.batches,
-                            ParseNumbers("batch", absl::GetFlag(FLAGS_batch), kMostScaleRuns));
+                            GridNumbers("batch", absl::GetFlag(FLAGS_batch), kMostScaleRuns));
   if (const std::string methods = absl::GetFlag(FLAGS_method); !methods.empty()) {
     LONGSPAN_ASSIGN_OR_RETURN(study.methods, ParseMethods(methods));
+    std::sort(study.methods.begin(), study.methods.end());
   }
   LONGSPAN_ASSIGN_OR_RETURN(study.steps, ScaleSteps());
   LONGSPAN_ASSIGN_OR_RETURN(study.runs, ScaleRuns());
@@ -101,6 +113,7 @@ std::vector<std::string> PointArguments(const ScaleStudy& study, const ScaleKey&
 absl::StatusOr<StudyRun> PrepareStudy(ScaleStudy study) {
   StudyRun run;
   const std::string hostfile = absl::GetFlag(FLAGS_hostfile);
+  LONGSPAN_RETURN_IF_ERROR(CheckText(study.file));
   LONGSPAN_ASSIGN_OR_RETURN(Config config, ScaleConfig(""));
   if (study.methods.empty()) study.methods = {ConfigValue(config, "attention")};
   config.attention = Config().attention;  // of each point
@@ -207,16 +220,20 @@ absl::StatusOr<int> RunStudy(const StudyRun& run) {
 }
 
 absl::Status WriteSlurm(const StudyRun& run) {
+  const std::string path = absl::GetFlag(FLAGS_slurm);
+  absl::StatusOr<NewFile> file = NewFile::Create(path);
+  if (!file.ok() || std::filesystem::is_directory(path)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--slurm ", path, ": ", file.ok() ? "is a directory" : file.status().message()));
+  }
   LONGSPAN_RETURN_IF_ERROR(StudyWriter::Open(run.directory, run.study).status());
   std::vector<SlurmPoint> points;
   for (const ScaleKey& key : run.points) {
     points.push_back({key.ranks, PointArguments(run.study, key)});
   }
-  const std::string path = absl::GetFlag(FLAGS_slurm);
-  LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
   LONGSPAN_RETURN_IF_ERROR(
-      file.Write(SlurmScript(run.directory, OwnProgram(), run.launch, points)));
-  LONGSPAN_RETURN_IF_ERROR(file.Commit());
+      file->Write(SlurmScript(run.directory, OwnProgram(), run.launch, points)));
+  LONGSPAN_RETURN_IF_ERROR(file->Commit());
   absl::FPrintF(stderr, "points        %d; sbatch %s runs them and makes %s/report.html\n",
                 points.size(), path, run.directory);
   return absl::OkStatus();

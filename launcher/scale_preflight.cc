@@ -17,6 +17,7 @@
 #include "runtime/memory_plan.h"
 #include "runtime/model.h"
 #include "runtime/model_config.h"
+#include "runtime/read_bytes.h"
 #include "sharding/topk_merge.h"
 
 namespace longspan {
@@ -127,6 +128,16 @@ bool StatesCount(absl::string_view flag, const std::vector<std::string>& words, 
 }
 
 }  // namespace
+
+absl::Status CheckText(const std::string& file) {
+  if (file.empty()) return absl::OkStatus();
+  std::string text;
+  const absl::Status status = ReadBytes(file, 0, /*bytes=*/1, &text);
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(absl::StrCat("--file: ", absl::IsOutOfRange(status)
+                                                                 ? file + " has no text"
+                                                                 : std::string(status.message())));
+}
 
 absl::StatusOr<std::vector<std::string>> LaunchWords(absl::string_view mpirun) {
   const std::vector<std::string> words = absl::StrSplit(mpirun, ' ', absl::SkipWhitespace());

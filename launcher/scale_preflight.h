@@ -17,6 +17,9 @@
 // What can be known of a study before anything is started.
 namespace longspan {
 
+// Refuses a --file that is not there or has nothing in it; none is fine.
+absl::Status CheckText(const std::string& file);
+
 // The words of --mpirun. Refuses none, and a number of ranks: -n is added for each point.
 absl::StatusOr<std::vector<std::string>> LaunchWords(absl::string_view mpirun);
 

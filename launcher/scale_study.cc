@@ -215,7 +215,8 @@ StudyWriter::~StudyWriter() {
 
 absl::Status StudyWriter::Add(const ScaleKey& key, const std::string& line) {
   const std::string path = PointsPath(directory_);
-  LONGSPAN_ASSIGN_OR_RETURN(ScalePoint point, ParseLine(line, "what was measured"));
+  LONGSPAN_ASSIGN_OR_RETURN(ScalePoint point,
+                            ParseLine(line, "the output of what --mpirun starts"));
   if (point.key != key) {
     return absl::InternalError(absl::StrCat("what was measured is ", point.key.ToString()));
   }

@@ -230,7 +230,8 @@ class ScaleTest(unittest.TestCase):
         self.assertEqual(len(self.keys()), 4)
         self.assertEqual(len(set(self.keys())), 4)
         before = self.lines()
-        self.scale(0, *self.STUDY, mpirun="false")  # nothing is left to do
+        # Nothing is left to do, in whatever order.
+        self.scale(0, *self.STUDY, "--ranks", "3,1", "--method", "dense,esa", mpirun="false")
         self.assertEqual(self.lines(), before)
 
     def test_another_studys_directory_is_left_alone(self):
@@ -442,6 +443,12 @@ exec {MPIRUN} "$@"
         self.refuse(2, "--ranks is needed")
         self.refuse(2, "--ranks must be numbers from 1 to 65536, separated by commas, not `0`",
                     "--ranks", "2,0")
+        self.refuse(2, "--ranks names 2 twice", "--ranks", "2,1,2")
+        for file in "absent", "model", "empty":
+            (self.directory / "empty").touch()
+            self.refuse(1, "--file: ", *ranks, "--file", file)
+        for script in "absent/script", "model":
+            self.refuse(1, f"--slurm {script}: ", *ranks, "--slurm", script, mpirun="")
         self.refuse(2, "there is no method `sparse`; there are esa, dense, streaming", *ranks,
                     "--method", "esa,sparse")
         self.refuse(2, "--batch must be numbers", *ranks, "--batch", "1,many")
@@ -521,8 +528,8 @@ exit 7
         text.write_text("The pass key is 31337. Remember it. " * 20)
         self.run_command(
             [LONGSPAN, "scale", "--config", str(SOURCE / "configs/needle.yaml"), "--model",
-             str(SOURCE / "models/needle"), "--ranks", "1,3", "--context", "1152", "--decode",
-             "2", "--file", "text.txt", "--mpirun", MPIRUN, "--output", "study"])
+             str(SOURCE / "models/needle"), "--ranks", "1,3", "--context", "1152", "--set",
+             "prefill.chunk_tokens=1024", "--decode", "2", "--file", "text.txt", "--mpirun", MPIRUN, "--output", "study"])
         rows = self.rows()
         self.assertEqual([row["ranks"] for row in rows], ["1", "3"])
         for row in rows[1:]:
