@@ -365,6 +365,20 @@ class ScaleTest(unittest.TestCase):
         self.assertEqual(process.returncode, 1)
         self.assertFalse(pathlib.Path(f"/proc/{child}").exists(), "its point runs on")
 
+    def test_a_signal_ends_questions_before_the_first_point(self):
+        stub = self.directory / "silent_mpirun"
+        stub.write_text("#!/bin/sh\ntrap 'touch told; exit' TERM\ntouch asked\n"
+                        "while :; do sleep 0.01; done\n")
+        stub.chmod(0o755)
+        process = subprocess.Popen(self.command(*self.RANKS, mpirun=str(stub)), cwd=self.directory,
+                                   stderr=subprocess.PIPE, text=True)
+        self.wait_for("asked", process)
+        process.terminate()
+        self.assertIn("stopped by a signal", process.communicate(timeout=60)[1])
+        self.assertEqual(process.returncode, 1)
+        self.assertTrue((self.directory / "told").exists(), "it was not stopped in order")
+        self.assertFalse((self.directory / "study").exists(), "it began")
+
     def test_ranks_are_stopped_if_the_study_cannot_do_it(self):
         process, child = self.hanging_study(self.fake_mpirun())
         process.kill()
@@ -529,7 +543,8 @@ exit 7
         self.run_command(
             [LONGSPAN, "scale", "--config", str(SOURCE / "configs/needle.yaml"), "--model",
              str(SOURCE / "models/needle"), "--ranks", "1,3", "--context", "1152", "--set",
-             "prefill.chunk_tokens=1024", "--decode", "2", "--file", "text.txt", "--mpirun", MPIRUN, "--output", "study"])
+             "prefill.chunk_tokens=1024", "--decode", "2", "--file", "text.txt", "--mpirun",
+             MPIRUN, "--output", "study"])
         rows = self.rows()
         self.assertEqual([row["ranks"] for row in rows], ["1", "3"])
         for row in rows[1:]:
