@@ -205,7 +205,9 @@ std::string SearchTable(const PlanSearch& search) {
     lines.push_back({absl::StrCat(made.ranks), absl::StrCat(made.chunk_tokens),
                      SecondsText(made.prompt_s), SecondsText(made.token_s),
                      absl::StrCat(FormatBytes(made.needed), " of ", FormatBytes(made.usable)),
-                     made.fits ? "" : "does not fit"});
+                     !made.fits    ? "does not fit"
+                     : !made.meets ? "misses the target"
+                                   : ""});
   }
   const std::string verdict =
       search.found.has_value()
@@ -218,9 +220,13 @@ std::string SearchTable(const PlanSearch& search) {
 
 OrderedJson SearchJson(const PlanSearch& search) {
   const auto json_of = [](const PlanTry& made) -> OrderedJson {
-    return {{"ranks", made.ranks},     {"chunk_tokens", made.chunk_tokens},
-            {"fits", made.fits},       {"time_to_first_token_s", made.prompt_s},
-            {"token_s", made.token_s}, {"needed", made.needed},
+    return {{"ranks", made.ranks},
+            {"chunk_tokens", made.chunk_tokens},
+            {"fits", made.fits},
+            {"meets", made.meets},
+            {"time_to_first_token_s", made.prompt_s},
+            {"token_s", made.token_s},
+            {"needed", made.needed},
             {"usable", made.usable}};
   };
   OrderedJson tries = OrderedJson::array();

@@ -53,10 +53,13 @@ std::string LimitOf(const PlanTarget& target, const std::vector<PlanTry>& tries)
 
 absl::StatusOr<PlanTry> TryChunk(const PlanSubject& subject, const PlanSize& size) {
   LONGSPAN_ASSIGN_OR_RETURN(const JobPlan plan, PlanJob(subject, size));
-  return PlanTry{size.ranks,         plan.config.prefill_chunk_tokens,
-                 plan.memory.fits,   plan.prompt.seconds,
-                 plan.token.seconds, plan.memory.needed(),
-                 plan.memory.usable};
+  return PlanTry{.ranks = size.ranks,
+                 .chunk_tokens = plan.config.prefill_chunk_tokens,
+                 .fits = plan.memory.fits,
+                 .prompt_s = plan.prompt.seconds,
+                 .token_s = plan.token.seconds,
+                 .needed = plan.memory.needed(),
+                 .usable = plan.memory.usable};
 }
 
 absl::StatusOr<PlanTry> TryRanks(const PlanSubject& subject, const PlanSize& size) {
@@ -84,10 +87,11 @@ absl::StatusOr<PlanSearch> SearchRanks(
     absl::FunctionRef<absl::StatusOr<PlanTry>(int ranks)> attempt) {
   PlanSearch search;
   const auto meets = [&](size_t index) -> absl::StatusOr<bool> {
-    LONGSPAN_ASSIGN_OR_RETURN(const PlanTry made, attempt(ranks[index]));
+    LONGSPAN_ASSIGN_OR_RETURN(PlanTry made, attempt(ranks[index]));
+    made.meets = Meets(target, made);
     search.tries.push_back(made);
-    if (Meets(target, made)) search.found = made;
-    return Meets(target, made);
+    if (made.meets) search.found = made;
+    return made.meets;
   };
   size_t below = 0, good = 0;  // everything before `below` is known not to do
   for (; good < ranks.size(); ++good) {

@@ -27,6 +27,7 @@ struct PlanTry {
   int ranks = 0;
   int64_t chunk_tokens = 0;
   bool fits = false;
+  bool meets = false;  // the target, and fits
   double prompt_s = 0, token_s = 0;
   int64_t needed = 0, usable = 0;  // bytes of a rank
 };

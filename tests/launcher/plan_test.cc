@@ -156,6 +156,7 @@ TEST(PlanTargetTest, FindsTheSmallest) {
     const PlanSearch search = SearchOf({.prompt_s = prompt_s}, 6);
     ASSERT_TRUE(search.found.has_value()) << prompt_s;
     EXPECT_EQ(search.found->ranks, *smallest) << prompt_s;
+    for (const PlanTry& made : search.tries) EXPECT_EQ(made.meets, made.ranks >= *smallest);
     EXPECT_LT(search.tries.size(), 16u);
   }
 }
