@@ -6,11 +6,14 @@
 
 #include <filesystem>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "launcher/bootstrap.h"
 
 namespace longspan {
 namespace {
@@ -105,6 +108,34 @@ TEST(ChildProcessTest, ProgramsDoNotOutliveTheirCaller) {
   EXPECT_EQ(kill(caller, SIGKILL), 0);
   EXPECT_EQ(waitpid(caller, nullptr, 0), caller);
   while (!std::filesystem::exists(told)) usleep(1000);
+}
+
+// In a process of its own, as signals are counted from its start.
+void ExpectOrders(const std::vector<std::pair<int, ChildOrder>>& orders) {
+  EXPECT_EXIT(
+      {
+        signal(SIGHUP, SIG_DFL);  // whoever runs the tests may ignore it
+        CatchAllStopSignals();
+        bool good = OrderOfSignals() == ChildOrder::kRun;
+        for (const auto& [number, order] : orders) {
+          raise(number);
+          good = good && OrderOfSignals() == order;
+        }
+        _exit(good ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST(OrderOfSignalsTest, TheSecondOneKills) {
+  ExpectOrders({{SIGTERM, ChildOrder::kStop}, {SIGINT, ChildOrder::kKill}});
+  ExpectOrders({{SIGQUIT, ChildOrder::kStop}, {SIGQUIT, ChildOrder::kKill}});
+}
+
+// A closed terminal sends SIGHUP twice, and mpirun may pass on SIGUSR1.
+TEST(OrderOfSignalsTest, SomeSignalsCountOnce) {
+  ExpectOrders({{SIGHUP, ChildOrder::kStop}, {SIGHUP, ChildOrder::kStop}});
+  ExpectOrders({{SIGUSR1, ChildOrder::kStop}, {SIGUSR1, ChildOrder::kStop}});
+  ExpectOrders({{SIGHUP, ChildOrder::kStop}, {SIGTERM, ChildOrder::kKill}});
 }
 
 TEST(ChildProcessTest, FindsPrograms) {

@@ -321,12 +321,13 @@ class ScaleTest(unittest.TestCase):
 
     # A study that has measured one rank, and whose two ranks run until they are stopped or told to
     # go on. Its process and theirs.
-    def hanging_study(self, fake, preexec=None):
+    def hanging_study(self, fake, hangup=signal.SIG_DFL):
         (self.directory / "hang").write_text("2")
         for file in "pid", "told", "go":
             (self.directory / file).unlink(missing_ok=True)
         process = subprocess.Popen(self.command(*self.RANKS, mpirun=fake), cwd=self.directory,
-                                   stderr=subprocess.PIPE, text=True, preexec_fn=preexec)
+                                   stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup))
         self.addCleanup(process.stderr.close)
         self.wait_for("pid", process)
         return process, int((self.directory / "pid").read_text())
@@ -387,8 +388,7 @@ class ScaleTest(unittest.TestCase):
         self.assertEqual([key[3] for key in self.keys()], [1])
 
     def test_nohup_is_heeded(self):
-        process, _ = self.hanging_study(
-            self.fake_mpirun(), preexec=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        process, _ = self.hanging_study(self.fake_mpirun(), signal.SIG_IGN)
         process.send_signal(signal.SIGHUP)
         (self.directory / "go").touch()
         errors = process.communicate(timeout=60)[1]
