@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "absl/types/span.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/child_process.h"
 #include "launcher/flags.h"
@@ -91,26 +92,31 @@ absl::Status CheckPoint(const Job& job, const ScaleKey& key, int64_t steps, int6
   return CheckFit(job, config, key, tokens, ranks_here);
 }
 
+using Words = absl::Span<const absl::string_view>;
+
 // What starts ranks, and its flags for how many.
 struct Launcher {
   absl::string_view name;  // mpirun.openmpi is an mpirun
-  std::vector<absl::string_view> counts;
+  Words counts;
 };
+constexpr absl::string_view kMpiCounts[] = {"-n", "--n", "-np", "--np", "-c"};
+constexpr absl::string_view kSlurmCounts[] = {"-n", "--ntasks"};
+constexpr Launcher kLaunchers[] = {{"mpirun", kMpiCounts},
+                                   {"mpiexec", kMpiCounts},
+                                   {"orterun", kMpiCounts},
+                                   {"prterun", kMpiCounts},
+                                   {"srun", kSlurmCounts}};
 
-const Launcher* FindLauncher(absl::string_view program) {
-  static const auto& launchers =
-      *new std::vector<Launcher>{{"mpirun", {"-n", "--n", "-np", "--np", "-c"}},
-                                 {"mpiexec", {"-n", "--n", "-np", "--np", "-c"}},
-                                 {"orterun", {"-n", "--n", "-np", "--np", "-c"}},
-                                 {"prterun", {"-n", "--n", "-np", "--np", "-c"}},
-                                 {"srun", {"-n", "--ntasks"}}};
+// None: the program is no launcher.
+Words CountFlags(absl::string_view program) {
   const absl::string_view name = program.substr(program.rfind('/') + 1);  // npos + 1 is 0
-  const auto found =
-      std::find_if(launchers.begin(), launchers.end(), [&](const Launcher& launcher) {
-        absl::string_view rest = name;
-        return absl::ConsumePrefix(&rest, launcher.name) && (rest.empty() || rest[0] == '.');
-      });
-  return found == launchers.end() ? nullptr : &*found;
+  for (const Launcher& launcher : kLaunchers) {
+    absl::string_view rest = name;
+    if (absl::ConsumePrefix(&rest, launcher.name) && (rest.empty() || rest[0] == '.')) {
+      return launcher.counts;
+    }
+  }
+  return {};
 }
 
 // `-n 2`, `-n2` or `--ntasks=2`, if words[at] is that; -n alone may be another flag's value.
@@ -142,17 +148,14 @@ absl::Status CheckText(const std::string& file) {
 absl::StatusOr<std::vector<std::string>> LaunchWords(absl::string_view mpirun) {
   const std::vector<std::string> words = absl::StrSplit(mpirun, ' ', absl::SkipWhitespace());
   if (words.empty()) return absl::InvalidArgumentError("--mpirun names no program");
-  const Launcher* launcher = nullptr;  // words before it are of another program, as in nice -n 5
+  Words flags;  // words before a launcher are of another program, as in nice -n 5
   for (size_t w = 0; w < words.size(); ++w) {
-    if (launcher == nullptr) {
-      launcher = FindLauncher(words[w]);
-      continue;
-    }
-    for (const absl::string_view flag : launcher->counts) {
+    for (const absl::string_view flag : flags) {
       if (!StatesCount(flag, words, w)) continue;
       return absl::InvalidArgumentError(absl::StrCat(
           "--mpirun: leave ", flag, " out: each point starts as many ranks as --ranks says"));
     }
+    if (flags.empty()) flags = CountFlags(words[w]);
   }
   return words;
 }
