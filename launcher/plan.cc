@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <utility>
@@ -144,6 +145,18 @@ absl::StatusOr<PlanSubject> SubjectFromFlags(const std::string& hardware) {
   return MakePlanSubject(std::move(config), profile);
 }
 
+// That what is written is not what was read: a study takes hours.
+absl::Status CheckOverwrites(const std::string& output, std::vector<std::string> read) {
+  read.push_back(absl::GetFlag(FLAGS_config));
+  for (const std::string& file : read) {
+    std::error_code error;  // one of them is not there
+    if (!std::filesystem::equivalent(output, file, error)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--output ", output, ": is read, and would be lost: give another name"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Fit(const PlanOptions& options, const std::vector<std::string>& files) {
   LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options.output));
   LONGSPAN_ASSIGN_OR_RETURN(const HardwareProfile start, LoadHardwareProfile(options.hardware));
@@ -174,6 +187,7 @@ absl::StatusOr<int> Plan(const std::vector<std::string>& files) {
     return absl::InvalidArgumentError("nothing is run: one process plans, without mpirun");
   }
   LONGSPAN_ASSIGN_OR_RETURN(const PlanOptions options, OptionsFromFlags(files));
+  LONGSPAN_RETURN_IF_ERROR(CheckOverwrites(options.output, files));
   if (absl::GetFlag(FLAGS_fit)) {
     const absl::Status status = Fit(options, files);
     return status.ok() ? int{kExitOk} : ReportError(status, 0);

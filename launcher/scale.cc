@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <map>
 #include <set>
 #include <string>
@@ -221,10 +220,11 @@ absl::StatusOr<int> RunStudy(const StudyRun& run) {
 
 absl::Status WriteSlurm(const StudyRun& run) {
   const std::string path = absl::GetFlag(FLAGS_slurm);
+  LONGSPAN_RETURN_IF_ERROR(CheckScriptPath(path));
   absl::StatusOr<NewFile> file = NewFile::Create(path);
-  if (!file.ok() || std::filesystem::is_directory(path)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--slurm ", path, ": ", file.ok() ? "is a directory" : file.status().message()));
+  if (!file.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--slurm ", path, ": ", file.status().message()));
   }
   LONGSPAN_RETURN_IF_ERROR(StudyWriter::Open(run.directory, run.study).status());
   std::vector<SlurmPoint> points;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
+#include "runtime/read_bytes.h"
 
 namespace longspan {
 namespace {
@@ -77,6 +78,16 @@ std::string SlurmScript(const std::string& directory, const std::string& program
                     QuotedLine(points[i].arguments), " ;;\n");
   }
   return text + "esac\n";
+}
+
+absl::Status CheckScriptPath(const std::string& path) {
+  std::string text;
+  const absl::Status read = ReadBytes(path, 0, -1, &text);
+  if (absl::IsNotFound(read)) return absl::OkStatus();
+  const absl::string_view beginning = kHead.substr(0, kHead.find("$POINTS"));
+  if (read.ok() && (text.empty() || absl::StartsWith(text, beginning))) return read;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--slurm ", path, ": is there, and no script of a study: give another name"));
 }
 
 }  // namespace longspan

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+
 namespace longspan {
 
 struct SlurmPoint {
@@ -17,6 +19,9 @@ struct SlurmPoint {
 std::string SlurmScript(const std::string& directory, const std::string& program,
                         const std::vector<std::string>& launch,
                         const std::vector<SlurmPoint>& points);
+
+// Refuses a file that is there and is not such a script, which would be lost.
+absl::Status CheckScriptPath(const std::string& path);
 
 }  // namespace longspan
 

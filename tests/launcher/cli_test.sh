@@ -515,6 +515,12 @@ case $case in
     refuse 2 '--fit takes files' --hardware h200 --fit
     refuse 2 '--holdout must be a number from 2' --hardware h200 --fit x --holdout 1
     refuse 2 '--hardware is needed: give a file, or one of a100' --model shape --gpus 1
+    cp point.json kept.json
+    refuse 2 '--output ./point.json: is read, and would be lost' --hardware h200 --fit point.json \
+      --output ./point.json
+    refuse 2 '--output run.yaml: is read, and would be lost' --config run.yaml --gpus 1 \
+      --hardware h200 --output run.yaml
+    cmp point.json kept.json
     refuse 1 'shape: is no file' --model shape --gpus 1 --hardware ./shape
     refuse 1 'at most 1024 GPUs, not 2048: use auto or histogram; --simulate looks beyond' \
       --model shape --gpus 2048 --hardware h200 --set parallel.selection_merge=all_gather

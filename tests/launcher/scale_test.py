@@ -461,8 +461,9 @@ exec {MPIRUN} "$@"
         for file in "absent", "model", "empty":
             (self.directory / "empty").touch()
             self.refuse(1, "--file: ", *ranks, "--file", file)
-        for script in "absent/script", "model":
+        for script in "absent/script", "model", "run.yaml":
             self.refuse(1, f"--slurm {script}: ", *ranks, "--slurm", script, mpirun="")
+        self.assertEqual((self.directory / "run.yaml").read_text(), CONFIG)
         self.refuse(2, "there is no method `sparse`; there are esa, dense, streaming", *ranks,
                     "--method", "esa,sparse")
         self.refuse(2, "--batch must be numbers", *ranks, "--batch", "1,many")
