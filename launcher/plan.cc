@@ -158,15 +158,13 @@ absl::Status CheckOverwrites(const std::string& output, std::vector<std::string>
 }
 
 absl::Status Fit(const PlanOptions& options, const std::vector<std::string>& files) {
-  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options.output));
   LONGSPAN_ASSIGN_OR_RETURN(const HardwareProfile start, LoadHardwareProfile(options.hardware));
-  FitInput input;
-  for (const std::string& file : files) LONGSPAN_RETURN_IF_ERROR(ReadFitFile(file, &input));
-  LONGSPAN_ASSIGN_OR_RETURN(const FitReport report,
-                            FitHardware(start, input, options.holdout, absl::GetFlag(FLAGS_model)));
-  LONGSPAN_RETURN_IF_ERROR(WriteReport(FitTable(report), ""));
-  if (options.output.empty()) return absl::OkStatus();
-  return WriteReport(HardwareProfileToYaml(report.profile), options.output);
+  return FitFiles({.hardware = options.hardware,
+                   .inputs = files,
+                   .output = options.output,
+                   .holdout = options.holdout,
+                   .model = absl::GetFlag(FLAGS_model)},
+                  start);
 }
 
 absl::StatusOr<PlanOutcome> RunTask(const PlanOptions& options) {

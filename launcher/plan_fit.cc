@@ -6,9 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "kernels/base/status_macros.h"
-#include "launcher/plan_report.h"
 #include "runtime/config.h"
 #include "runtime/job_shape.h"
 #include "runtime/model.h"
@@ -38,6 +36,8 @@ struct Measured {
   }
 };
 
+constexpr char kSharesCores[] = "shares cores";
+
 absl::StatusOr<Measured> MakeMeasured(const ScalePoint& point, const std::string& model) {
   std::string yaml;
   for (const auto& [key, value] : point.config) {
@@ -58,6 +58,15 @@ absl::StatusOr<Measured> MakeMeasured(const ScalePoint& point, const std::string
   measured.point = &point;
   measured.job = MakeJobShape(*config, *shape, static_cast<int>(point.key.ranks));
   return measured;
+}
+
+absl::Status CheckDevice(const Measured& of, const HardwareProfile& start) {
+  const bool on_gpu = of.job.backend == Backend::kGpu;
+  if (on_gpu == start.is_gpu) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      of.point->key.ToString(), ": was measured on ", on_gpu ? "GPUs" : "CPUs", " (",
+      of.point->machine.device, "), and --hardware is a profile of ",
+      start.is_gpu ? "GPUs" : "CPUs", " (", start.name, "): give one of the same device"));
 }
 
 // What the layers of all runs asked for, of one stage.
@@ -215,9 +224,6 @@ LinkUse UseOf(const MeasuredCall& call, const HardwareProfile& hosts) {
   return use;
 }
 
-constexpr char kHeldOut[] = "held out";
-constexpr char kSharesCores[] = "shares cores";
-
 void AddChecks(const HardwareProfile& profile, const Measured& of, std::vector<FitCheck>* checks) {
   const ScalePoint& point = *of.point;
   const SelectionSource select = DrawUniformly(of.job, kSeed);
@@ -232,38 +238,6 @@ void AddChecks(const HardwareProfile& profile, const Measured& of, std::vector<F
                       Summarize(point.decode_s).median_s, token}});
 }
 
-std::string ErrorText(const FitError& error) {
-  return absl::StrFormat("%+.1f%%", 100 * error.relative());
-}
-
-// "median 4.1%, largest 12.0%, 11 of 12 within 15%".
-std::string Summary(std::vector<double> errors) {
-  constexpr double kGood = 0.15;
-  std::sort(errors.begin(), errors.end());
-  const auto good =
-      std::count_if(errors.begin(), errors.end(), [](double e) { return e <= kGood; });
-  return absl::StrFormat("median %.1f%%, largest %.1f%%, %d of %d within %.0f%%",
-                         100 * errors[errors.size() / 2], 100 * errors.back(), good, errors.size(),
-                         100 * kGood);
-}
-
-std::string ChecksTable(const std::vector<FitCheck>& checks) {
-  std::vector<std::vector<std::string>> lines = {{"whole", "measured", "predicted", "error", ""}};
-  std::map<std::string, std::vector<double>> errors;  // by why they were not fitted
-  for (const FitCheck& check : checks) {
-    const FitError& error = check.error;
-    lines.push_back({error.what, SecondsText(error.measured_s), SecondsText(error.predicted_s),
-                     ErrorText(error), check.not_fitted});
-    errors[check.not_fitted].push_back(std::abs(error.relative()));
-  }
-  std::string text = AlignCells(lines);
-  for (const auto& [why, of] : errors) {
-    absl::StrAppend(&text, absl::StrFormat("%-12s  ", why.empty() ? "fitted" : why), Summary(of),
-                    "\n");
-  }
-  return text;
-}
-
 }  // namespace
 
 absl::StatusOr<FitReport> FitHardware(const HardwareProfile& start, const FitInput& input,
@@ -275,14 +249,16 @@ absl::StatusOr<FitReport> FitHardware(const HardwareProfile& start, const FitInp
         {absl::StrCat(call.of.name, ", ", call.of.ToString(), ", ", call.ranks, " ranks"),
          UseOf(call, start), call.seconds});
   }
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<bool> held_out, HeldOut(holdout, input.points));
   std::vector<Measured> all;
   for (size_t i = 0; i < input.points.size(); ++i) {
     const ScalePoint& point = input.points[i];
     LONGSPAN_ASSIGN_OR_RETURN(Measured measured, MakeMeasured(point, model));
+    LONGSPAN_RETURN_IF_ERROR(CheckDevice(measured, start));
     // Where ranks share cores, a rank's turn may be over before the end of a phase or after it, so
     // that waits and work change places.
     if (point.oversubscribed()) measured.not_fitted = kSharesCores;
-    if (holdout.Holds(i, point)) measured.not_fitted = kHeldOut;
+    if (held_out[i]) measured.not_fitted = kHeldOut;
     all.push_back(std::move(measured));
     if (!all.back().not_fitted.empty()) continue;
     // What was measured by itself tells more of links than waits within a run do.
@@ -291,8 +267,7 @@ absl::StatusOr<FitReport> FitHardware(const HardwareProfile& start, const FitInp
   if (points.kernels.empty() && points.calls.empty()) {
     return absl::InvalidArgumentError(
         "--fit: nothing is left to fit: the files have no points whose ranks have a core each, or "
-        "all "
-        "are held out");
+        "all are held out");
   }
   ProfileFit fit = FitProfile(start, points.kernels, points.calls);
   report.profile = std::move(fit.profile);
@@ -300,17 +275,6 @@ absl::StatusOr<FitReport> FitHardware(const HardwareProfile& start, const FitInp
   report.profile.step_s = FitSteps(all, report.profile);
   for (const Measured& measured : all) AddChecks(report.profile, measured, &report.checks);
   return report;
-}
-
-std::string FitTable(const FitReport& report) {
-  std::vector<std::vector<std::string>> lines = {{"part", "measured", "fitted", "error"}};
-  for (const FitError& part : report.parts) {
-    lines.push_back(
-        {part.what, SecondsText(part.measured_s), SecondsText(part.predicted_s), ErrorText(part)});
-  }
-  std::string text = AlignCells(lines);
-  if (!report.checks.empty()) absl::StrAppend(&text, "\n", ChecksTable(report.checks));
-  return text;
 }
 
 }  // namespace longspan

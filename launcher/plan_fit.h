@@ -43,6 +43,14 @@ struct Holdout {
 // "", "3" or "65536/4,131072/8".
 absl::StatusOr<Holdout> ParseHoldout(absl::string_view text);
 
+// Which of the points it keeps. Every so-manieth is counted over contexts and ranks, whatever the
+// order in the files, and over points whose ranks have a core each. InvalidArgument: a point that
+// it names is not there, or there is none to keep.
+absl::StatusOr<std::vector<bool>> HeldOut(const Holdout& holdout,
+                                          const std::vector<ScalePoint>& points);
+
+inline constexpr char kHeldOut[] = "held out";
+
 // A prediction beside what was measured.
 struct FitCheck {
   std::string not_fitted;  // why: "held out"; empty: it was
@@ -56,11 +64,30 @@ struct FitReport {
 };
 
 // `model`: directory that wins over those of the points; may be empty. Points of one size are not
-// told apart from `start`, whose numbers stay where nothing was measured.
+// told apart from `start`, whose numbers stay where nothing was measured. InvalidArgument: points
+// of another device than `start`, or none that may be fitted.
 absl::StatusOr<FitReport> FitHardware(const HardwareProfile& start, const FitInput& input,
                                       const Holdout& holdout, const std::string& model);
 
 std::string FitTable(const FitReport& report);
+
+// Says which rows are worst, if half of what was fitted, or of what was held out, is more than 15%
+// off. Empty: it is not.
+std::string FitWarning(const FitReport& report);
+
+// One call of `plan --fit`.
+struct FitJob {
+  std::string hardware;             // file of the profile to start from
+  std::vector<std::string> inputs;  // files of ReadFitFile
+  std::string output;               // of the profile; empty: none is written
+  Holdout holdout;
+  std::string model;  // as FitHardware takes it
+};
+
+// Prints the table to standard output, and a warning to standard error, and writes the profile
+// whatever its errors are, with what it comes from in a comment. InvalidArgument: a file that is
+// given twice, or to be read and written.
+absl::Status FitFiles(const FitJob& job, const HardwareProfile& start);
 
 }  // namespace longspan
 

@@ -3,6 +3,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <sstream>
 #include <tuple>
@@ -130,6 +131,28 @@ absl::Status ReadPoints(const std::string& path, absl::string_view text, FitInpu
   return absl::OkStatus();
 }
 
+// Where each point stands in the grid of those that may be fitted, so that every so-manieth is of
+// each number of ranks in turn: a row for each job, and from row to row a step that has no divisor
+// in common with `every`. 0, which is never held out: its ranks share cores.
+std::vector<size_t> IndicesOf(const std::vector<ScalePoint>& points, int64_t every) {
+  std::set<ScaleKey> rows;
+  std::set<int64_t> columns;
+  for (const ScalePoint& point : points) {
+    if (point.oversubscribed()) continue;
+    rows.insert(point.key.reference());
+    columns.insert(point.key.ranks);
+  }
+  auto step = std::ssize(columns);
+  while (every > 0 && std::gcd(step, every) != 1) ++step;
+  std::vector<size_t> indices;
+  for (const ScalePoint& point : points) {
+    const auto row = std::distance(rows.begin(), rows.find(point.key.reference()));
+    const auto column = std::distance(columns.begin(), columns.find(point.key.ranks));
+    indices.push_back(point.oversubscribed() ? 0 : row * step + column);
+  }
+  return indices;
+}
+
 }  // namespace
 
 absl::Status ReadFitFile(const std::string& path, FitInput* input) {
@@ -148,6 +171,28 @@ absl::Status ReadFitFile(const std::string& path, FitInput* input) {
 bool Holdout::Holds(size_t index, const ScalePoint& point) const {
   if (every > 0 && (static_cast<int64_t>(index) + 1) % every == 0) return true;
   return points.contains({point.key.context, point.key.ranks});
+}
+
+absl::StatusOr<std::vector<bool>> HeldOut(const Holdout& holdout,
+                                          const std::vector<ScalePoint>& points) {
+  const std::vector<size_t> indices = IndicesOf(points, holdout.every);
+  std::vector<bool> held;
+  std::set<std::pair<int64_t, int64_t>> missing = holdout.points;
+  for (size_t i = 0; i < points.size(); ++i) {
+    held.push_back(holdout.Holds(indices[i], points[i]));
+    missing.erase({points[i].key.context, points[i].key.ranks});
+  }
+  if (!missing.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("--holdout ", missing.begin()->first, "/",
+                                                   missing.begin()->second,
+                                                   ": the files have no such point"));
+  }
+  if (holdout.every > 0 && std::count(held.begin(), held.end(), true) == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--holdout ", holdout.every,
+                     ": the files have fewer points than that whose ranks have a core each"));
+  }
+  return held;
 }
 
 absl::StatusOr<Holdout> ParseHoldout(absl::string_view text) {

@@ -489,6 +489,7 @@ case $case in
       --output mine.yaml
     grep -q '^prompts, 1 rank, 512 tokens, batch 1, esa .* held out$' stdout
     grep -q '^held out  *median .*, largest .* within 15%' stdout
+    grep -q '^# to point.json' mine.yaml
     expect 0 "$longspan" plan --config run.yaml --hardware ./mine.yaml --ranks 2 --context 512 \
       --format json
     jq -e '.[0].device == "cpu" and (.[0].memory.estimated | not)' stdout > jq_out
@@ -527,7 +528,7 @@ case $case in
     refuse 1 '--config or --model is needed' --gpus 1 --hardware h200
     refuse 1 'absent.yaml: no such file' --model shape --gpus 1 --hardware absent.yaml
     sed 's/^call_s/cal_s/' mine.yaml > bad.yaml
-    refuse 1 'bad.yaml:8: unknown key `cal_s`' --model shape --gpus 1 --hardware bad.yaml
+    refuse 1 "bad.yaml:$(grep -n cal_s bad.yaml | cut -d : -f 1): unknown key \`cal_s\`" --model shape --gpus 1 --hardware bad.yaml
     refuse 1 '`prefill.chunk_tokens` (4096) must be a multiple' --model shape --gpus 1 \
       --hardware h200 --set esa.selection_block=24
     refuse 1 'add --set max_num_seqs=9' --model shape --gpus 1 --hardware h200 --batch 9
