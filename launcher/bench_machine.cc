@@ -57,6 +57,10 @@ absl::StatusOr<double> CopyRate() {
   return 2.0 * static_cast<double>(kCopyBytes) / seconds;
 }
 
+// The memory that was copied is no part of the job's peak. Where the system does not allow it, it
+// is.
+void ForgetPeakMemory() { std::ofstream("/proc/self/clear_refs") << '5'; }
+
 double MatmulRate() {
   constexpr int64_t kNumbers = kMatmulSize * kMatmulSize;
   const std::vector<float> x(kNumbers, 0.5f), weight(kNumbers, 0.25f);
@@ -77,6 +81,7 @@ absl::StatusOr<BenchMachine> MeasureCpu() {
   machine.matmul = absl::StrCat("float32, ", kMatmulSize, " squared, one core");
   LONGSPAN_ASSIGN_OR_RETURN(machine.copy_bytes_per_s, CopyRate());
   machine.matmul_flops_per_s = MatmulRate();
+  ForgetPeakMemory();
   return machine;
 }
 
