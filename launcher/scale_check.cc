@@ -114,8 +114,10 @@ OutputCheck CheckOutputs(const ScalePoint& point, const ScalePoint* reference) {
     return {OutputVerdict::kBitsEqual, "equal to the last bit"};
   }
   if (point.deterministic()) {
+    const bool elsewhere = point.environment() != reference->environment();
     return {OutputVerdict::kDiffers,
-            "bits differ from the one-rank run, in spite of `deterministic`"};
+            absl::StrCat("bits differ from the one-rank run, in spite of `deterministic`",
+                         elsewhere ? ", which was measured on another machine or software" : "")};
   }
   return CompareAll(point, *reference);
 }

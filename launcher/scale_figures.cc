@@ -248,6 +248,7 @@ std::optional<Scaling> ScalingOf(const StoredStudy& stored, const ScaleKey& key)
   const ScalePoint& one = of_one->second;
   const ScalePoint& point = found->second;
   if (one.oversubscribed() || point.oversubscribed()) return std::nullopt;
+  if (one.environment() != point.environment()) return std::nullopt;
   const double more = weak ? static_cast<double>(key.ranks) : 1;  // work than of one rank
   return Scaling{point.prompt_tokens_per_s() / one.prompt_tokens_per_s(),
                  more * point.tokens_per_s() / one.tokens_per_s()};

@@ -19,7 +19,8 @@ struct Scaling {
   double prefill = 0;  // speed-up; over the ranks it is the efficiency
   double decode = 0;
 };
-// Unset if there is no run on one rank, or ranks of one of the two share slots.
+// Unset if there is no run on one rank, it was measured in another environment, or ranks of one of
+// the two share slots.
 std::optional<Scaling> ScalingOf(const StoredStudy& stored, const ScaleKey& key);
 
 // Seconds of each phase, of a stage's step, in the mean over the ranks; NaN: not measured.

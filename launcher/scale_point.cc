@@ -6,6 +6,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "runtime/checksum.h"
 
 namespace longspan {
@@ -203,6 +204,10 @@ bool ScalePoint::deterministic() const {
   return found != config.end() && found->second == "true";
 }
 
+std::string ScalePoint::environment() const {
+  return absl::StrCat(machine.device, " (", machine.software, "), ", version);
+}
+
 int64_t ScalePoint::num_hosts() const {
   return static_cast<int64_t>(std::set<std::string>(hosts.begin(), hosts.end()).size());
 }
@@ -258,7 +263,9 @@ absl::StatusOr<ScalePoint> ParseScalePoint(const Json& json) {
   try {
     Parse(json, &point);
   } catch (const Json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat("is no point of a study: ", error.what()));
+    const absl::string_view what = error.what();  // "[json.exception.type_error.302] type must..."
+    return absl::InvalidArgumentError(
+        absl::StrCat("is no point of a study: ", what.substr(what.find("] ") + 2)));
   }
   if (absl::Status status = CheckLengths(point); !status.ok()) return status;
   return point;

@@ -80,6 +80,9 @@ struct ScalePoint {
   // More ranks on a host than it has slots: times say nothing about scaling.
   bool oversubscribed() const;
   bool deterministic() const;
+  // Processor or GPU of rank 0, its kernels or driver, and this program: points whose differ are
+  // not to be compared.
+  std::string environment() const;
   int64_t num_hosts() const;
   double tokens_per_s() const;         // decoded, of all sequences
   double prompt_tokens_per_s() const;  // of all prompts

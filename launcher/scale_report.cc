@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -16,161 +16,78 @@
 #include "launcher/report_page.h"
 #include "launcher/scale_check.h"
 #include "launcher/scale_figures.h"
+#include "launcher/scale_rows.h"
 #include "launcher/svg.h"
 #include "runtime/new_file.h"
 
 namespace longspan {
 namespace {
 
-// A point with what follows from it and from the others.
-struct Row {
-  const ScalePoint& point;
-  std::optional<Scaling> scaling;
-  OutputCheck check;
-};
-
-std::vector<Row> RowsOf(const StoredStudy& stored) {
-  std::vector<Row> rows;
-  for (const auto& [key, point] : stored.points) {
-    rows.push_back({point, ScalingOf(stored, key), CheckOutputs(point, stored.points)});
-  }
-  return rows;
-}
-
-constexpr absl::string_view kVerdicts[] = {"one rank",        "bits equal",      "tokens equal",
-                                           "within rounding", "no one-rank run", "DIFFERS"};
-
-absl::string_view VerdictName(const OutputCheck& check) {
-  return kVerdicts[static_cast<int>(check.verdict)];
-}
-
-// Of all ranks, in all runs.
-int64_t BytesSent(const ScalePoint& point, StagePhases RankPhases::*stage) {
-  int64_t bytes = 0;
-  for (const RankPhases& rank : point.phases) {
-    for (const auto& [name, call] : (rank.*stage).calls) bytes += call.bytes_sent;
-  }
-  return bytes;
-}
-
-double BytesAStep(const ScalePoint& point, StagePhases RankPhases::*stage) {
-  const int64_t steps = std::max<int64_t>(1, (point.phases[0].*stage).steps);
-  return static_cast<double>(BytesSent(point, stage)) / static_cast<double>(steps);
-}
-
-int64_t PlannedBytes(const ScalePoint& point) { return point.memory.fixed() + point.cache_bytes; }
-
-int64_t PeakBytes(const ScalePoint& point) {
-  return *std::max_element(point.peak_bytes.begin(), point.peak_bytes.end());
-}
-
-// One number of a row. NaN: there is none.
-struct Number {
-  absl::string_view key;    // in CSV
-  absl::string_view title;  // in HTML, with its unit; empty: not shown
-  double (*value)(const Row& row);
-  double factor = 1;  // from the CSV's unit to that of HTML
-};
-
-double Efficiency(const Row& row, double Scaling::*stage) {
-  if (!row.scaling) return kNotMeasured;
-  return (*row.scaling).*stage / static_cast<double>(row.point.key.ranks);
-}
-
-constexpr Number kNumbers[] = {
-    {"prefill_s", "prompts, s",
-     [](const Row& row) { return Summarize(row.point.prefill_s).median_s; }},
-    {"chunk_s", "", [](const Row& row) { return Summarize(row.point.chunks_s).median_s; }},
-    {"time_to_first_token_s", "first token, s",
-     [](const Row& row) { return Summarize(row.point.first_token_s).median_s; }},
-    {"decode_step_s", "decoded step, ms",
-     [](const Row& row) { return Summarize(row.point.decode_s).median_s; }, 1e3},
-    {"prompt_tokens_per_s", "prompt tokens/s",
-     [](const Row& row) { return row.point.prompt_tokens_per_s(); }},
-    {"tokens_per_s", "decoded tokens/s", [](const Row& row) { return row.point.tokens_per_s(); }},
-    {"prefill_speedup", "",
-     [](const Row& row) { return row.scaling ? row.scaling->prefill : kNotMeasured; }},
-    {"decode_speedup", "",
-     [](const Row& row) { return row.scaling ? row.scaling->decode : kNotMeasured; }},
-    {"prefill_efficiency", "prompt efficiency, %",
-     [](const Row& row) { return Efficiency(row, &Scaling::prefill); }, 100},
-    {"decode_efficiency", "decode efficiency, %",
-     [](const Row& row) { return Efficiency(row, &Scaling::decode); }, 100},
-    {"prefill_imbalance", "prompt imbalance",
-     [](const Row& row) { return Imbalance(row.point.phases, &RankPhases::prefill); }},
-    {"decode_imbalance", "decode imbalance",
-     [](const Row& row) { return Imbalance(row.point.phases, &RankPhases::decode); }},
-    {"prefill_share_of_matmul", "prompts, % of matmul",
-     [](const Row& row) {
-       return PrefillRates(row.point).flops_per_s / row.point.machine.matmul_flops_per_s;
-     },
-     100},
-    {"decode_share_of_copy", "decoding, % of copy",
-     [](const Row& row) {
-       return DecodeRates(row.point).bytes_per_s / row.point.machine.copy_bytes_per_s;
-     },
-     100},
-    {"prefill_bytes_sent_a_chunk", "sent a chunk, MB",
-     [](const Row& row) { return BytesAStep(row.point, &RankPhases::prefill); }, 1e-6},
-    {"decode_bytes_sent_a_step", "sent a decoded step, MB",
-     [](const Row& row) { return BytesAStep(row.point, &RankPhases::decode); }, 1e-6},
-    {"planned_bytes", "planned memory, MB",
-     [](const Row& row) { return static_cast<double>(PlannedBytes(row.point)); }, 1e-6},
-    {"peak_bytes", "peak memory, MB",
-     [](const Row& row) { return static_cast<double>(PeakBytes(row.point)); }, 1e-6},
-};
-
 std::string CsvNumber(double value) {
   return std::isfinite(value) ? absl::StrFormat("%.10g", value) : "";
 }
 
-std::string TableOf(const std::vector<Row>& rows) {
+std::string TableOf(const std::vector<ScaleRow>& rows) {
   std::string text = "<div class=\"wide\"><table><thead><tr>";
   for (const absl::string_view title : {"method", "context", "batch", "ranks", "outputs"}) {
     text += Element("th", "", title);
   }
-  for (const Number& number : kNumbers) {
+  for (const ScaleNumber& number : ScaleNumbers()) {
     if (!number.title.empty()) text += Element("th", "", number.title);
   }
   text += "<th>digest</th></tr></thead><tbody>\n";
-  for (const Row& row : rows) {
+  for (const ScaleRow& row : rows) {
     const ScaleKey& key = row.point.key;
-    absl::StrAppend(
-        &text, "<tr>", Element("td", "", key.method), Element("td", "", absl::StrCat(key.context)),
-        Element("td", "", absl::StrCat(key.batch)),
-        Element("td", "", absl::StrCat(key.ranks, row.point.oversubscribed() ? " *" : "")),
-        "<td class=\"", row.check.failed() ? "bad" : "good", "\" title=\"",
-        EscapeMarkup(row.check.text), "\">", VerdictName(row.check), "</td>");
-    for (const Number& number : kNumbers) {
+    absl::StrAppend(&text, "<tr>", Element("td", "", key.method),
+                    Element("td", "", absl::StrCat(key.context)),
+                    Element("td", "", absl::StrCat(key.batch)),
+                    Element("td", "",
+                            absl::StrCat(key.ranks, row.point.oversubscribed() ? " *" : "",
+                                         row.is_elsewhere ? " †" : "")),
+                    "<td class=\"", row.check.failed() ? "bad" : "good", "\" title=\"",
+                    EscapeMarkup(row.check.text), "\">", VerdictName(row.check), "</td>");
+    for (const ScaleNumber& number : ScaleNumbers()) {
       if (number.title.empty()) continue;
       const double value = number.value(row) * number.factor;
-      text += Element("td", "", std::isfinite(value) ? absl::StrFormat("%.4g", value) : "–");
+      const bool is_odd = IsAboveAll(number, row);
+      text += Element(
+          "td", is_odd ? "bad" : "",
+          std::isfinite(value) ? absl::StrFormat("%.4g%s", value, is_odd ? " !" : "") : "–");
     }
     absl::StrAppend(&text, Element("td", "digest", row.point.digest.substr(0, 12)), "</tr>\n");
   }
   return text + "</tbody></table></div>\n";
 }
 
+// Rates of one machine differ a little from point to point: the best.
+std::string MachineText(const std::string& environment,
+                        const std::vector<const ScalePoint*>& points, bool is_alone) {
+  double copy = 0, matmul = 0;
+  for (const ScalePoint* point : points) {
+    copy = std::max(copy, point->machine.copy_bytes_per_s);
+    matmul = std::max(matmul, point->machine.matmul_flops_per_s);
+  }
+  return absl::StrFormat("%s: %sone rank copies %.3g GB/s, multiplies %.3g GFLOP/s (%s)",
+                         environment, is_alone ? "" : absl::StrCat(points.size(), " points, "),
+                         copy * 1e-9, matmul * 1e-9, points[0]->machine.matmul);
+}
+
 // What was measured, and on what.
 std::string Description(const StoredStudy& stored) {
-  std::set<std::string> devices, hosts, versions;
-  for (const auto& [key, point] : stored.points) {
-    const BenchMachine& machine = point.machine;
-    devices.insert(
-        absl::StrFormat("%s (%s); one rank copies %.3g GB/s, multiplies %.3g GFLOP/s (%s)",
-                        machine.device, machine.software, machine.copy_bytes_per_s * 1e-9,
-                        machine.matmul_flops_per_s * 1e-9, machine.matmul));
-    hosts.insert(point.hosts.begin(), point.hosts.end());
-    versions.insert(point.version);
+  std::vector<std::string> machines;
+  const auto environments = ByEnvironment(stored);
+  for (const auto& [name, points] : environments) {
+    machines.push_back(MachineText(name, points, environments.size() == 1));
   }
-  // Rates of one machine differ a little from point to point.
-  if (devices.size() > 1) devices = {*devices.begin()};
+  std::set<std::string> hosts;
+  for (const auto& [key, point] : stored.points) {
+    hosts.insert(point.hosts.begin(), point.hosts.end());
+  }
   const ScaleStudy& study = stored.study;
   const std::vector<std::pair<std::string, std::string>> lines = {
       {"scaling", study.weak ? "weak: contexts are of one rank" : "strong: the same context"},
-      {"machine", absl::StrJoin(devices, "; ")},
+      {"machine", absl::StrJoin(machines, "; ")},
       {"hosts", absl::StrCat(hosts.size(), ": ", absl::StrJoin(hosts, ", "))},
-      {"software", absl::StrJoin(versions, ", ")},
       {"prompts", study.file.empty() ? "random tokens" : study.file},
       {"measured", absl::StrCat("medians; ", study.steps, " decoded tokens, ", study.runs,
                                 study.runs == 1 ? " run" : " runs", " a point")},
@@ -195,9 +112,33 @@ std::string SpeedupSection(const StoredStudy& stored, bool any_shares) {
   return text + Figures(figures);
 }
 
-std::string CheckSection(const std::vector<Row>& rows) {
+// What is odd about points, a paragraph each.
+std::string OddSection(const std::vector<ScaleRow>& rows) {
   std::string text;
-  for (const Row& row : rows) {
+  if (std::any_of(rows.begin(), rows.end(), [](const ScaleRow& row) { return row.is_elsewhere; })) {
+    text += Paragraph("note", absl::StrCat("Points marked † were ", kElsewhere,
+                                           ". No speed-up is given between the two."));
+  }
+  const bool any_above = std::any_of(rows.begin(), rows.end(), [](const ScaleRow& row) {
+    return absl::c_any_of(ScaleNumbers(),
+                          [&](const ScaleNumber& number) { return IsAboveAll(number, row); });
+  });
+  if (any_above) {
+    text += Paragraph("note",
+                      "Numbers marked ! are above 100%: caches can do that, and so can a machine "
+                      "that was busy with something else when what they are compared with was "
+                      "measured.");
+  }
+  for (const ScaleRow& row : rows) {
+    if (const std::string idle = IdleText(row.point); !idle.empty())
+      text += Paragraph("note", idle);
+  }
+  return text;
+}
+
+std::string CheckSection(const std::vector<ScaleRow>& rows) {
+  std::string text;
+  for (const ScaleRow& row : rows) {
     if (!row.check.failed()) continue;
     text += Paragraph("bad", absl::StrCat(row.point.key.ToString(), ": ", row.check.text));
   }
@@ -209,7 +150,7 @@ std::string CheckSection(const std::vector<Row>& rows) {
 std::string ScaleCsv(const StoredStudy& stored) {
   std::vector<std::string> titles = {"method", "context", "batch",   "ranks",
                                      "hosts",  "note",    "outputs", "digest"};
-  for (const Number& number : kNumbers) titles.emplace_back(number.key);
+  for (const ScaleNumber& number : ScaleNumbers()) titles.emplace_back(number.key);
   const std::pair<absl::string_view, StagePhases RankPhases::*> stages[] = {
       {"prefill", &RankPhases::prefill}, {"decode", &RankPhases::decode}};
   for (const auto& [name, stage] : stages) {
@@ -219,17 +160,17 @@ std::string ScaleCsv(const StoredStudy& stored) {
   }
   titles.insert(titles.end(), {"device", "version"});
   std::string text = CsvLine(titles);
-  for (const Row& row : RowsOf(stored)) {
+  for (const ScaleRow& row : RowsOf(stored)) {
     const ScalePoint& point = row.point;
     std::vector<std::string> cells = {point.key.method,
                                       absl::StrCat(point.key.context),
                                       absl::StrCat(point.key.batch),
                                       absl::StrCat(point.key.ranks),
                                       absl::StrCat(point.num_hosts()),
-                                      point.oversubscribed() ? std::string(kCheckOnly) : "",
+                                      NoteOf(row),
                                       std::string(VerdictName(row.check)),
                                       point.digest};
-    for (const Number& number : kNumbers) cells.push_back(CsvNumber(number.value(row)));
+    for (const ScaleNumber& number : ScaleNumbers()) cells.push_back(CsvNumber(number.value(row)));
     for (const auto& [name, stage] : stages) {
       for (const double seconds : MeanPhases(point, stage)) cells.push_back(CsvNumber(seconds));
     }
@@ -240,9 +181,9 @@ std::string ScaleCsv(const StoredStudy& stored) {
 }
 
 std::string ScaleHtml(const StoredStudy& stored) {
-  const std::vector<Row> rows = RowsOf(stored);
-  const bool any_shares = std::any_of(rows.begin(), rows.end(),
-                                      [](const Row& row) { return row.point.oversubscribed(); });
+  const std::vector<ScaleRow> rows = RowsOf(stored);
+  const bool any_shares = std::any_of(
+      rows.begin(), rows.end(), [](const ScaleRow& row) { return row.point.oversubscribed(); });
   std::string text =
       absl::StrCat(PageHead("longspan: scaling study"), "<body>\n<h1>Scaling study</h1>\n",
                    Description(stored), CheckSection(rows), SpeedupSection(stored, any_shares));
@@ -258,9 +199,12 @@ std::string ScaleHtml(const StoredStudy& stored) {
   absl::StrAppend(&text, "<h2>Points</h2>\n",
                   Paragraph("soft",
                             "Outputs: tokens and log-probabilities beside those of one "
-                            "rank. Each point is a line of points.jsonl, with the phases "
-                            "and bytes of every rank."),
-                  TableOf(rows), "</body></html>\n");
+                            "rank. Planned memory is what rank 0 sets aside for weights, buffers "
+                            "and the cache of these prompts; peak memory the most that any rank's "
+                            "process had resident, with its program, libraries and the text. Each "
+                            "point is a line of points.jsonl, with the phases and bytes of every "
+                            "rank."),
+                  OddSection(rows), TableOf(rows), "</body></html>\n");
   return text;
 }
 
