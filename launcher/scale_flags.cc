@@ -27,6 +27,13 @@ absl::StatusOr<int64_t> ScaleRuns() {
                      kMostScaleRuns);
 }
 
+absl::StatusOr<std::string> ScaleFile() {
+  std::string file = absl::GetFlag(FLAGS_file);
+  if (file != "-") return file;
+  return absl::InvalidArgumentError(
+      "--file must name a file: each point reads it anew, which standard input does not allow");
+}
+
 absl::StatusOr<std::vector<std::string>> ParseMethods(absl::string_view text) {
   std::vector<std::string> methods;
   for (const absl::string_view name : absl::StrSplit(text, ',')) {

@@ -17,9 +17,10 @@ namespace longspan {
 
 inline constexpr int64_t kMostScaleRuns = 1'000'000;
 
-// The values of --decode and --repeat.
+// The values of --decode, --repeat and --file, which cannot be standard input.
 absl::StatusOr<int64_t> ScaleSteps();
 absl::StatusOr<int64_t> ScaleRuns();
+absl::StatusOr<std::string> ScaleFile();
 
 // Names of attention, separated by commas, each once.
 absl::StatusOr<std::vector<std::string>> ParseMethods(absl::string_view text);

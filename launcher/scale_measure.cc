@@ -252,7 +252,7 @@ absl::StatusOr<PointOptions> OptionsFromFlags() {
     absl::SetFlag(&FLAGS_set, absl::StrCat("attention=", names[0]));
   }
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
-  options.file = absl::GetFlag(FLAGS_file);
+  LONGSPAN_ASSIGN_OR_RETURN(options.file, ScaleFile());
   options.bench.output = absl::GetFlag(FLAGS_output);
   if (options.bench.output == "-") options.bench.output.clear();
   LONGSPAN_ASSIGN_OR_RETURN(options.bench.progress,

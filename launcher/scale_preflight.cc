@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "absl/flags/flag.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/types/span.h"
@@ -15,6 +17,7 @@
 #include "launcher/flags.h"
 #include "launcher/hostfile.h"
 #include "launcher/rank_placement.h"
+#include "runtime/chat_prompt.h"
 #include "runtime/memory_plan.h"
 #include "runtime/model.h"
 #include "runtime/model_config.h"
@@ -135,16 +138,6 @@ bool StatesCount(absl::string_view flag, const std::vector<std::string>& words, 
 
 }  // namespace
 
-absl::Status CheckText(const std::string& file) {
-  if (file.empty()) return absl::OkStatus();
-  std::string text;
-  const absl::Status status = ReadBytes(file, 0, /*bytes=*/1, &text);
-  if (status.ok()) return status;
-  return absl::InvalidArgumentError(absl::StrCat("--file: ", absl::IsOutOfRange(status)
-                                                                 ? file + " has no text"
-                                                                 : std::string(status.message())));
-}
-
 absl::StatusOr<std::vector<std::string>> LaunchWords(absl::string_view mpirun) {
   const std::vector<std::string> words = absl::StrSplit(mpirun, ' ', absl::SkipWhitespace());
   if (words.empty()) return absl::InvalidArgumentError("--mpirun names no program");
@@ -187,6 +180,36 @@ absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::str
     if (placement->ranks_here) here[*number] = *placement->ranks_here;
   }
   return here;
+}
+
+absl::Status TryLaunch(const std::vector<std::string>& launch, int64_t ranks) {
+  std::vector<std::string> command = launch;
+  command.insert(command.end(), {"-n", absl::StrCat(ranks), OwnProgram(), "--version"});
+  LONGSPAN_ASSIGN_OR_RETURN(const ChildResult child, RunChild(command, OrderOfSignals));
+  if (child.stopped) return absl::CancelledError("stopped by a signal");
+  if (child.exit_code == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "--mpirun: ranks cannot be started, so no point is begun: `", absl::StrJoin(command, " "),
+      "` ended with exit code ", child.exit_code, child.errors.empty() ? "" : " and said\n",
+      absl::StripTrailingAsciiWhitespace(child.errors)));
+}
+
+absl::StatusOr<std::string> CheckPromptFile(const ScaleStudy& study) {
+  if (study.file.empty()) return "";
+  std::string text;
+  LONGSPAN_RETURN_IF_ERROR(ReadBytes(study.file, 0, -1, &text));
+  LONGSPAN_ASSIGN_OR_RETURN(const Config config, ScaleConfig(""));
+  LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(config));
+  int64_t most = 0;
+  for (const ScaleKey& key : GridOf(study)) most = std::max(most, key.context * key.batch);
+  const absl::StatusOr<std::vector<int32_t>> ids =
+      EncodePrompt(*tokenizer, text, study.file, /*add_special_tokens=*/true, most);
+  if (absl::IsOutOfRange(ids.status())) return "";  // it has more
+  LONGSPAN_RETURN_IF_ERROR(ids.status());
+  if (ids->empty()) return absl::InvalidArgumentError(absl::StrCat(study.file, ": has no text"));
+  if (std::ssize(*ids) == most) return "";
+  return absl::StrCat(study.file, " has ", ids->size(),
+                      " tokens, and the prompts of a point up to ", most, ": they repeat it");
 }
 
 absl::StatusOr<Config> ScaleConfig(const std::string& method) {

@@ -17,9 +17,6 @@
 // What can be known of a study before anything is started.
 namespace longspan {
 
-// Refuses a --file that is not there or has nothing in it; none is fine.
-absl::Status CheckText(const std::string& file);
-
 // The words of --mpirun. Refuses none, and a number of ranks: -n is added for each point.
 absl::StatusOr<std::vector<std::string>> LaunchWords(absl::string_view mpirun);
 
@@ -33,6 +30,15 @@ absl::StatusOr<std::vector<std::string>> LaunchCommand(absl::string_view mpirun,
 // number in all; absent: not known here.
 absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::string>& launch,
                                                       const std::set<int64_t>& ranks);
+
+// Starts so many ranks that do nothing, as a study is about to: what is wrong with the command,
+// with its hosts or with this program on them is told once, and not by every point. Cancelled: by a
+// signal.
+absl::Status TryLaunch(const std::vector<std::string>& launch, int64_t ranks);
+
+// Refuses a --file that cannot be read or has no text. Returns what is worth to be said of it: that
+// prompts are longer than its text; empty: nothing.
+absl::StatusOr<std::string> CheckPromptFile(const ScaleStudy& study);
 
 // The config of the flags, with this `attention` if it is not empty.
 absl::StatusOr<Config> ScaleConfig(const std::string& method);

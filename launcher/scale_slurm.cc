@@ -1,6 +1,7 @@
 #include "launcher/scale_slurm.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -28,9 +29,10 @@ std::string QuotedLine(const std::vector<std::string>& words) {
   });
 }
 
-constexpr absl::string_view kHead = R"sh(#!/bin/bash
-# A scaling study of longspan: $POINTS points, a task each. Submit it again after an interruption:
-# points that are there are not measured again. Every task is given what the largest needs; add
+constexpr absl::string_view kBeginning = "#!/bin/bash\n# A scaling study of longspan: ";
+constexpr absl::string_view kHead =
+    R"sh($POINTS points, a task each. Submit it again after an interruption:
+# points whose files are there are not measured again. Every task is given what the largest needs; add
 # --nodes, --partition or --gres as your cluster wants it.
 #SBATCH --job-name=longspan-scale
 #SBATCH --array=0-$LAST
@@ -48,11 +50,10 @@ if [ "$task" = "${SLURM_ARRAY_TASK_MIN:-0}" ]; then
   sbatch --ntasks=1 --job-name=longspan-report --dependency="afterany:$SLURM_ARRAY_JOB_ID" \
     --wrap "$(printf '%q scale report %q' "$longspan" "$directory")"
 fi
-point="$directory/point-$task.json"
-if [ -s "$point" ]; then exit 0; fi
-measure() {  # RANKS ARGUMENTS...
-  local ranks=$1
-  shift
+measure() {  # FILE RANKS ARGUMENTS...
+  local point=$directory/$1 ranks=$2
+  shift 2
+  if [ -s "$point" ]; then exit 0; fi
   $START "$longspan" "$@" --output "$point.part"
   mv "$point.part" "$point"
 }
@@ -61,33 +62,33 @@ case $task in
 
 }  // namespace
 
+absl::Status CheckSlurmPath(const std::string& path) {
+  std::string text;
+  const absl::Status read = ReadBytes(path, 0, std::ssize(kBeginning), &text);
+  if (absl::IsNotFound(read) || (read.ok() && text == kBeginning)) return absl::OkStatus();
+  if (!read.ok() && !absl::IsOutOfRange(read)) return read;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--slurm ", path,
+                   ": is there, and no script of a study: name a new file, or delete this one"));
+}
+
 std::string SlurmScript(const std::string& directory, const std::string& program,
                         const std::vector<std::string>& launch,
                         const std::vector<SlurmPoint>& points) {
   int64_t most = 1;
   for (const SlurmPoint& point : points) most = std::max(most, point.ranks);
-  std::string text =
-      absl::StrReplaceAll(kHead, {{"$POINTS", absl::StrCat(points.size())},
-                                  {"$LAST", absl::StrCat(points.size() - 1)},
-                                  {"$MOST", absl::StrCat(most)},
-                                  {"$DIRECTORY", Quoted(directory)},
-                                  {"$PROGRAM", Quoted(program)},
-                                  {"$START", QuotedLine(launch) + " -n \"$ranks\""}});
+  std::string text = absl::StrCat(
+      kBeginning, absl::StrReplaceAll(kHead, {{"$POINTS", absl::StrCat(points.size())},
+                                              {"$LAST", absl::StrCat(points.size() - 1)},
+                                              {"$MOST", absl::StrCat(most)},
+                                              {"$DIRECTORY", Quoted(directory)},
+                                              {"$PROGRAM", Quoted(program)},
+                                              {"$START", QuotedLine(launch) + " -n \"$ranks\""}}));
   for (size_t i = 0; i < points.size(); ++i) {
-    absl::StrAppend(&text, "  ", i, ") measure ", points[i].ranks, " ",
+    absl::StrAppend(&text, "  ", i, ") measure ", points[i].file, " ", points[i].ranks, " ",
                     QuotedLine(points[i].arguments), " ;;\n");
   }
   return text + "esac\n";
-}
-
-absl::Status CheckScriptPath(const std::string& path) {
-  std::string text;
-  const absl::Status read = ReadBytes(path, 0, -1, &text);
-  if (absl::IsNotFound(read)) return absl::OkStatus();
-  const absl::string_view beginning = kHead.substr(0, kHead.find("$POINTS"));
-  if (read.ok() && (text.empty() || absl::StartsWith(text, beginning))) return read;
-  return absl::InvalidArgumentError(
-      absl::StrCat("--slurm ", path, ": is there, and no script of a study: give another name"));
 }
 
 }  // namespace longspan

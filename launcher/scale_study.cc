@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/scale_difference.h"
 #include "runtime/json_file.h"
 #include "runtime/new_file.h"
 #include "runtime/read_bytes.h"
@@ -41,56 +42,105 @@ absl::StatusOr<ScalePoint> ParseLine(absl::string_view line, const std::string& 
   return point.ok() ? std::move(point) : Damaged(where, point.status());
 }
 
-absl::Status AddLine(absl::string_view line, const std::string& where, ScalePoints* points) {
-  LONGSPAN_ASSIGN_OR_RETURN(ScalePoint point, ParseLine(line, where));
-  const ScaleKey key = point.key;
-  points->insert_or_assign(key, std::move(point));
-  return absl::OkStatus();
-}
-
-absl::StatusOr<ScalePoints> ReadPoints(const std::string& directory) {
+// The points of a directory.
+struct PointsOnDisk {
   ScalePoints points;
-  const std::string path = PointsPath(directory);
+  std::map<ScaleKey, std::string> apart;  // lines of those that points.jsonl lacks
+};
+
+absl::Status ReadLines(const std::string& path, PointsOnDisk* read) {
   std::string text;
-  if (const absl::Status read = ReadBytes(path, 0, -1, &text);
-      !read.ok() && !absl::IsNotFound(read)) {
-    return read;
-  }
+  const absl::Status status = ReadBytes(path, 0, -1, &text);
+  if (!status.ok()) return absl::IsNotFound(status) ? absl::OkStatus() : status;
   text.resize(text.rfind('\n') + 1);  // npos + 1 is 0
   int64_t number = 0;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
     ++number;
     if (line.empty()) continue;
-    LONGSPAN_RETURN_IF_ERROR(AddLine(line, absl::StrCat(path, ":", number), &points));
+    absl::StatusOr<ScalePoint> point = ParseLine(line, absl::StrCat(path, ":", number));
+    if (!point.ok()) {
+      return absl::DataLossError(absl::StrCat(
+          point.status().message(),
+          ": delete this line, and the command of the study measures the point again"));
+    }
+    const ScaleKey key = point->key;
+    read->points.insert_or_assign(key, *std::move(point));
   }
+  return absl::OkStatus();
+}
+
+// Of a Slurm array. What points.jsonl has is newer, or the same.
+absl::Status ReadPointFile(const std::string& path, PointsOnDisk* read) {
+  std::string text;
+  LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
+  if (!absl::EndsWith(text, "\n")) return absl::OkStatus();  // still being written
+  absl::StatusOr<ScalePoint> point = ParseLine(text, path);
+  if (!point.ok()) {
+    return absl::DataLossError(absl::StrCat(
+        point.status().message(), ": delete this file, and its task measures the point again"));
+  }
+  const ScaleKey key = point->key;
+  if (read->points.try_emplace(key, *std::move(point)).second) read->apart[key] = text;
+  return absl::OkStatus();
+}
+
+// Names of files of points in the directory.
+absl::StatusOr<std::set<std::string>> PointFiles(const std::string& directory) {
   std::error_code error;
-  std::set<std::string> files;
+  std::set<std::string> names;
   for (auto entry = fs::directory_iterator(directory, error);
        !error && entry != fs::directory_iterator(); entry.increment(error)) {
     const std::string name = entry->path().filename();
-    if (absl::StartsWith(name, "point-") && absl::EndsWith(name, ".json")) {
-      files.insert(entry->path());
-    }
+    if (absl::StartsWith(name, "point-") && absl::EndsWith(name, ".json")) names.insert(name);
   }
-  if (error) {
-    return absl::DataLossError(absl::StrCat(directory, ": cannot be read: ", error.message()));
-  }
-  for (const std::string& file : files) {
-    LONGSPAN_RETURN_IF_ERROR(ReadBytes(file, 0, -1, &text));
-    if (!absl::EndsWith(text, "\n")) continue;  // still being written
-    LONGSPAN_RETURN_IF_ERROR(AddLine(text, file, &points));
-  }
-  return points;
+  if (!error) return names;
+  return absl::DataLossError(absl::StrCat(directory, ": cannot be read: ", error.message()));
 }
 
-// The first key that differs, in words; empty: none does.
-std::string Difference(const nlohmann::ordered_json& there, const nlohmann::ordered_json& here) {
-  for (const auto& [key, value] : here.items()) {
-    if (there.at(key) == value) continue;
-    return absl::StrCat("`", key, "` is ", there.at(key).dump(), " there and ", value.dump(),
-                        " here");
+absl::StatusOr<PointsOnDisk> ReadAllPoints(const std::string& directory) {
+  PointsOnDisk read;
+  LONGSPAN_RETURN_IF_ERROR(ReadLines(PointsPath(directory), &read));
+  LONGSPAN_ASSIGN_OR_RETURN(const std::set<std::string> files, PointFiles(directory));
+  for (const std::string& file : files) {
+    LONGSPAN_RETURN_IF_ERROR(ReadPointFile(absl::StrCat(directory, "/", file), &read));
   }
-  return "";
+  return read;
+}
+
+// Files of a study whose study.json is lost, or of somebody else, that would be taken for this
+// one's or replaced.
+absl::Status CheckDirectory(const std::string& directory) {
+  std::error_code error;
+  if (fs::exists(StudyPath(directory), error) || !fs::is_directory(directory, error)) {
+    return absl::OkStatus();
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(std::set<std::string> files, PointFiles(directory));
+  for (const char* name : {"points.jsonl", "points.csv", "report.html"}) {
+    if (fs::exists(absl::StrCat(directory, "/", name), error)) files.insert(name);
+  }
+  if (files.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "--output ", directory, ": holds ", *files.begin(),
+      ", and no study.json that says of which study it is: put that back, or give this "
+      "study a directory of its own"));
+}
+
+absl::StatusOr<ScaleStudy> ReadStudyFile(const std::string& directory) {
+  constexpr size_t kMostBytes = 16 << 20;  // a hostfile may be long
+  const std::string path = StudyPath(directory);
+  std::error_code error;
+  if (!fs::exists(path, error)) {
+    return absl::NotFoundError(absl::StrCat(directory, ": holds no study: there is no study.json"));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonObject(path, kMostBytes));
+  absl::StatusOr<ScaleStudy> study = ParseScaleStudy(json);
+  return study.ok() ? std::move(study) : Damaged(path, study.status());
+}
+
+absl::Status WriteStudy(const std::string& directory, const ScaleStudy& study) {
+  LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(StudyPath(directory)));
+  LONGSPAN_RETURN_IF_ERROR(file.Write(ToJson(study).dump(2) + "\n"));
+  return file.Commit();
 }
 
 absl::Status Write(int file, absl::string_view bytes) {
@@ -109,7 +159,8 @@ nlohmann::ordered_json ToJson(const ScaleStudy& study) {
           {"context", study.contexts},     {"batch", study.batches},
           {"method", study.methods},       {"weak", study.weak},
           {"reference", study.references}, {"decode", study.steps},
-          {"repeat", study.runs},          {"file", study.file}};
+          {"repeat", study.runs},          {"file", study.file},
+          {"launch", study.launch},        {"hostfile", study.hostfile}};
 }
 
 absl::StatusOr<ScaleStudy> ParseScaleStudy(const nlohmann::json& json) {
@@ -125,6 +176,8 @@ absl::StatusOr<ScaleStudy> ParseScaleStudy(const nlohmann::json& json) {
     study.steps = json.at("decode");
     study.runs = json.at("repeat");
     study.file = json.at("file");
+    study.launch = json.value("launch", "");
+    study.hostfile = json.value("hostfile", "");
   } catch (const nlohmann::json::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat("is no study: ", error.what()));
   }
@@ -153,24 +206,22 @@ std::set<ScaleKey> MissingReferences(const std::set<ScaleKey>& grid) {
   return missing;
 }
 
+std::string PointFile(const ScaleKey& key) {
+  return absl::StrCat("point-", key.method, "-", key.context, "-", key.batch, "-", key.ranks,
+                      ".json");
+}
+
 absl::StatusOr<StoredStudy> ReadStudy(const std::string& directory) {
-  constexpr size_t kMostBytes = 1 << 20;
-  const std::string path = StudyPath(directory);
-  std::error_code error;
-  if (!fs::exists(path, error)) {
-    return absl::NotFoundError(absl::StrCat(directory, ": holds no study: there is no study.json"));
-  }
-  LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonObject(path, kMostBytes));
   StoredStudy stored;
-  absl::StatusOr<ScaleStudy> study = ParseScaleStudy(json);
-  if (!study.ok()) return Damaged(path, study.status());
-  stored.study = *std::move(study);
-  LONGSPAN_ASSIGN_OR_RETURN(stored.points, ReadPoints(directory));
+  LONGSPAN_ASSIGN_OR_RETURN(stored.study, ReadStudyFile(directory));
+  LONGSPAN_ASSIGN_OR_RETURN(PointsOnDisk read, ReadAllPoints(directory));
+  stored.points = std::move(read.points);
   return stored;
 }
 
 absl::StatusOr<StudyWriter> StudyWriter::Open(const std::string& directory,
                                               const ScaleStudy& study) {
+  LONGSPAN_RETURN_IF_ERROR(CheckDirectory(directory));
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) {
@@ -179,34 +230,48 @@ absl::StatusOr<StudyWriter> StudyWriter::Open(const std::string& directory,
   }
   StudyWriter writer;
   writer.directory_ = directory;
-  const std::string lock = directory + "/lock";
-  writer.lock_ = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (writer.lock_ < 0) return ErrorOf("--output " + lock, "written to");
-  if (flock(writer.lock_, LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("--output ", directory, ": another process runs this study"));
+  writer.begun_ = study;
+  LONGSPAN_RETURN_IF_ERROR(writer.Lock());
+  if (fs::exists(StudyPath(directory), error)) {
+    LONGSPAN_RETURN_IF_ERROR(writer.TakeUp(study));
+  } else {
+    LONGSPAN_RETURN_IF_ERROR(WriteStudy(directory, study));
   }
-  absl::StatusOr<StoredStudy> stored = ReadStudy(directory);
-  if (absl::IsNotFound(stored.status())) {
-    LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(StudyPath(directory)));
-    LONGSPAN_RETURN_IF_ERROR(file.Write(ToJson(study).dump(2) + "\n"));
-    LONGSPAN_RETURN_IF_ERROR(file.Commit());
-    return writer;
-  }
-  LONGSPAN_RETURN_IF_ERROR(stored.status());
-  if (const std::string difference = Difference(ToJson(stored->study), ToJson(study));
-      !difference.empty()) {
-    return absl::FailedPreconditionError(absl::StrCat("--output ", directory,
+  return writer;
+}
+
+absl::Status StudyWriter::Lock() {
+  const std::string lock = directory_ + "/lock";
+  lock_ = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (lock_ < 0) return ErrorOf("--output " + lock, "written to");
+  if (flock(lock_, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("--output ", directory_, ": another process runs this study"));
+}
+
+absl::Status StudyWriter::TakeUp(const ScaleStudy& study) {
+  LONGSPAN_ASSIGN_OR_RETURN(begun_, ReadStudyFile(directory_));
+  if (const std::string difference = StudyDifference(begun_, study); !difference.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat("--output ", directory_,
                                                       " holds another study: ", difference,
                                                       "; give this one a directory of its own"));
   }
-  writer.points_ = std::move(stored->points);
-  return writer;
+  if (GridOf(study) != GridOf(begun_)) {
+    ScaleStudy grown = study;
+    grown.launch = begun_.launch;
+    grown.hostfile = begun_.hostfile;
+    LONGSPAN_RETURN_IF_ERROR(WriteStudy(directory_, grown));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(PointsOnDisk read, ReadAllPoints(directory_));
+  points_ = std::move(read.points);
+  for (const auto& [key, line] : read.apart) LONGSPAN_RETURN_IF_ERROR(Add(key, line));
+  return absl::OkStatus();
 }
 
 StudyWriter::StudyWriter(StudyWriter&& other) noexcept
     : directory_(std::move(other.directory_)),
       lock_(std::exchange(other.lock_, -1)),
+      begun_(std::move(other.begun_)),
       points_(std::move(other.points_)) {}
 
 StudyWriter::~StudyWriter() {

@@ -13,10 +13,12 @@
 #include "launcher/scale_point.h"
 
 // A study on disk: DIR/study.json says which it is, DIR/points.jsonl has a line for each point that
-// has ended. A point of a Slurm array writes DIR/point-N.json instead.
+// has ended. A point of a Slurm array writes a file of its own, DIR/point-*.json, which is taken
+// into points.jsonl by the next that opens the study.
 namespace longspan {
 
-// What a study measures. Two with equal members are the same study.
+// What a study measures, and how. It is the same study whatever starts its ranks, and goes on with
+// a grid that has grown.
 struct ScaleStudy {
   std::string config;  // ConfigToYaml before anything was resolved, without `attention`
   std::vector<int64_t> ranks, contexts, batches;
@@ -26,6 +28,9 @@ struct ScaleStudy {
   int64_t steps = 0;       // --decode
   int64_t runs = 0;        // --repeat
   std::string file;        // of the prompts' text; empty: random tokens
+
+  std::string launch;    // words that start ranks, without -n
+  std::string hostfile;  // its text
 };
 
 nlohmann::ordered_json ToJson(const ScaleStudy& study);
@@ -36,10 +41,13 @@ std::set<ScaleKey> GridOf(const ScaleStudy& study);
 // The one-rank runs that the grid lacks.
 std::set<ScaleKey> MissingReferences(const std::set<ScaleKey>& grid);
 
+// The file of a point of a Slurm array, in the study's directory.
+std::string PointFile(const ScaleKey& key);
+
 using ScalePoints = std::map<ScaleKey, ScalePoint>;
 
-// What is in the directory. NotFound: no study. DataLoss: a file is damaged, and where. A last line
-// that is incomplete, as a crash leaves it, is left out.
+// What is in the directory. NotFound: no study. DataLoss: a file is damaged, where, and what to do.
+// A last line that is incomplete, as a crash leaves it, is left out.
 struct StoredStudy {
   ScaleStudy study;
   ScalePoints points;
@@ -50,21 +58,25 @@ absl::StatusOr<StoredStudy> ReadStudy(const std::string& directory);
 class StudyWriter {
  public:
   // Makes the directory and study.json, or takes up what is there. FailedPrecondition: it is of
-  // another study, which is left as it is, or another process adds to it.
+  // another study or of nobody knows which, and is left as it is, or another process adds to it.
   static absl::StatusOr<StudyWriter> Open(const std::string& directory, const ScaleStudy& study);
   StudyWriter(StudyWriter&& other) noexcept;
   StudyWriter& operator=(StudyWriter&&) = delete;
   ~StudyWriter();
 
+  const ScaleStudy& begun() const { return begun_; }  // as it was when its directory was made
   const ScalePoints& points() const { return points_; }
   // The line is on disk when this returns. `line`: the point `key` as `scale point` writes it.
   absl::Status Add(const ScaleKey& key, const std::string& line);
 
  private:
   StudyWriter() = default;
+  absl::Status Lock();
+  absl::Status TakeUp(const ScaleStudy& study);
 
   std::string directory_;
   int lock_ = -1;
+  ScaleStudy begun_;
   ScalePoints points_;
 };
 

@@ -32,14 +32,16 @@ deterministic: true
 """
 
 
-# An mpirun that answers with a line that was measured, as if its ranks had. `fail` has a number of
-# ranks that end badly, `hang` one whose ranks wait for `go`: they tell their process id, and that
+# An mpirun that answers with a line that was measured, as if its ranks had. Where `broken` is it
+# starts nothing; `fail` has a number of ranks that end badly, `hang` one whose ranks wait for `go`: they tell their process id, and that
 # they are told to stop, and then end, unless `deaf` is there.
 FAKE_MPIRUN = r"""
 import json, os, pathlib, signal, sys, time
 words = sys.argv
-if "--version" in words:
+if words[1:] == ["--version"]:
     sys.exit("no Open MPI")
+if words[-1] == "--version":  # before the first point
+    sys.exit("there is no such host" if os.path.exists("broken") else 0)
 value = lambda flag: words[words.index(flag) + 1]
 has = lambda file, text="": os.path.exists(file) and open(file).read().startswith(text)
 ranks = int(value("-n"))
@@ -238,12 +240,49 @@ class ScaleTest(unittest.TestCase):
         study = self.study()
         before = {path: path.read_bytes() for path in study.iterdir()}
         for message, *arguments in (
-                ("`context` is [64] there and [65] here", "--context", 65),
-                ("`ranks` is [1,3] there and [1,2] here", "--ranks", "1,2"),
-                ("`config` is", "--set", "esa.top_k=9")):
+                ("`context` is [64] there and [65] here, and may only grow;", "--context", 65),
+                ("`ranks` is [1,3] there and [1,2] here, and may only grow;", "--ranks", "1,2"),
+                ("`decode` is 3 there and 4 here;", "--decode", 4),
+                ("`esa.top_k` is 8 there and 9 here;", "--set", "esa.top_k=9")):
             result = self.scale(1, *self.STUDY, *arguments)
             self.assertIn(f"study holds another study: {message}", result.stderr)
         self.assertEqual(before, {path: path.read_bytes() for path in study.iterdir()})
+
+    def test_what_no_study_json_speaks_of_is_left_alone(self):
+        for name in "points.jsonl", "report.html", "point-7.json":
+            folder = self.directory / f"of_{name}"
+            folder.mkdir()
+            (folder / name).write_text("precious")
+            result = self.scale(1, *self.STUDY, "--output", folder, mpirun="true")
+            self.assertIn(f"holds {name}, and no study.json that says of which study it is",
+                          result.stderr)
+            self.assertEqual([path.name for path in folder.iterdir()], [name])
+        self.refuse(1, "--slurm run.yaml: is there, and no script of a study", "--ranks", "1",
+                    "--context", "64", "--slurm", "run.yaml", mpirun="")
+        self.assertEqual((self.directory / "run.yaml").read_text(), CONFIG)
+
+    def test_a_study_grows(self):
+        fake = self.fake_mpirun()
+        start = ("--context", 64, "--output", "grown")
+        self.scale(0, "--ranks", "1,2", *start, mpirun=fake)
+        before = self.lines("grown")
+        # With other software by then, and another command.
+        line = json.loads((self.directory / "line").read_text())
+        line["machine"]["software"] = "<others>"
+        (self.directory / "line").write_text(json.dumps(line))
+        result = self.scale(0, "--ranks", "4,2,1", *start, mpirun=f"{fake} --own")
+        self.assertEqual(self.lines("grown")[:2], before)
+        self.assertEqual([key[3] for key in self.keys("grown")], [1, 2, 4])
+        self.assertRegex(result.stderr, "ranks are started with `.*` there and `.* --own` here")
+        self.assertRegex(result.stderr, "4 ranks, .* was measured on .*<others>.*, and 1 rank, ")
+        rows = {row["ranks"]: row for row in self.rows("grown")}
+        self.assertEqual([rows[r]["prefill_speedup"] for r in "124"], ["1", "1", ""])
+        self.assertIn("measured on another machine or software", rows["4"]["note"])
+        page = (self.directory / "grown/report.html").read_text()
+        self.assertIn("<td>4 †</td>", page)
+        self.assertIn("(&lt;others&gt;)", page.split("<h2>")[0])
+        self.assertIn("1 points, ", page.split("<h2>")[0])
+        self.scale(1, "--ranks", "1,2", *start, mpirun=fake)  # a part of what it is by now
 
     def test_the_grid(self):
         """One-rank runs that are missing are added, and contexts grow with the ranks if weak."""
@@ -395,6 +434,14 @@ class ScaleTest(unittest.TestCase):
         self.assertEqual(process.returncode, 0, errors)
         self.assertEqual([key[3] for key in self.keys()], [1, 2, 3])
 
+    def test_ranks_that_cannot_be_started_are_told_once(self):
+        fake = self.fake_mpirun()
+        (self.directory / "broken").touch()
+        result = self.scale(1, *self.RANKS, mpirun=fake)
+        self.assertIn("ranks cannot be started, so no point is begun", result.stderr)
+        self.assertEqual(result.stderr.count("there is no such host"), 1)
+        self.assertFalse((self.directory / "study").exists())
+
     def test_a_point_that_fails_is_told_and_tried_again(self):
         fake = self.fake_mpirun()
         (self.directory / "fail").write_text("2")
@@ -413,7 +460,8 @@ class ScaleTest(unittest.TestCase):
         lines[1] = lines[1].replace('"runs":', '"walks":')
         (study / "points.jsonl").write_text("\n".join(lines) + "\n")
         result = self.run_command([LONGSPAN, "scale", "report", "study"], 1)
-        self.assertIn("study/points.jsonl:2: is no point of a study", result.stderr)
+        self.assertIn("study/points.jsonl:2: is no point of a study: key 'runs' not found: delete "
+                      "this line, and", result.stderr)
         result = self.run_command([LONGSPAN, "scale", "report", "model"], 1)
         self.assertIn("model: holds no study", result.stderr)
 
@@ -436,18 +484,37 @@ exec {MPIRUN} "$@"
         (bin_directory / "sbatch").write_text('#!/bin/bash\nprintf "%s\\n" "$@" >> submitted\n')
         for name in "srun", "sbatch":
             (bin_directory / name).chmod(0o755)
-        for task in range(2):
-            self.run_command(["bash", script], SLURM_ARRAY_TASK_ID=str(task),
+
+        def task(number):
+            self.run_command(["bash", script], SLURM_ARRAY_TASK_ID=str(number),
                              SLURM_ARRAY_TASK_MIN="0", SLURM_ARRAY_JOB_ID="7",
                              PATH=f"{bin_directory}:{os.environ['PATH']}")
+
+        def write(path, points, **options):
+            result = self.scale(0, "--ranks", "1,2", "--context", "64", "--set", "ask.stop=it's",
+                                "--slurm", path, "--output", "study", **options)
+            self.assertIn(points, result.stderr)
+
+        task(1)
+        result = self.run_command([LONGSPAN, "scale", "report", "study"])
+        self.assertIn("points        1 of 2, ", result.stderr)
+        self.assertIn("missing: 1 rank, 64 tokens, batch 1, esa\n", result.stderr)
+        self.assertEqual([key[3] for key in self.keys()], [2])
+        # Another script of what is left; an earlier one is still right.
         own = self.directory / "own.sbatch"
-        self.scale(0, "--ranks", "1,2", "--context", "64", "--set", "ask.stop=it's",
-                   "--slurm", own, "--output", "study", mpirun="mpirun --bind-to core")
+        write(own, "points        1 of 2; ", mpirun="mpirun --bind-to core")
         self.assertIn('  mpirun --bind-to core -n "$ranks" "$longspan"', own.read_text())
+        self.assertIn("#SBATCH --array=0-0\n", own.read_text())
+        task(0)
+        task(1)
         submitted = (self.directory / "submitted").read_text()
         self.assertIn("--dependency=afterany:7", submitted)
         self.assertEqual(submitted.count("scale report study"), 1)
         self.run_command([LONGSPAN, "scale", "report", "study"])
+        self.assertEqual([key[3] for key in self.keys()], [2, 1])
+        before = own.read_text()
+        write(own, "all 2 points are there: no script is written", mpirun="")
+        self.assertEqual(own.read_text(), before)
         rows = self.rows()
         self.assertEqual(len(rows), 2)
         self.assertEqual({row["outputs"] for row in rows}, {"one rank", "bits equal"})
@@ -484,6 +551,8 @@ exec {MPIRUN} "$@"
         self.refuse(1, "absent is not a directory", *ranks, "--model", "absent")
         self.refuse(1, "unknown key `esa.topk`", *ranks, "--set", "esa.topk=1")
         self.refuse(1, "absent: ", *ranks, "--hostfile", "absent")
+        self.refuse(1, "cannot open absent", *ranks, "--file", "absent")
+        self.refuse(2, "--file must name a file", *ranks, "--file", "-")
         hosts = self.directory / "hosts"
         for text, message in (
                 ("node1 slots=2\nnode2 slots=many\n", "hosts:2: `slots=many` is neither"),
@@ -525,7 +594,10 @@ exec {MPIRUN} "$@"
     def test_memory_of_hosts_elsewhere_is_theirs(self):
         stub = self.directory / "mpirun_elsewhere"
         stub.write_text("""#!/bin/bash
-case "$*" in --version | *--do-not-launch*) exec mpirun --allow-run-as-root "$@" ;; esac
+case "$*" in
+  --version | *--do-not-launch*) exec mpirun --allow-run-as-root "$@" ;;
+  *longspan\ --version) exit ;;
+esac
 exit 7
 """)
         stub.chmod(0o755)
@@ -541,11 +613,12 @@ exit 7
     def test_the_shipped_model(self):
         text = self.directory / "text.txt"
         text.write_text("The pass key is 31337. Remember it. " * 20)
-        self.run_command(
+        result = self.run_command(
             [LONGSPAN, "scale", "--config", str(SOURCE / "configs/needle.yaml"), "--model",
              str(SOURCE / "models/needle"), "--ranks", "1,3", "--context", "1152", "--set",
              "prefill.chunk_tokens=1024", "--decode", "2", "--file", "text.txt", "--mpirun",
              MPIRUN, "--output", "study"])
+        self.assertRegex(result.stderr, r"text.txt has \d+ tokens, .* up to 1152: they repeat it")
         rows = self.rows()
         self.assertEqual([row["ranks"] for row in rows], ["1", "3"])
         for row in rows[1:]:
