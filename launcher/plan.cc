@@ -21,7 +21,6 @@
 #include "launcher/scale_flags.h"
 #include "launcher/subcommand.h"
 #include "runtime/clock.h"
-#include "runtime/hardware_profile.h"
 #include "sharding/topk_merge.h"
 
 ABSL_FLAG(bool, fit, false,
@@ -139,7 +138,7 @@ absl::StatusOr<PlanSubject> SubjectFromFlags(const std::string& hardware) {
   if (path.empty() && model.empty()) {
     return absl::InvalidArgumentError("--config or --model is needed: what is to run");
   }
-  LONGSPAN_ASSIGN_OR_RETURN(const HardwareProfile profile, LoadHardwareProfile(hardware));
+  LONGSPAN_ASSIGN_OR_RETURN(const HardwareProfile profile, LoadHardware(hardware));
   LONGSPAN_ASSIGN_OR_RETURN(const std::vector<ConfigOverride> overrides, SetFlags());
   LONGSPAN_ASSIGN_OR_RETURN(Config config, LoadConfig(path, model, overrides));
   return MakePlanSubject(std::move(config), profile);
@@ -158,7 +157,7 @@ absl::Status CheckOverwrites(const std::string& output, std::vector<std::string>
 }
 
 absl::Status Fit(const PlanOptions& options, const std::vector<std::string>& files) {
-  LONGSPAN_ASSIGN_OR_RETURN(const HardwareProfile start, LoadHardwareProfile(options.hardware));
+  LONGSPAN_ASSIGN_OR_RETURN(const HardwareProfile start, LoadHardware(options.hardware));
   return FitFiles({.hardware = options.hardware,
                    .inputs = files,
                    .output = options.output,

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "launcher/child_process.h"
+#include "runtime/hardware_profile.h"
 
 namespace longspan {
 namespace {
@@ -58,6 +59,10 @@ absl::StatusOr<std::string> FindHardware(const std::string& name,
   }
   return absl::InvalidArgumentError(
       absl::StrCat("--hardware: there is no profile `", name, "`: ", what));
+}
+
+absl::StatusOr<HardwareProfile> LoadHardware(const std::string& path) {
+  return LoadHardwareProfile(path, HardwareDirectories());
 }
 
 }  // namespace longspan

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "sharding/hardware_profile.h"
 
 namespace longspan {
 
@@ -17,6 +18,9 @@ std::vector<std::string> HardwareDirectories();
 // that there are.
 absl::StatusOr<std::string> FindHardware(const std::string& name,
                                          const std::vector<std::string>& directories);
+
+// Reads it. A file somewhere else may name the links of the shipped links.yaml.
+absl::StatusOr<HardwareProfile> LoadHardware(const std::string& path);
 
 }  // namespace longspan
 

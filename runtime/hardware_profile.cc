@@ -104,13 +104,18 @@ absl::Status ReadTier(const YAML::Node& root, const std::string& file, const Lin
     LONGSPAN_ASSIGN_OR_RETURN(*link, ReadLink(node, file, absl::StrCat("`", tier, "`")));
     return absl::OkStatus();
   }
-  const auto named = links.find(node.Scalar());
-  if (named == links.end()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Where(node, file), ": `", tier, "`: links.yaml has no link `", node.Scalar(), "`"));
+  const auto named = links.links.find(node.Scalar());
+  if (named != links.links.end()) {
+    *link = named->second;
+    return absl::OkStatus();
   }
-  *link = named->second;
-  return absl::OkStatus();
+  const std::string lacks =
+      links.file.empty()
+          ? absl::StrCat("there is no links.yaml beside it with the link `", node.Scalar(), "`")
+          : absl::StrCat(links.file, " has no link `", node.Scalar(), "`");
+  return absl::InvalidArgumentError(absl::StrCat(Where(node, file), ": `", tier, "`: ", lacks,
+                                                 ": name one of its links, or state {latency_s, "
+                                                 "bytes_per_s}"));
 }
 
 absl::Status ReadDevice(const YAML::Node& node, const std::string& file, bool* is_gpu) {
@@ -212,12 +217,12 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
 
 absl::StatusOr<Links> ParseLinks(absl::string_view yaml, const std::string& file) {
   return WithYaml(yaml, file, [&](const YAML::Node& root) -> absl::StatusOr<Links> {
-    Links links;
+    Links links = {file, {}};
     for (const auto& entry : root) {
       const std::string name = entry.first.Scalar();
       LONGSPAN_ASSIGN_OR_RETURN(const LinkCost link,
                                 ReadLink(entry.second, file, absl::StrCat("`", name, "`")));
-      if (!links.emplace(name, link).second) {
+      if (!links.links.emplace(name, link).second) {
         return absl::InvalidArgumentError(
             absl::StrCat(Where(entry.first, file), ": `", name, "` is stated twice"));
       }
@@ -232,14 +237,19 @@ absl::StatusOr<HardwareProfile> ParseHardwareProfile(absl::string_view yaml,
                   [&](const YAML::Node& root) { return ReadProfile(root, file, links); });
 }
 
-absl::StatusOr<HardwareProfile> LoadHardwareProfile(const std::string& path) {
+absl::StatusOr<HardwareProfile> LoadHardwareProfile(
+    const std::string& path, const std::vector<std::string>& link_directories) {
   LONGSPAN_ASSIGN_OR_RETURN(const std::string yaml, ReadText(path));
+  std::vector<fs::path> directories = {fs::path(path).parent_path()};
+  directories.insert(directories.end(), link_directories.begin(), link_directories.end());
   Links links;
-  const std::string beside = (fs::path(path).parent_path() / "links.yaml").string();
-  std::error_code error;
-  if (fs::exists(beside, error)) {
-    LONGSPAN_ASSIGN_OR_RETURN(const std::string text, ReadText(beside));
-    LONGSPAN_ASSIGN_OR_RETURN(links, ParseLinks(text, beside));
+  for (const fs::path& directory : directories) {
+    const std::string file = (directory / "links.yaml").string();
+    std::error_code error;
+    if (!fs::exists(file, error)) continue;
+    LONGSPAN_ASSIGN_OR_RETURN(const std::string text, ReadText(file));
+    LONGSPAN_ASSIGN_OR_RETURN(links, ParseLinks(text, file));
+    break;
   }
   return ParseHardwareProfile(yaml, path, links);
 }

@@ -3,15 +3,20 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "sharding/hardware_profile.h"
 
 // Files of configs/hardware: a machine each, and links.yaml, which names links for all of them.
+// configs/hardware/README.md explains the keys.
 namespace longspan {
 
-using Links = std::map<std::string, LinkCost>;
+struct Links {
+  std::string file;  // that they are of; empty: there is none
+  std::map<std::string, LinkCost> links;
+};
 
 // `name: {latency_s, bytes_per_s}`. `file` is for messages. InvalidArgument names file, line and
 // key: unknown keys, and numbers that are missing or make no sense.
@@ -21,8 +26,9 @@ absl::StatusOr<Links> ParseLinks(absl::string_view yaml, const std::string& file
 absl::StatusOr<HardwareProfile> ParseHardwareProfile(absl::string_view yaml,
                                                      const std::string& file, const Links& links);
 
-// Reads a profile, and links.yaml beside it if there is one.
-absl::StatusOr<HardwareProfile> LoadHardwareProfile(const std::string& path);
+// Reads a profile, and links.yaml beside it, or the first that there is in other directories.
+absl::StatusOr<HardwareProfile> LoadHardwareProfile(
+    const std::string& path, const std::vector<std::string>& link_directories = {});
 
 // The inverse of ParseHardwareProfile, with all links written out.
 std::string HardwareProfileToYaml(const HardwareProfile& profile);

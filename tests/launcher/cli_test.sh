@@ -472,7 +472,6 @@ case $case in
     expect 1 "${llama[@]}" "${h200[@]}" --context 8192 --target-ttft 0.001
     grep -q '^none up to .* meets the target; what binds is the time to first token' stdout
     sed 's/^memory_bytes.*/memory_bytes: 1000000000/' "$source/configs/hardware/h200.yaml" > tiny.yaml
-    cp "$source/configs/hardware/links.yaml" .
     expect 1 "${llama[@]}" --hardware tiny.yaml --context 8192 --target-tpot 1000 --format json
     jq -e '.[0].limit | startswith("memory: ")' stdout > jq_out
 

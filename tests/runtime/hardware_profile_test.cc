@@ -1,6 +1,7 @@
 #include "runtime/hardware_profile.h"
 
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "absl/strings/str_replace.h"
@@ -26,7 +27,7 @@ kernels:
   merge: {efficiency: 0.5, overhead_s: 1e-3}
 )";
 
-const Links kLinks = {{"fast", {.latency_s = 0.125, .bytes_per_s = 9}}};
+const Links kLinks = {"links.yaml", {{"fast", {.latency_s = 0.125, .bytes_per_s = 9}}}};
 
 std::string ErrorOf(const std::string& from, const std::string& to) {
   const std::string yaml = absl::StrReplaceAll(kProfile, {{from, to}});
@@ -86,11 +87,34 @@ TEST(HardwareProfileTest, NamesWhatIsWrong) {
               HasSubstr("links.yaml:1: `a` lacks `bytes_per_s`"));
 }
 
+TEST(HardwareProfileTest, FindsLinksBesideItOrElsewhere) {
+  const std::string root = ::testing::TempDir() + "/hardware_profile";
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::filesystem::create_directories(std::filesystem::path(root + name).parent_path());
+    std::ofstream(root + name) << text;
+    return root + name;
+  };
+  const auto error = [](const absl::StatusOr<HardwareProfile>& profile) {
+    return std::string(profile.status().message());
+  };
+  const std::string file = write("/mine/test.yaml", kProfile);
+  EXPECT_THAT(error(LoadHardwareProfile(file)),
+              HasSubstr("there is no links.yaml beside it with the link `fast`"));
+  write("/shipped/links.yaml", "fast: {latency_s: 1, bytes_per_s: 3}\n");
+  const auto profile = LoadHardwareProfile(file, {root + "/absent", root + "/shipped"});
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_EQ(profile->within_host.bytes_per_s, 3);
+  const std::string beside = write("/mine/links.yaml", "slow: {latency_s: 1, bytes_per_s: 3}\n");
+  EXPECT_THAT(error(LoadHardwareProfile(file, {root + "/shipped"})),
+              HasSubstr(beside + " has no link `fast`"));
+  std::filesystem::remove_all(root);
+}
+
 TEST(HardwareProfileTest, ShippedProfilesLoad) {
   int profiles = 0;
   for (const auto& entry : std::filesystem::directory_iterator(std::string(LONGSPAN_SOURCE_DIR) +
                                                                "/configs/hardware")) {
-    if (entry.path().filename() == "links.yaml") continue;
+    if (entry.path().filename() == "links.yaml" || entry.path().extension() != ".yaml") continue;
     const auto profile = LoadHardwareProfile(entry.path().string());
     ASSERT_TRUE(profile.ok()) << profile.status();
     ++profiles;
