@@ -143,6 +143,12 @@ absl::StatusOr<int> RunStudy(const StudyRun& run, ProgressStyle style) {
 }
 
 absl::Status WriteSlurm(const StudyRun& run) {
+  const std::string path = absl::GetFlag(FLAGS_slurm);
+  absl::StatusOr<NewFile> file = NewFile::Create(path);
+  if (!file.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--slurm ", path, ": ", file.status().message()));
+  }
   LONGSPAN_ASSIGN_OR_RETURN(const StudyWriter writer, OpenStudy(run));
   std::vector<SlurmPoint> points;
   for (const ScaleKey& key : MissingPoints(run, writer.points())) {
@@ -153,8 +159,8 @@ absl::Status WriteSlurm(const StudyRun& run) {
     return absl::OkStatus();
   }
   LONGSPAN_RETURN_IF_ERROR(
-      file.Write(SlurmScript(run.directory, OwnProgram(), run.launch, points)));
-  LONGSPAN_RETURN_IF_ERROR(file.Commit());
+      file->Write(SlurmScript(run.directory, OwnProgram(), run.launch, points)));
+  LONGSPAN_RETURN_IF_ERROR(file->Commit());
   absl::FPrintF(stderr, "points        %d of %d; sbatch %s runs them and makes %s/report.html\n",
                 points.size(), run.points.size(), path, run.directory);
   return absl::OkStatus();

@@ -197,7 +197,9 @@ absl::Status TryLaunch(const std::vector<std::string>& launch, int64_t ranks) {
 absl::StatusOr<std::string> CheckPromptFile(const ScaleStudy& study) {
   if (study.file.empty()) return "";
   std::string text;
-  LONGSPAN_RETURN_IF_ERROR(ReadBytes(study.file, 0, -1, &text));
+  if (const absl::Status read = ReadBytes(study.file, 0, -1, &text); !read.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--file: ", read.message()));
+  }
   LONGSPAN_ASSIGN_OR_RETURN(const Config config, ScaleConfig(""));
   LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(config));
   int64_t most = 0;
@@ -206,7 +208,8 @@ absl::StatusOr<std::string> CheckPromptFile(const ScaleStudy& study) {
       EncodePrompt(*tokenizer, text, study.file, /*add_special_tokens=*/true, most);
   if (absl::IsOutOfRange(ids.status())) return "";  // it has more
   LONGSPAN_RETURN_IF_ERROR(ids.status());
-  if (ids->empty()) return absl::InvalidArgumentError(absl::StrCat(study.file, ": has no text"));
+  if (ids->empty())
+    return absl::InvalidArgumentError(absl::StrCat("--file: ", study.file, " has no text"));
   if (std::ssize(*ids) == most) return "";
   return absl::StrCat(study.file, " has ", ids->size(),
                       " tokens, and the prompts of a point up to ", most, ": they repeat it");

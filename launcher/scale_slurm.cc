@@ -66,7 +66,9 @@ absl::Status CheckSlurmPath(const std::string& path) {
   std::string text;
   const absl::Status read = ReadBytes(path, 0, std::ssize(kBeginning), &text);
   if (absl::IsNotFound(read) || (read.ok() && text == kBeginning)) return absl::OkStatus();
-  if (!read.ok() && !absl::IsOutOfRange(read)) return read;
+  if (!read.ok() && !absl::IsOutOfRange(read)) {
+    return absl::InvalidArgumentError(absl::StrCat("--slurm ", path, ": ", read.message()));
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("--slurm ", path,
                    ": is there, and no script of a study: name a new file, or delete this one"));
