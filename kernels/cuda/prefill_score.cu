@@ -8,6 +8,7 @@
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/prefill_score.h"
 #include "kernels/cuda/prefill_score_jobs.cuh"
+#include "kernels/cuda/prefill_score_problem.cuh"
 #include "kernels/cuda/prefill_score_tiles.cuh"
 #include "kernels/cuda/prefill_score_warpgroups.cuh"
 
@@ -90,66 +91,9 @@ absl::Status CheckArgs(const PrefillScoreArgs& args) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Problem> MakeProblem(const PrefillScoreArgs& args) {
-  LONGSPAN_RETURN_IF_ERROR(CheckArgs(args));
-  const ShardGeometry& geometry = args.geometry;
-  Problem problem;
-  problem.row_bytes = args.dim * SizeOf(QueryDType(args.dtype));
-  problem.queries = static_cast<const std::byte*>(args.queries);
-  problem.blocks = args.blocks;
-  problem.num_blocks = args.num_blocks;
-  Entries& keys = problem.keys;
-  keys.offset = args.score_offset;
-  keys.row_bytes = args.dim * SizeOf(args.dtype);
-  keys.stripe = static_cast<uint32_t>(geometry.stripe_tokens);
-  keys.halo = static_cast<uint32_t>(args.halo);
-  keys.page_rows = keys.stripe + 2 * keys.halo;
-  keys.round = keys.stripe * static_cast<uint32_t>(geometry.num_ranks);
-  keys.rank_begin = keys.stripe * static_cast<uint32_t>(geometry.rank);
-  keys.local_begin = static_cast<uint32_t>(geometry.OwnedBefore(args.hull.begin));
-  keys.local_end = static_cast<uint32_t>(geometry.OwnedBefore(args.hull.end));
-  if (keys.local_begin == keys.local_end) return problem;
-  keys.first_page = keys.local_begin / keys.stripe;
-  keys.first_row = keys.local_begin % keys.stripe;
-  keys.pages = args.pages + keys.first_page;
-  const int64_t own = int64_t{keys.local_end} - keys.local_begin;
-  const int64_t pages = int64_t{(keys.local_end - 1) / keys.stripe} - keys.first_page + 1;
-  const int64_t count = own + 2 * pages * args.halo;
-  if (count + keys.page_rows > kMaxScoreKeys) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot score ", count, " keys at once"));
-  }
-  keys.count = static_cast<uint32_t>(count);
-  return problem;
-}
-
 int64_t BestStride(int64_t entries) { return (entries + 3) / 4 * 4; }
 
-int Attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&value, attribute, device);
-  return std::max(1, value);
-}
-
 int TilesOf(int64_t count, int64_t tile) { return static_cast<int>((count + tile - 1) / tile); }
-
-// So that `blocks` thread blocks, which take the items one by one, end soon: an item also costs
-// some tiles' time to begin and end.
-int SplitsFor(int64_t groups, int key_tiles, int blocks) {
-  constexpr int64_t kItemTiles = 3;
-  constexpr int kMaxSplits = 512;
-  int best = 1;
-  int64_t best_tiles = std::numeric_limits<int64_t>::max();
-  for (int splits = 1; splits <= std::min(key_tiles, kMaxSplits); ++splits) {
-    const int64_t rounds = (groups * splits + blocks - 1) / blocks;
-    const int64_t tiles = rounds * ((key_tiles + splits - 1) / splits + kItemTiles);
-    if (tiles < best_tiles) {
-      best = splits;
-      best_tiles = tiles;
-    }
-  }
-  return best;
-}
 
 struct KernelShape {
   int threads, shared_bytes;
@@ -164,14 +108,13 @@ absl::Status Launch(void (*kernel)(Problem), const KernelShape& shape, int64_t m
   LONGSPAN_RETURN_IF_ERROR(ToStatus(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes),
       "shared memory of prefill's scores"));
-  int64_t blocks =
-      int64_t{Attribute(cudaDevAttrMultiProcessorCount)} * shape.blocks_per_multiprocessor;
+  int64_t blocks = int64_t{scoring::Multiprocessors()} * shape.blocks_per_multiprocessor;
   int64_t items = 0;
   if (kMaxima) {
     problem.query_tiles = TilesOf(max_queries, shape.fixed_rows);
     problem.key_tiles = TilesOf(problem.keys.count, shape.moving_rows);
     const int64_t groups = int64_t{problem.num_blocks} * problem.query_tiles;
-    problem.splits = SplitsFor(groups, problem.key_tiles, static_cast<int>(blocks));
+    problem.splits = scoring::SplitsFor(groups, problem.key_tiles, static_cast<int>(blocks));
     items = groups * problem.splits;
   } else {
     problem.key_tiles = TilesOf(problem.keys.count, shape.fixed_rows);
@@ -238,8 +181,88 @@ absl::Status Multiply(const PrefillScoreArgs& args, const Problem& problem, Stre
 
 }  // namespace
 
-absl::Status PrefillMaxima(const PrefillScoreArgs& args, float* maxima, Stream stream) {
+absl::StatusOr<Problem> scoring::MakeProblem(const PrefillScoreArgs& args) {
+  LONGSPAN_RETURN_IF_ERROR(CheckArgs(args));
+  const ShardGeometry& geometry = args.geometry;
+  Problem problem;
+  problem.row_bytes = args.dim * SizeOf(QueryDType(args.dtype));
+  problem.queries = static_cast<const std::byte*>(args.queries);
+  problem.blocks = args.blocks;
+  problem.num_blocks = args.num_blocks;
+  Entries& keys = problem.keys;
+  keys.offset = args.score_offset;
+  keys.row_bytes = args.dim * SizeOf(args.dtype);
+  keys.stripe = static_cast<uint32_t>(geometry.stripe_tokens);
+  keys.halo = static_cast<uint32_t>(args.halo);
+  keys.page_rows = keys.stripe + 2 * keys.halo;
+  keys.round = keys.stripe * static_cast<uint32_t>(geometry.num_ranks);
+  keys.rank_begin = keys.stripe * static_cast<uint32_t>(geometry.rank);
+  keys.local_begin = static_cast<uint32_t>(geometry.OwnedBefore(args.hull.begin));
+  keys.local_end = static_cast<uint32_t>(geometry.OwnedBefore(args.hull.end));
+  if (keys.local_begin == keys.local_end) return problem;
+  keys.first_page = keys.local_begin / keys.stripe;
+  keys.first_row = keys.local_begin % keys.stripe;
+  keys.pages = args.pages + keys.first_page;
+  const int64_t own = int64_t{keys.local_end} - keys.local_begin;
+  const int64_t pages = int64_t{(keys.local_end - 1) / keys.stripe} - keys.first_page + 1;
+  const int64_t count = own + 2 * pages * args.halo;
+  if (count + keys.page_rows > kMaxScoreKeys) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot score ", count, " keys at once"));
+  }
+  keys.count = static_cast<uint32_t>(count);
+  return problem;
+}
+
+absl::StatusOr<Problem> scoring::MakeScoresProblem(const PrefillScoreArgs& args,
+                                                   const float* maxima,
+                                                   const PrefillScoresOut& out) {
   LONGSPAN_ASSIGN_OR_RETURN(Problem problem, MakeProblem(args));
+  const int64_t own = int64_t{problem.keys.local_end} - problem.keys.local_begin;
+  if (out.proximity < 0 || out.proximity > args.halo || out.row_stride < own) {
+    return absl::InvalidArgumentError(absl::StrCat("no scores spread over ", out.proximity,
+                                                   " with a halo of ", args.halo, ", or rows of ",
+                                                   out.row_stride, " for ", own, " positions"));
+  }
+  problem.maxima = const_cast<float*>(maxima);
+  problem.best = out.workspace;
+  problem.best_stride = BestStride(problem.keys.count);
+  return problem;
+}
+
+int scoring::Multiprocessors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return std::max(1, count);
+}
+
+// An item also costs some tiles' time to begin and end.
+int scoring::SplitsFor(int64_t groups, int key_tiles, int blocks) {
+  constexpr int64_t kItemTiles = 3;
+  constexpr int kMaxSplits = 512;
+  int best = 1;
+  int64_t best_tiles = std::numeric_limits<int64_t>::max();
+  for (int splits = 1; splits <= std::min(key_tiles, kMaxSplits); ++splits) {
+    const int64_t rounds = (groups * splits + blocks - 1) / blocks;
+    const int64_t tiles = rounds * ((key_tiles + splits - 1) / splits + kItemTiles);
+    if (tiles < best_tiles) {
+      best = splits;
+      best_tiles = tiles;
+    }
+  }
+  return best;
+}
+
+absl::Status scoring::Spread(const Problem& problem, const PrefillScoresOut& out, Stream stream) {
+  const int64_t own = int64_t{problem.keys.local_end} - problem.keys.local_begin;
+  const dim3 grid(BlocksOf(own, kThreads),
+                  static_cast<unsigned>(std::min<int64_t>(problem.num_blocks, kMaxSpreadRows)));
+  SpreadKernel<<<grid, kThreads, 0, stream>>>(problem, out);
+  return CheckLaunch("PrefillScores");
+}
+
+absl::Status PrefillMaxima(const PrefillScoreArgs& args, float* maxima, Stream stream) {
+  LONGSPAN_ASSIGN_OR_RETURN(Problem problem, scoring::MakeProblem(args));
   if (args.num_blocks == 0 || args.max_queries == 0) return absl::OkStatus();
   ClearMaximaKernel<<<args.num_blocks, kThreads, 0, stream>>>(args.blocks, maxima);
   LONGSPAN_RETURN_IF_ERROR(CheckLaunch("PrefillMaxima"));
@@ -260,22 +283,10 @@ int64_t PrefillScoresWorkspaceBytes(const ShardGeometry& geometry, int32_t halo,
 
 absl::Status PrefillScores(const PrefillScoreArgs& args, const float* maxima,
                            const PrefillScoresOut& out, Stream stream) {
-  LONGSPAN_ASSIGN_OR_RETURN(Problem problem, MakeProblem(args));
-  const int64_t own = int64_t{problem.keys.local_end} - problem.keys.local_begin;
-  if (out.proximity < 0 || out.proximity > args.halo || out.row_stride < own) {
-    return absl::InvalidArgumentError(absl::StrCat("no scores spread over ", out.proximity,
-                                                   " with a halo of ", args.halo, ", or rows of ",
-                                                   out.row_stride, " for ", own, " positions"));
-  }
-  if (args.num_blocks == 0 || own == 0) return absl::OkStatus();
-  problem.maxima = const_cast<float*>(maxima);
-  problem.best = out.workspace;
-  problem.best_stride = BestStride(problem.keys.count);
+  LONGSPAN_ASSIGN_OR_RETURN(const Problem problem, scoring::MakeScoresProblem(args, maxima, out));
+  if (args.num_blocks == 0 || problem.keys.count == 0) return absl::OkStatus();
   if (args.max_queries > 0) LONGSPAN_RETURN_IF_ERROR(Multiply<false>(args, problem, stream));
-  const dim3 grid(BlocksOf(own, kThreads),
-                  static_cast<unsigned>(std::min<int64_t>(args.num_blocks, kMaxSpreadRows)));
-  SpreadKernel<<<grid, kThreads, 0, stream>>>(problem, out);
-  return CheckLaunch("PrefillScores");
+  return scoring::Spread(problem, out, stream);
 }
 
 }  // namespace longspan::cuda

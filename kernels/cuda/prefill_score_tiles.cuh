@@ -137,22 +137,27 @@ struct RowCopies {
       rows[i] = query < block.queries ? problem.Query(block, query) : nullptr;
     }
   }
-  __device__ void Start(int64_t panel, int64_t row_bytes, std::byte* to) const {
+  // Of the `row_bytes` bytes that lie `skipped` bytes behind the begin of a row.
+  __device__ void Start(int64_t panel, int64_t row_bytes, std::byte* to,
+                        int64_t skipped = 0) const {
     const int64_t from = panel * kPanelBytes + Chunk() * kChunkBytes;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const bool present = rows[i] != nullptr && from < row_bytes;
-      CopyAsync(to + Swizzled(RowOf(i), Chunk()), present ? rows[i] + from : rows[i], present);
+      CopyAsync(to + Swizzled(RowOf(i), Chunk()), present ? rows[i] + skipped + from : rows[i],
+                present);
     }
   }
-  // Of rows of fp8_e4m3, that have `row_bytes` bytes as bfloat16.
-  __device__ void Convert(int64_t panel, int64_t row_bytes, std::byte* to) const {
+  // The same of rows of fp8_e4m3, that have `row_bytes` bytes as bfloat16.
+  __device__ void Convert(int64_t panel, int64_t row_bytes, std::byte* to,
+                          int64_t skipped = 0) const {
     const int64_t from = panel * kPanelBytes + Chunk() * kChunkBytes;
     uint2 raw[kRows];
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const bool present = rows[i] != nullptr && from < row_bytes;
-      raw[i] = present ? *reinterpret_cast<const uint2*>(rows[i] + from / 2) : uint2{0, 0};
+      raw[i] =
+          present ? *reinterpret_cast<const uint2*>(rows[i] + skipped + from / 2) : uint2{0, 0};
     }
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {

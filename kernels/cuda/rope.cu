@@ -21,8 +21,9 @@ constexpr int kThreads = 256;
 template <typename T, typename Out, int kVector>
 __global__ void __launch_bounds__(kThreads) RotateRowsKernel(RotateRowsArgs args) {
   const int64_t row = blockIdx.x;
-  const int64_t position =
-      args.positions != nullptr ? args.positions[row] : args.first_position + row;
+  const int64_t position = args.positions != nullptr
+                               ? args.positions[row]
+                               : args.first_position + row * args.position_step;
   const int half = args.table.half;
   const int row_pairs = static_cast<int>(args.heads) * half;
   const T* x = static_cast<const T*>(args.x) + row * 2 * row_pairs;
@@ -104,8 +105,8 @@ absl::Status RotateRows(const RotateRowsArgs& args, Stream stream) {
   if (args.rows == 0 || args.heads == 0 || args.table.half == 0) return absl::OkStatus();
   if (args.positions == nullptr) {
     LONGSPAN_RETURN_IF_ERROR(CheckPosition(args.table, args.first_position, "RotateRows"));
-    LONGSPAN_RETURN_IF_ERROR(
-        CheckPosition(args.table, args.first_position + args.rows - 1, "RotateRows"));
+    LONGSPAN_RETURN_IF_ERROR(CheckPosition(
+        args.table, args.first_position + (args.rows - 1) * args.position_step, "RotateRows"));
   }
   return WithType(args.dtype, [&]<typename T>() {
     return WithType(args.out_dtype, [&]<typename Out>() {

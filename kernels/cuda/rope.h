@@ -64,11 +64,12 @@ struct RotateRowsArgs {
   DType dtype = DType::kFloat32;
   int64_t rows = 0;
   int64_t heads = 0;
-  // Positions, all of the table: [rows] on the device, or first_position, first_position + 1, ...
-  // where there are none.
+  // Positions, all of the table: [rows] on the device, or where there are none first_position,
+  // first_position + position_step, ...
   const int64_t* positions = nullptr;
   int64_t first_position = 0;
-  void* out = nullptr;  // [rows, heads, 2 * half], of `out_dtype`
+  int64_t position_step = 1;  // 0: all rows are at the same
+  void* out = nullptr;        // [rows, heads, 2 * half], of `out_dtype`
   DType out_dtype = DType::kFloat32;
 };
 // InvalidArgument: positions from first_position on that the table does not have. Those on the

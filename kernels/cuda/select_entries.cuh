@@ -18,13 +18,13 @@ constexpr uint32_t kNotAScore = 0;
 constexpr uint32_t kNanBits = 1u << 21;
 constexpr uint32_t kNoTie = 0xffffffff;  // the bits of no score
 
-__device__ uint32_t BitsOf(float score) {
+__device__ inline uint32_t BitsOf(float score) {
   if (score != score) return kNanBits;
   const uint32_t bits = __float_as_uint(score + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-__device__ Candidate MakeCandidate(uint32_t bits, int64_t position) {
+__device__ inline Candidate MakeCandidate(uint32_t bits, int64_t position) {
   const uint64_t high = bits == kNanBits ? 0 : bits;
   return high << 32 | (0xffffffffu - static_cast<uint32_t>(position));
 }
@@ -45,7 +45,7 @@ struct Slice {
   __device__ int size() const { return static_cast<int>(end - begin); }
 };
 
-__device__ Slice SliceOfMember(int64_t begin, int64_t end, const Teams& teams) {
+__device__ inline Slice SliceOfMember(int64_t begin, int64_t end, const Teams& teams) {
   const int64_t size = (end - begin + teams.size - 1) / teams.size;
   const int64_t first = min(begin + size * teams.Member(), end);
   return {first, min(first + size, end)};

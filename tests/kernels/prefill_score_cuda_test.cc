@@ -7,17 +7,16 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/base/convert.h"
 #include "kernels/cuda/prefill_score.h"
 #include "kernels/reference/reference.h"
 #include "sharding/sequence_layout.h"
 #include "tests/kernels/cuda_testing.h"
 #include "tests/kernels/kernel_testing.h"
+#include "tests/kernels/score_pages.h"
 
 namespace longspan::cuda {
 namespace {
 
-constexpr int64_t kOffset = 512;     // bytes before the score keys of a page
 constexpr int64_t kGap = 3;          // rows of queries between two blocks, of none
 constexpr int64_t kSpareScores = 5;  // of a row, behind the last position
 constexpr float kUntouched = std::bit_cast<float>(0xffffffffu);
@@ -55,6 +54,7 @@ struct Case {
     }
     return hull;
   }
+  ScorePageShape page_shape() const { return {layout(), dtype, dim, halo, tokens, hull()}; }
   int64_t first_query(size_t block) const {
     int64_t row = kGap;
     for (size_t b = 0; b < block; ++b) row += blocks[b].queries + kGap;
@@ -62,32 +62,6 @@ struct Case {
   }
   int64_t rows() const { return first_query(blocks.size()); }
 };
-
-std::vector<float> Rounded(const std::vector<float>& values, DType dtype) {
-  const Stored stored(values, dtype);
-  std::vector<float> rounded(values.size());
-  ConvertToFloat(stored.data(), dtype, static_cast<int64_t>(values.size()), rounded.data());
-  return rounded;
-}
-
-Buffer UploadAs(const std::vector<float>& values, DType dtype) {
-  std::vector<std::byte> bytes(values.size() * SizeOf(dtype));
-  ConvertFromFloat(values.data(), static_cast<int64_t>(values.size()), dtype, bytes.data());
-  return Upload(bytes);
-}
-
-// As reference::Proximity, but in reasonable time for long rows.
-std::vector<double> Spread(const std::vector<double>& scores, int64_t proximity) {
-  const auto count = static_cast<int64_t>(scores.size());
-  std::vector<double> spread(scores.size(), kNan);
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t j = std::max<int64_t>(0, i - proximity); j < std::min(count, i + proximity + 1);
-         ++j) {
-      spread[i] = std::fmax(spread[i], scores[j]);
-    }
-  }
-  return spread;
-}
 
 struct Inputs {
   Inputs(const Case& c, uint64_t seed) {
@@ -97,36 +71,6 @@ struct Inputs {
   }
   std::vector<float> queries;  // [rows, dim]
   std::vector<float> keys;     // [tokens, dim]
-};
-
-// One rank's pages. What the kernels have no business with is NaN, and a page without any own
-// position of the hull has no address.
-struct Pages {
-  Pages(const Case& c, int rank, const std::vector<float>& keys) {
-    const SequenceLayout layout = c.layout();
-    for (int64_t page = 0; page < layout.NumPages(rank, c.tokens); ++page) {
-      const Range stripe = layout.StripeOfPage(rank, page);
-      if (Intersect(stripe, c.hull()).empty()) {
-        pointers.push_back(nullptr);
-        continue;
-      }
-      const int64_t before = kOffset / SizeOf(c.dtype);
-      std::vector<float> rows(before + (c.stripe + 2 * c.halo) * c.dim, kNan);
-      for (int64_t p = std::max<int64_t>(0, stripe.begin - c.halo);
-           p < std::min(c.tokens, stripe.end + c.halo); ++p) {
-        std::copy_n(keys.begin() + p * c.dim, c.dim,
-                    rows.begin() + before + (p - stripe.begin + c.halo) * c.dim);
-      }
-      buffers.push_back(UploadAs(rows, c.dtype));
-      pointers.push_back(buffers.back().data());
-    }
-    pointers.push_back(nullptr);  // for a rank without any
-    table = Upload(pointers);
-  }
-
-  std::vector<Buffer> buffers;
-  std::vector<const std::byte*> pointers;
-  Buffer table;
 };
 
 struct Outputs {
@@ -149,16 +93,16 @@ class PrefillScoreCudaTest : public CudaTest {
     args.dtype = c.dtype;
     args.dim = c.dim;
     args.halo = c.halo;
-    args.score_offset = kOffset;
+    args.score_offset = ScorePages::kOffset;
     args.queries = queries.data();
     args.blocks = device_blocks.as<ScoredBlock>();
     args.num_blocks = static_cast<int>(blocks.size());
     args.hull = c.hull();
 
-    std::vector<Pages> pages;
+    std::vector<ScorePages> pages;
     out->maxima.assign(c.rows(), -kInf);
     for (int rank = 0; rank < c.ranks; ++rank) {
-      pages.emplace_back(c, rank, inputs.keys);
+      pages.emplace_back(c.page_shape(), rank, inputs.keys);
       args.pages = pages.back().table.as<const std::byte*>();
       args.geometry = {c.stripe, c.ranks, rank};
       const Buffer maxima = Poisoned(c.rows() * 4);
