@@ -7,6 +7,7 @@
 #include "runtime/cuda/arena.h"
 #include "runtime/model.h"
 #include "sharding/digit_select.h"
+#include "sharding/layer_schedule.h"
 #include "sharding/merge_choice.h"
 #include "sharding/topk_merge.h"
 
@@ -79,17 +80,31 @@ int64_t CandidateMergeBytes(const Sizes& sizes) {
          most(MergeWay::kHistogram) * (sums + sizes.top_k) * kCount;
 }
 
+// What voters agree on, a maximum, digits of a sum and a weight for each query and voter, and their
+// products with a decoded token's keys, with scores beyond those of blocks.
+int64_t VoteBytes(const Sizes& sizes) {
+  if (sizes.context.esa.score == Score::kHeadSum) return 0;
+  const Voters& voters = sizes.context.voters;
+  const int64_t norms = voters.soft ? voters.count * sizes.ranks * sizes.rows : 0;
+  return norms * (2 * kFloat + kVoteSumDigits * static_cast<int64_t>(sizeof(uint32_t))) +
+         sizes.sequences * voters.count * sizes.own_keys * kFloat +
+         std::max<int64_t>(sizes.sequences - sizes.blocks, 0) * sizes.own_tokens * kFloat;
+}
+
 // Scores of all blocks and their proximity, and what sorts them, grow with the context.
 int64_t ScoreBytes(const Sizes& sizes) {
   if (sizes.top_k == 0) return 0;
   const KvShape& kv = sizes.context.kv;
   const int64_t gathered = sizes.ranks > 1 ? sizes.ranks : 0;
+  const Voters& voters = sizes.context.voters;
+  const int64_t input_dim = kv.score_is_key ? voters.query_dim() : kv.kv_dim;
   const int64_t queries =
-      sizes.rows * (kv.kv_dim * std::max(sizes.number, sizes.query_number) +
-                    (1 + gathered) * kv.score_dim * sizes.query_number + kv.score_dim * kFloat);
+      sizes.rows *
+      (input_dim * std::max(sizes.number, sizes.query_number) +
+       (kv.score_dim + gathered * voters.query_dim()) * sizes.query_number + kv.score_dim * kFloat);
   const int64_t candidates = std::max(sizes.blocks, sizes.sequences) * sizes.top_k * kCandidate;
   const int64_t scores = sizes.blocks * (2 * sizes.own_tokens + sizes.own_keys) * kFloat;
-  return queries + sizes.ranks * sizes.rows * kFloat + scores +
+  return queries + sizes.ranks * sizes.rows * kFloat + scores + VoteBytes(sizes) +
          sizes.sequences * sizes.own_keys * kFloat + 2 * candidates + CandidateMergeBytes(sizes);
 }
 

@@ -52,7 +52,7 @@ JobShape MakeJobShape(const Config& config, const ModelConfig& model, int ranks)
   // Queries of fp8 score keys are bfloat16.
   const DType query =
       context.kv.score_dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : context.kv.score_dtype;
-  job.layer.query_row_bytes = context.kv.score_dim * SizeOf(query);
+  job.layer.query_row_bytes = context.voters.query_dim() * SizeOf(query);
   job.output_row_bytes = context.shape.query_dim() * job.model.weight_bytes;
   return job;
 }

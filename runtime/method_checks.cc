@@ -14,10 +14,6 @@ absl::Status CheckScore(const Config& config) {
   const EsaConfig& esa = config.esa;
   const std::string key = absl::StrCat("`esa.score: ", ConfigValue(config, "esa.score"), "`");
   if (esa.score == Score::kHeadSum) return absl::OkStatus();
-  if (config.device == "cuda") {
-    return absl::InvalidArgumentError(
-        absl::StrCat(key, " is of CPU ranks: use head_sum, or `device: cpu`"));
-  }
   if (esa.score != Score::kGroupVote) {
     if (esa.compression == Compression::kExact) return absl::OkStatus();
     return absl::InvalidArgumentError(
@@ -47,11 +43,6 @@ absl::Status CheckTarget(const Config& config) {
     return absl::InvalidArgumentError(
         "`esa.target: far` scores for attention at `esa.far_position`: it needs `esa.positions: "
         "far`");
-  }
-  if (config.device == "cuda" && esa.compression == Compression::kExact) {
-    return absl::InvalidArgumentError(
-        "`esa.target: far` with `esa.compression: exact` is of CPU ranks: use low_rank, or "
-        "`device: cpu`");
   }
   return absl::OkStatus();
 }

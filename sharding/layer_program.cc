@@ -112,17 +112,21 @@ class Builder {
     });
   }
 
-  // A pass for each thing that voters must agree on, and one for the scores.
+  // A pass for each thing that voters must agree on, and one for the scores. GPUs keep a decoded
+  // token's products with the keys, and read those instead.
   void AddVotes(Kernel kernel, absl::Span<const Block> blocks, int64_t queries, bool has_maxima) {
+    const bool on_gpu = job_.backend == Backend::kGpu;
+    const auto pass = [&] { on_gpu ? AddVoteProducts(blocks) : AddScores(kernel, blocks); };
+    if (on_gpu) AddScores(kernel, blocks);
     if (has_maxima) {
-      AddScores(kernel, blocks);
-      Add(Phase::kMaxima, ReduceVoterMaxima(job_.layer, queries));
+      pass();
+      AddAgreement(ReduceVoterMaxima(job_.layer, queries));
     }
     if (job_.layer.soft_votes) {
-      AddScores(kernel, blocks);
-      Add(Phase::kMaxima, ReduceVoterSums(job_.layer, queries));
+      pass();
+      AddAgreement(ReduceVoterSums(job_.layer, queries));
     }
-    AddScores(kernel, blocks);
+    pass();
     AddLocalTopK(blocks);
   }
 
@@ -245,6 +249,22 @@ class Builder {
         .CountOwned(rank, UnitsOf(block));
   }
 
+  // A GPU that is alone has nobody to agree with.
+  void AddAgreement(Collective reduction) {
+    if (job_.backend == Backend::kGpu && job_.ranks() == 1) return;
+    Add(Phase::kMaxima, std::move(reduction));
+  }
+
+  // One pass over the products that voters have made of each rank's keys; of none without voters.
+  void AddVoteProducts(absl::Span<const Block> tokens) {
+    if (job_.layer.voters == 0) return;
+    AddCompute(Phase::kScore, Kernel::kSelect, [&](int r) {
+      int64_t keys = 0;
+      for (const Block& token : tokens) keys += OwnedUnits(token, r);
+      return BytesOnly(keys * job_.layer.voters * kFloat);
+    });
+  }
+
   void AddMergeSum(std::string_view name, int64_t bytes) {
     Add(Phase::kCandidateMerge, Collective{CollectiveKind::kAllReduceSum, name, {bytes}, {}});
   }
@@ -295,11 +315,12 @@ class Builder {
       work.bytes = ScoreWork(job_.model, job_.layer.layout.CountOwned(r, hull), 1).bytes;
       return work;
     };
+    const int64_t queries = job_.ranks() * most;
     AddCompute(Phase::kScore, Kernel::kScore, pass);
-    if (job_.ranks() > 1) {
-      Add(Phase::kMaxima,
-          Collective{
-              CollectiveKind::kAllReduceMax, "select.maxima", {job_.ranks() * most * kFloat}, {}});
+    AddAgreement(ReduceVoterMaxima(job_.layer, queries));
+    if (job_.layer.soft_votes) {
+      AddCompute(Phase::kScore, Kernel::kScore, pass);
+      AddAgreement(ReduceVoterSums(job_.layer, queries));
     }
     AddCompute(Phase::kScore, Kernel::kScore, pass);
     AddLocalTopK(blocks);

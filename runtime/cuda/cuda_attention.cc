@@ -291,9 +291,8 @@ absl::Status StoreTokens(CudaRun* run, int64_t layer, const CudaStep& step) {
     return cuda::CompressAndStoreTokens(compress, store, run->stream());
   }
   if (kv.score_dim > 0) {
-    LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
-        {run->sizes.shape, buffers.queries, step.rows, buffers.token_queries, DType::kFloat32},
-        run->stream()));
+    LONGSPAN_RETURN_IF_ERROR(
+        ExactScoreQueries(run, step.rows, buffers.token_queries, DType::kFloat32));
   }
   return cuda::StoreTokens(store, run->stream());
 }

@@ -11,6 +11,7 @@
 #include "kernels/cuda/ring_plan.h"
 #include "kernels/cuda/rope.h"
 #include "kernels/cuda/sampling.h"
+#include "sharding/layer_schedule.h"
 #include "sharding/sequence_layout.h"
 
 namespace longspan {
@@ -45,6 +46,8 @@ CudaSizes CudaSizes::Of(const Config& config, const ModelConfig& model,
   sizes.own_tokens = pages * stripe;
   sizes.own_keys = pages * (stripe + 2 * context.kv.halo);
   sizes.top_k = context.selects ? config.esa.top_k : 0;
+  sizes.voters = context.voters;
+  sizes.votes = sizes.top_k > 0 && context.esa.score != Score::kHeadSum;
   sizes.merge = context.merge;
   sizes.listed_keys = context.sizes.dense
                           ? sizes.max_tokens
@@ -114,15 +117,26 @@ void CudaBuffers::Lay(const CudaSizes& sizes, Arena* arena, Arena* shared) {
     const int64_t dim = sizes.kv.score_dim;
     const int64_t candidates_of_all = sizes.selections() * sizes.top_k;
     Arena* const of_input = sizes.low_rank() ? arena : shared;
-    score_input = of_input->Take<std::byte>(rows * kv_dim * std::max(cached, number));
+    score_input =
+        of_input->Take<std::byte>(rows * sizes.score_input_dim() * std::max(cached, number));
     if (sizes.low_rank()) score_queries = shared->Take<std::byte>(rows * dim * cached);
     if (sizes.ranks > 1) {
-      gathered_queries = shared->Take<std::byte>(sizes.ranks * rows * dim * cached);
+      gathered_queries =
+          shared->Take<std::byte>(sizes.ranks * rows * sizes.voters.query_dim() * cached);
     }
-    token_queries = arena->Take<float>(sizes.sequences * dim);
+    token_queries = arena->Take<float>(sizes.sequences * sizes.voters.query_dim());
     if (sizes.low_rank()) score_keys = arena->Take<float>(rows * dim);
-    maxima = shared->Take<float>(sizes.ranks * rows);
-    scores = arena->Take<float>(sizes.blocks * sizes.own_tokens);
+    maxima = shared->Take<float>(sizes.maxima_of_query() * sizes.ranks * rows);
+    scores =
+        arena->Take<float>((sizes.votes ? sizes.selections() : sizes.blocks) * sizes.own_tokens);
+    if (sizes.votes) {
+      const int64_t voters = sizes.voters.count;
+      const int64_t norms = sizes.voters.soft ? voters * sizes.ranks * rows : 0;
+      vote_sums = shared->Take<uint32_t>(norms * kVoteSumDigits);
+      vote_weights = arena->Take<float>(norms);
+      vote_products = arena->Take<float>(sizes.sequences * voters * sizes.own_keys);
+      vote_blocks = arena->Take<cuda::ScoredBlock>(sizes.sequences);
+    }
     spread = reinterpret_cast<float*>(
         bytes(cuda::PrefillScoresWorkspaceBytes(geometry, static_cast<int32_t>(sizes.kv.halo),
                                                 static_cast<int>(sizes.blocks), sizes.max_tokens)));

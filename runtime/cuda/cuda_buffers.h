@@ -8,6 +8,8 @@
 #include "kernels/attention.h"
 #include "kernels/base/dtype.h"
 #include "kernels/cuda/digit_select.h"
+#include "kernels/cuda/prefill_score.h"
+#include "kernels/vote.h"
 #include "runtime/attention_context.h"
 #include "runtime/config.h"
 #include "runtime/cuda/arena.h"
@@ -40,6 +42,8 @@ struct CudaSizes {
   int64_t own_tokens = 0;  // of them, of one rank: whole pages
   int64_t own_keys = 0;    // the same with halos
   int64_t top_k = 0;
+  Voters voters;                  // of the score
+  bool votes = false;             // they score apart; else the head sum is the score
   std::optional<MergeWay> merge;  // of candidates; empty: what is cheaper
   int64_t listed_keys = 0;        // that a block attends to
   int64_t rope_coarse = 0;        // multiples of kRopeFine in the RoPE table
@@ -61,6 +65,10 @@ struct CudaSizes {
     return kv.score_dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : kv.score_dtype;
   }
   bool low_rank() const { return kv.score_dim > 0 && !kv.score_is_key; }
+  // Numbers of what scores or products make queries to score from.
+  int64_t score_input_dim() const { return low_rank() ? shape.kv_dim() : voters.query_dim(); }
+  // Those by which voters' scores of a query are made comparable: its maximum, or each voter's.
+  int64_t maxima_of_query() const { return voters.soft ? voters.count : 1; }
   // Prefill attention finds keys and values in pages of the GPU's own memory; else they are
   // brought.
   bool reads_pages() const { return ranks == 1 && !on_host; }
@@ -97,18 +105,24 @@ struct CudaBuffers {
   std::byte* arg_max = nullptr;    // workspace of ArgMax
 
   // Selection.
-  std::byte* score_input = nullptr;       // [rows, kv_dim] group sums, or keys
+  // [rows, score_input_dim()] group sums, heads or keys
+  std::byte* score_input = nullptr;
   std::byte* score_queries = nullptr;     // [rows, score_dim] score_query_dtype
-  std::byte* gathered_queries = nullptr;  // [ranks, rows, score_dim] the same
-  float* token_queries = nullptr;         // [sequences, score_dim]
+  std::byte* gathered_queries = nullptr;  // [ranks, rows, voters.query_dim()] the same
+  float* token_queries = nullptr;         // [sequences, voters.query_dim()]
   float* score_keys = nullptr;            // [rows, score_dim]
-  float* maxima = nullptr;                // [ranks*rows]
-  float* scores = nullptr;                // [blocks, own_tokens]
+  float* maxima = nullptr;                // [maxima_of_query(), ranks*rows]
+  float* scores = nullptr;                // [blocks, own_tokens]; voters: of selections()
   float* spread = nullptr;                // workspace of PrefillScores
   Candidate* candidates = nullptr;        // [selections, top_k] of this rank
   Candidate* selected = nullptr;          // [selections, top_k]
   int32_t* counts = nullptr;              // [selections]
   int32_t* own_counts = nullptr;          // [selections]
+  // Of voters: what makes soft ones comparable, and what decoded tokens are scored by.
+  uint32_t* vote_sums = nullptr;             // [voters, ranks*rows, kVoteSumDigits]
+  float* vote_weights = nullptr;             // [voters, ranks*rows]
+  float* vote_products = nullptr;            // [sequences, voters, own_keys]
+  cuda::ScoredBlock* vote_blocks = nullptr;  // [sequences]
   // Of the candidates of as many rows as are gathered, and as are merged by histogram.
   Candidate* gathered = nullptr;           // [ranks, rows, top_k]
   std::byte* merge = nullptr;              // workspace of MergeCandidates

@@ -12,6 +12,7 @@
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/select.h"
 #include "kernels/cuda/shard_view.h"
+#include "kernels/cuda/vote_score.h"
 #include "sharding/merge_choice.h"
 #include "sharding/topk_merge.h"
 
@@ -73,6 +74,15 @@ absl::Status CheckScoreKeys(const Config& config, const CudaSizes& sizes) {
         cuda::kScoreRowAlignment, " bytes, as GPUs need them: use an `esa.compressed_dim` that is ",
         "a multiple of ", numbers));
   }
+  const int64_t slice_bytes = sizes.voters.dim * SizeOf(sizes.kv.score_dtype);
+  if (slice_bytes % cuda::kScoreRowAlignment != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "`esa.score: ", ConfigValue(config, "esa.score"), "` reads ", sizes.voters.dim,
+        " numbers of a key for each vote, ", slice_bytes, " bytes (`esa.compressed_dim` ",
+        sizes.kv.score_dim, ", `esa.score_groups` ", config.esa.score_groups, ", ",
+        std::string(DTypeName(sizes.kv.score_dtype)), "), and GPUs need multiples of ",
+        cuda::kScoreRowAlignment, " bytes: lower `esa.score_groups`"));
+  }
   const int64_t page_keys = sizes.kv.stripe_tokens + 2 * sizes.kv.halo;
   if (sizes.own_keys + page_keys > cuda::kMaxScoreKeys) {
     return absl::InvalidArgumentError(
@@ -81,6 +91,13 @@ absl::Status CheckScoreKeys(const Config& config, const CudaSizes& sizes) {
                      cuda::kMaxScoreKeys - page_keys, ": lower it, or use more ranks"));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckVoters(const Config& config, const CudaSizes& sizes) {
+  if (sizes.voters.count <= cuda::kMaxVoters) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("`esa.score: ", ConfigValue(config, "esa.score"), "` has ", sizes.voters.count,
+                   " voters, but GPUs count the votes of at most ", cuda::kMaxVoters));
 }
 
 absl::Status CheckSelection(const Config& config, const CudaSizes& sizes,
@@ -97,6 +114,7 @@ absl::Status CheckSelection(const Config& config, const CudaSizes& sizes,
                      " GPUs, not ", sizes.ranks, ": use auto or histogram"));
   }
   LONGSPAN_RETURN_IF_ERROR(CheckScoreKeys(config, sizes));
+  if (sizes.votes) return CheckVoters(config, sizes);  // which read keys from where they are
   const int64_t needed = cuda::DecodeSelectSharedBytes(sizes.kv.score_dim, config.esa.proximity);
   const int64_t available = cuda::SelectSharedBytes(info.shared_memory_per_block);
   if (needed <= available) return absl::OkStatus();

@@ -7,6 +7,8 @@
 #include "kernels/cuda/key_list.h"
 #include "kernels/cuda/merge.h"
 #include "kernels/cuda/prefill_score.h"
+#include "kernels/cuda/rope.h"
+#include "runtime/cuda/cuda_votes.h"
 #include "sharding/digit_select.h"
 #include "sharding/merge_choice.h"
 
@@ -50,25 +52,26 @@ absl::StatusOr<const void*> ScoreQueries(CudaRun* run, int64_t layer, int64_t ro
   CudaBuffers& buffers = run->buffers;
   const KvShape& kv = run->sizes.kv;
   const bool low_rank = run->sizes.low_rank();
-  const DType dtype = low_rank ? run->sizes.dtype : run->sizes.score_query_dtype();
-  LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
-      {run->sizes.shape, buffers.queries, rows, buffers.score_input, dtype}, run->stream()));
-  std::byte* mine = buffers.score_input;
-  if (low_rank && rows > 0) {
+  const DType dtype = run->sizes.score_query_dtype();
+  std::byte* const mine = low_rank ? buffers.score_queries : buffers.score_input;
+  if (!low_rank) {
+    LONGSPAN_RETURN_IF_ERROR(ExactScoreQueries(run, rows, mine, dtype));
+  } else if (rows > 0) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::SumGroups(
+        {run->sizes.shape, buffers.queries, rows, buffers.score_input, run->sizes.dtype},
+        run->stream()));
     // Of float32 first, for the cache's dtype may be another than that of products.
     LONGSPAN_RETURN_IF_ERROR(Product(run, CudaStage::kPrefill, buffers.score_input, rows, kv.kv_dim,
                                      run->weights.layers[layer].query_factor, kv.score_dim,
                                      buffers.score_keys, DType::kFloat32));
-    LONGSPAN_RETURN_IF_ERROR(cuda::Convert(buffers.score_keys, DType::kFloat32,
-                                           buffers.score_queries, run->sizes.score_query_dtype(),
+    LONGSPAN_RETURN_IF_ERROR(cuda::Convert(buffers.score_keys, DType::kFloat32, mine, dtype,
                                            rows * kv.score_dim, run->stream()));
   }
-  if (low_rank) mine = buffers.score_queries;
   if (run->ranks() == 1) return mine;
   const CudaPhaseSpan span(run->phases, Phase::kQueryGather);
   LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllGather(
       "select.queries", mine, buffers.gathered_queries,
-      per_rank * kv.score_dim * SizeOf(run->sizes.score_query_dtype()), run->stream()));
+      per_rank * run->sizes.voters.query_dim() * SizeOf(dtype), run->stream()));
   return buffers.gathered_queries;
 }
 
@@ -130,45 +133,97 @@ cuda::Selected Destination(CudaRun* run) {
                            : cuda::Selected{buffers.candidates, buffers.own_counts};
 }
 
-absl::Status SelectOwn(CudaRun* run, const cuda::PrefillScoreArgs& score, int num_blocks,
-                       const cuda::Selected& selected) {
-  CudaBuffers& buffers = run->buffers;
-  const cuda::ShardGeometry geometry = run->geometry();
-  const int64_t count =
-      geometry.OwnedBefore(score.hull.end) - geometry.OwnedBefore(score.hull.begin);
-  if (count == 0) {
-    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(
-        selected.candidates, 0,
-        num_blocks * run->sizes.top_k * static_cast<int64_t>(sizeof(Candidate)), run->stream()));
-    return cuda::Fill(selected.counts, 0, num_blocks * static_cast<int64_t>(sizeof(int32_t)),
+// The top-k of scores [rows, count] in run->buffers, those of this rank's positions from
+// `first_position` on. blocks: whose middles they are.
+absl::Status TakeOwn(CudaRun* run, const cuda::SelectWorkspace& workspace,
+                     const ScoredBlock* blocks, int rows, int64_t first_position, int64_t count) {
+  const int64_t top_k = run->sizes.top_k;
+  const cuda::Selected selected = Destination(run);
+  if (count <= 0) {
+    LONGSPAN_RETURN_IF_ERROR(cuda::Fill(selected.candidates, 0,
+                                        rows * top_k * static_cast<int64_t>(sizeof(Candidate)),
+                                        run->stream()));
+    return cuda::Fill(selected.counts, 0, rows * static_cast<int64_t>(sizeof(int32_t)),
                       run->stream());
   }
-  cuda::PrefillScoresOut out;
-  out.scores = buffers.scores;
-  out.row_stride = count;
-  out.proximity = static_cast<int32_t>(run->context->esa.proximity);
-  out.workspace = buffers.spread;
-  LONGSPAN_RETURN_IF_ERROR(cuda::PrefillScores(score, buffers.maxima, out, run->stream()));
   cuda::TopKArgs top;
-  top.scores = buffers.scores;
+  top.scores = run->buffers.scores;
   top.row_stride = count;
   top.count = count;
-  top.rows = num_blocks;
-  top.top_k = run->sizes.top_k;
+  top.rows = rows;
+  top.top_k = top_k;
   top.selected = selected;
-  LONGSPAN_RETURN_IF_ERROR(cuda::TopK(top, run->prefill_select, run->stream()));
+  LONGSPAN_RETURN_IF_ERROR(cuda::TopK(top, workspace, run->stream()));
   cuda::LocateCandidatesArgs locate;
-  locate.geometry = geometry;
-  locate.blocks = score.blocks;
-  locate.num_blocks = num_blocks;
-  locate.hull_begin = score.hull.begin;
-  locate.top_k = run->sizes.top_k;
+  locate.geometry = run->geometry();
+  locate.blocks = blocks;
+  locate.num_blocks = rows;
+  locate.hull_begin = first_position;
+  locate.top_k = top_k;
   locate.candidates = selected.candidates;
   locate.counts = selected.counts;
   return cuda::LocateCandidates(locate, run->stream());
 }
 
+// Scores of a chunk's blocks, by what all ranks agree on, and this rank's top-k. rows: of the
+// gathered queries.
+absl::Status SelectOwn(CudaRun* run, const cuda::PrefillScoreArgs& score, int64_t rows) {
+  CudaBuffers& buffers = run->buffers;
+  const cuda::ShardGeometry geometry = run->geometry();
+  cuda::PrefillScoresOut out;
+  out.scores = buffers.scores;
+  out.row_stride = geometry.OwnedBefore(score.hull.end) - geometry.OwnedBefore(score.hull.begin);
+  out.proximity = static_cast<int32_t>(run->context->esa.proximity);
+  out.workspace = buffers.spread;
+  if (run->sizes.votes) {
+    LONGSPAN_RETURN_IF_ERROR(ScoreBlocksByVotesCuda(run, score, rows, out));
+  } else {
+    LONGSPAN_RETURN_IF_ERROR(cuda::PrefillMaxima(score, buffers.maxima, run->stream()));
+    LONGSPAN_RETURN_IF_ERROR(ReduceMaxima(run, rows));
+    LONGSPAN_RETURN_IF_ERROR(cuda::PrefillScores(score, buffers.maxima, out, run->stream()));
+  }
+  return TakeOwn(run, run->prefill_select, score.blocks, score.num_blocks, score.hull.begin,
+                 out.row_stride);
+}
+
+// The same of a step's tokens.
+absl::Status SelectOwnOfTokens(CudaRun* run, const cuda::DecodeSelectArgs& args) {
+  if (!run->sizes.votes) return cuda::DecodeSelect(args, run->decode_select, run->stream());
+  const cuda::ShardGeometry geometry = run->geometry();
+  const int64_t count =
+      geometry.OwnedBefore(run->sizes.max_tokens) - geometry.OwnedBefore(args.initial_tokens);
+  LONGSPAN_RETURN_IF_ERROR(ScoreTokensByVotesCuda(run, args, count));
+  return TakeOwn(run, run->decode_select, run->buffers.vote_blocks, args.rows, args.initial_tokens,
+                 count);
+}
+
 }  // namespace
+
+absl::Status ExactScoreQueries(CudaRun* run, int64_t rows, void* to, DType dtype) {
+  const AttentionContext& context = *run->context;
+  const AttentionShape& shape = run->sizes.shape;
+  const bool heads = context.score_reads_heads();
+  const float* queries = run->buffers.queries;
+  if (context.esa.target == ScoreTarget::kFar) {
+    cuda::RotateRowsArgs rotate;
+    rotate.table = run->rope.table();
+    rotate.x = queries;
+    rotate.rows = rows;
+    rotate.heads = shape.heads;
+    rotate.first_position = context.esa.far_position;
+    rotate.position_step = 0;
+    rotate.out = heads ? to : run->buffers.stacked;
+    rotate.out_dtype = heads ? dtype : DType::kFloat32;
+    LONGSPAN_RETURN_IF_ERROR(cuda::RotateRows(rotate, run->stream()));
+    if (heads) return absl::OkStatus();
+    queries = run->buffers.stacked;
+  }
+  if (heads) {
+    return cuda::Convert(queries, DType::kFloat32, to, dtype, rows * shape.query_dim(),
+                         run->stream());
+  }
+  return cuda::SumGroups({shape, queries, rows, to, dtype}, run->stream());
+}
 
 absl::Status SelectForBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
                                  absl::Span<const PrefillBlock> blocks, int64_t first_row) {
@@ -216,13 +271,7 @@ absl::Status SelectForBlocksCuda(CudaRun* run, int64_t layer, KvShard* cache,
   score.blocks = reinterpret_cast<const ScoredBlock*>(buffers.parameters + blocks_at);
   score.num_blocks = num_blocks;
   score.hull = hull;
-  LONGSPAN_RETURN_IF_ERROR(cuda::PrefillMaxima(score, buffers.maxima, run->stream()));
-  if (run->ranks() > 1) {
-    const CudaPhaseSpan reduction(run->phases, Phase::kMaxima);
-    LONGSPAN_RETURN_IF_ERROR(run->gpu->communicator->AllReduceMax(
-        "select.maxima", buffers.maxima, run->ranks() * query_rows.per_rank, run->stream()));
-  }
-  LONGSPAN_RETURN_IF_ERROR(SelectOwn(run, score, num_blocks, Destination(run)));
+  LONGSPAN_RETURN_IF_ERROR(SelectOwn(run, score, run->ranks() * query_rows.per_rank));
   return run->ranks() == 1 ? absl::OkStatus() : MergeRanks(run, num_blocks);
 }
 
@@ -245,7 +294,7 @@ absl::Status SelectForTokensCuda(CudaRun* run, int64_t layer, const CudaStep& st
   args.proximity = static_cast<int32_t>(esa.proximity);
   args.top_k = esa.top_k;
   args.selected = Destination(run);
-  LONGSPAN_RETURN_IF_ERROR(cuda::DecodeSelect(args, run->decode_select, run->stream()));
+  LONGSPAN_RETURN_IF_ERROR(SelectOwnOfTokens(run, args));
   return run->ranks() == 1 ? absl::OkStatus() : MergeRanks(run, step.rows);
 }
 

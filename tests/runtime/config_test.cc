@@ -367,17 +367,6 @@ TEST(ResolveConfig, RefusesImpossibleCombinations) {
        "`esa.unit_tokens` above 1 is of CPU ranks"},
       {[](Config& c) {
          c.device = "cuda";
-         c.esa.compression = Compression::kExact;
-         c.esa.target = ScoreTarget::kFar;
-       },
-       "is of CPU ranks: use low_rank"},
-      {[](Config& c) {
-         c.device = "cuda";
-         c.esa.score = Score::kGroupVote;
-       },
-       "`esa.score: group_vote` is of CPU ranks"},
-      {[](Config& c) {
-         c.device = "cuda";
          c.kv_cache_tier = "host";
          c.esa.compression = Compression::kExact;
        },

@@ -88,6 +88,38 @@ TEST(CudaSizesTest, HoldWhatTheirMergesNeed) {
   EXPECT_EQ(BytesOf(cheapest) - BytesOf(histogram), few * of_gather);
 }
 
+// Voters: Llama's 32 heads read its 8 key heads.
+TEST(CudaSizesTest, HoldWhatVotersAgreeOn) {
+  constexpr int kRanks = 2;
+  Config config;
+  config.device = "cuda";
+  config.dtype = "bfloat16";
+  config.max_model_len = 1 << 20;
+  config.max_num_seqs = 16;
+  config.parallel.stripe_tokens = 2048;
+  config.esa.compression = Compression::kExact;
+  const ModelConfig model = Llama3Of8B();
+  const auto sizes_of = [&](Score score) {
+    config.esa.score = score;
+    return CudaSizes::Of(config, model, MakeAttentionContext(config, model, kRanks), /*sharers=*/1,
+                         /*multiprocessors=*/132);
+  };
+  const CudaSizes sum = sizes_of(Score::kHeadSum), hard = sizes_of(Score::kHeadMax),
+                  soft = sizes_of(Score::kSoftVote);
+  EXPECT_FALSE(sum.votes);
+  EXPECT_TRUE(hard.votes && soft.votes);
+  EXPECT_EQ(sum.score_input_dim(), 1024);
+  EXPECT_EQ(hard.score_input_dim(), 4096);
+  // Queries of heads, this rank's and gathered ones, and of tokens; 8 rows of scores more; and
+  // products with keys.
+  const int64_t queries = (1 + kRanks) * hard.rows * 3072 * 2 + 16 * 3072 * 4;
+  const int64_t products = 16 * 32 * hard.own_keys * 4;
+  EXPECT_EQ(BytesOf(hard) - BytesOf(sum), queries + 8 * hard.own_tokens * 4 + products +
+                                              16 * static_cast<int64_t>(sizeof(cuda::ScoredBlock)));
+  // A maximum for each voter and not for all, digits of a sum, a weight.
+  EXPECT_EQ(BytesOf(soft) - BytesOf(hard), kRanks * soft.rows * (31 * 4 + 32 * (16 + 4)));
+}
+
 TEST(CudaSizesTest, TheRopeTableHasAllPositions) {
   for (const int64_t far_position : {0, (1 << 20) - 1, 1 << 20, 3 << 20}) {
     const CudaSizes sizes = SizesOf(1, "device", Attention::kEsa, far_position);

@@ -115,6 +115,34 @@ TEST(CudaLimitsTest, RefusesScoreKeysThatAreNotReadAtATime) {
   EXPECT_EQ(job.Check(), absl::OkStatus());
 }
 
+TEST(CudaLimitsTest, RefusesSlicesThatAreNotReadAtATime) {
+  Job job;
+  job.config.esa.score = Score::kGroupVote;
+  for (const int64_t groups : {1, 8, 16}) {
+    job.config.esa.score_groups = groups;
+    EXPECT_EQ(job.Check(), absl::OkStatus()) << groups;
+  }
+  job.config.esa.score_groups = 32;
+  EXPECT_EQ(job.Refusal(),
+            "`esa.score: group_vote` reads 4 numbers of a key for each vote, 8 bytes "
+            "(`esa.compressed_dim` 128, `esa.score_groups` 32, bfloat16), and GPUs need multiples "
+            "of 16 bytes: lower `esa.score_groups`");
+  job.config.esa.score_groups = 16;
+  job.config.kv_cache_score_dtype = "fp8_e4m3";
+  EXPECT_THAT(job.Refusal(), HasSubstr("8 numbers of a key for each vote, 8 bytes"));
+  for (const Score score : {Score::kHeadMax, Score::kSoftVote}) {
+    job = Job();
+    job.config.esa.compression = Compression::kExact;
+    job.config.esa.score = score;
+    EXPECT_EQ(job.Check(), absl::OkStatus());
+    // Proximity takes no shared memory there.
+    job.config.esa.proximity = job.config.parallel.stripe_tokens = 16384;
+    EXPECT_EQ(job.Check(), absl::OkStatus());
+    job.model.num_heads = job.model.num_kv_heads = 65536;
+    EXPECT_THAT(job.Refusal(), HasSubstr("has 65536 voters, but GPUs count the votes of at most "));
+  }
+}
+
 TEST(CudaLimitsTest, RefusesSelectionsBeyondTheirMemoryAndNumbers) {
   Job job;
   job.config.esa.proximity = 4096;

@@ -103,8 +103,7 @@ void SelectUnits(Config* c) {
   c->esa.unit_tokens = 4;
   c->esa.unit_representatives = 2;
 }
-// Other things than tokens are selected, or by other scores.
-const Variant kMethodVariants[] = {
+const Variant kUnitVariants[] = {
     {"Units", SelectUnits},
     {"UnitsExact",
      [](Config* c) {
@@ -117,6 +116,9 @@ const Variant kMethodVariants[] = {
        c->esa.unit_tokens = c->esa.unit_representatives = 2;
        c->esa.initial_tokens = 0;
      }},
+};
+
+const Variant kTargetVariants[] = {
     {"FarTarget",
      [](Config* c) {
        c->esa.compression = Compression::kExact;
@@ -274,7 +276,8 @@ CommunicatorStats StatsOfRun(Config config, int ranks, const TestSequence& seque
 
 absl::Span<const Variant> Variants() { return kVariants; }
 absl::Span<const Variant> ScoreVariants() { return kScoreVariants; }
-absl::Span<const Variant> MethodVariants() { return kMethodVariants; }
+absl::Span<const Variant> TargetVariants() { return kTargetVariants; }
+absl::Span<const Variant> UnitVariants() { return kUnitVariants; }
 absl::Span<const Family> Families() { return kFamilies; }
 
 }  // namespace longspan

@@ -28,9 +28,9 @@ struct Variant {
   void (*apply)(Config*);
 };
 absl::Span<const Variant> Variants();
-// Of CPU ranks.
 absl::Span<const Variant> ScoreVariants();
-absl::Span<const Variant> MethodVariants();
+absl::Span<const Variant> TargetVariants();
+absl::Span<const Variant> UnitVariants();  // of CPU ranks
 
 // With `deterministic`, every number of ranks, chunk, stripe and batch gives the same logits and
 // selections to the last bit, those of each sequence alone on one rank.

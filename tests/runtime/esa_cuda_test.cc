@@ -54,6 +54,45 @@ INSTANTIATE_TEST_SUITE_P(Variants, CudaReferenceTest,
                                   (std::get<2>(variant.param) ? "Deterministic" : "");
                          });
 
+// Other scores and their targets, whose groups GPUs want in multiples of 16 bytes.
+void ApplyOnGpu(const Variant& variant, Config* config) {
+  variant.apply(config);
+  if (config->esa.score == Score::kGroupVote) config->esa.score_groups = 2;
+}
+
+class CudaScoreTest : public CudaReferenceTest {};
+
+TEST_P(CudaScoreTest, LogitsAndSelections) {
+  const auto& [variant, ranks, deterministic] = GetParam();
+  const RandomModel model = MakeRandomModel(SmallModel());
+  Config config = SmallGpuConfig();
+  ApplyOnGpu(variant, &config);
+  config.deterministic = deterministic;
+  const TestSequence sequence = MakeSequence(7, 203, 9, model.config.vocab_size);
+  const auto results = RunSharded(model, config, ranks, {sequence});
+  // Shares are small numbers.
+  const bool votes = config.esa.score == Score::kSoftVote || config.esa.score == Score::kGroupVote;
+  ExpectMatchesReference(model, config, sequence, results[0], 2e-5, votes ? 4e-6 : 2e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Scores, CudaScoreTest,
+                         testing::Combine(testing::ValuesIn(ScoreVariants()),
+                                          testing::Values(1, 2, 3, 5), testing::Bool()),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) ? "Deterministic" : "");
+                         });
+
+INSTANTIATE_TEST_SUITE_P(Targets, CudaScoreTest,
+                         testing::Combine(testing::ValuesIn(TargetVariants()),
+                                          testing::Values(1, 2, 3, 5), testing::Bool()),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) ? "Deterministic" : "");
+                         });
+
 class CudaFamilyTest : public testing::TestWithParam<Family> {
   void SetUp() override {
     if (!HasGpu()) GTEST_SKIP() << "no GPU";
@@ -82,11 +121,17 @@ class CudaBitEqualityTest : public testing::TestWithParam<Variant> {
 TEST_P(CudaBitEqualityTest, AcrossRanksChunksStripesAndBatches) {
   const RandomModel model = MakeRandomModel(SmallModel());
   Config config = SmallGpuConfig();
-  GetParam().apply(&config);
+  ApplyOnGpu(GetParam(), &config);
   ExpectTheSameBitsAllWays(model, config);
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, CudaBitEqualityTest, testing::ValuesIn(Variants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Scores, CudaBitEqualityTest, testing::ValuesIn(ScoreVariants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Targets, CudaBitEqualityTest, testing::ValuesIn(TargetVariants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 // The graph of a decode step, which runs with an observer do not use, replayed as sequences come
@@ -99,15 +144,49 @@ class CudaEsaTest : public testing::Test {
 
 TEST_F(CudaEsaTest, GraphsOfStepsGiveTheSameLogits) {
   const RandomModel model = MakeRandomModel(SmallModel());
-  const Config config = SmallGpuConfig();
   const int64_t vocab = model.config.vocab_size;
   const std::vector<TestSequence> sequences = {MakeSequence(1, 203, 12, vocab),
                                                MakeSequence(2, 150, 40, vocab),
                                                MakeSequence(3, 49, 3, vocab)};
-  const auto observed = RunSharded(model, config, 1, sequences);
-  const auto replayed = RunSharded(model, config, 1, sequences, {.observe = false});
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    EXPECT_EQ(replayed[i].logits, observed[i].logits) << "sequence " << i;
+  std::vector<Variant> variants = {{"HeadSum", [](Config*) {}}};
+  for (const absl::Span<const Variant> more : {ScoreVariants(), TargetVariants()}) {
+    variants.insert(variants.end(), more.begin(), more.end());
+  }
+  for (const Variant& variant : variants) {
+    SCOPED_TRACE(variant.name);
+    Config config = SmallGpuConfig();
+    ApplyOnGpu(variant, &config);
+    const auto observed = RunSharded(model, config, 1, sequences);
+    const auto replayed = RunSharded(model, config, 1, sequences, {.observe = false});
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      EXPECT_EQ(replayed[i].logits, observed[i].logits) << "sequence " << i;
+    }
+  }
+}
+
+// Caches of fewer bits, and products of them on tensor cores.
+TEST_F(CudaEsaTest, ScoresOfSmallNumbersAreTheSameOnAnyRanks) {
+  RandomModelOptions options = SmallModel();
+  options.head_dim = 64;
+  options.compressed_dim = 32;
+  const RandomModel model = MakeRandomModel(options);
+  const TestSequence sequence = MakeSequence(23, 303, 5, model.config.vocab_size);
+  for (const char* cache : {"bfloat16", "fp8_e4m3"}) {
+    for (const Variant& variant : ScoreVariants()) {
+      Config config = SmallGpuConfig();
+      ApplyOnGpu(variant, &config);
+      config.esa.compressed_dim = 32;
+      config.dtype = "bfloat16";
+      config.kv_cache_dtype = cache;
+      config.deterministic = true;
+      const auto alone = RunSharded(model, config, 1, {sequence});
+      for (const int ranks : {2, 3, 5}) {
+        SCOPED_TRACE(testing::Message() << cache << ", " << variant.name << ", " << ranks);
+        const auto together = RunSharded(model, config, ranks, {sequence});
+        EXPECT_EQ(together[0].selections, alone[0].selections);
+        EXPECT_EQ(together[0].logits, alone[0].logits);
+      }
+    }
   }
 }
 
@@ -181,6 +260,35 @@ TEST_F(CudaEsaTest, MergesByHistogramSelectTheSame) {
       ExpectBothMergesSelectTheSame(model, config, ranks);
     }
   }
+}
+
+TEST_F(CudaEsaTest, VotesMergedEitherWaySelectTheSame) {
+  const RandomModel model = MakeRandomModel(SmallModel());
+  for (const Variant& variant : ScoreVariants()) {
+    SCOPED_TRACE(variant.name);
+    Config config = SmallGpuConfig();
+    ApplyOnGpu(variant, &config);
+    ExpectBothMergesSelectTheSame(model, config, 3);
+  }
+}
+
+TEST_F(CudaEsaTest, VotersAgreeOnMaximaAndSums) {
+  Config config = SmallGpuConfig();
+  const TestSequence sequence = MakeSequence(14, 203, 5, SmallModel().vocab_size);
+  const auto maxima = [&] { return StatsOfRun(config, 2, sequence).at("select.maxima"); };
+  config.esa.compression = Compression::kExact;
+  const CallStats of_sum = maxima();  // of prompts alone
+  config.esa.score = Score::kHeadMax;
+  EXPECT_EQ(maxima().calls, of_sum.calls);
+  EXPECT_EQ(maxima().bytes_sent, of_sum.bytes_sent);
+  config.esa.score = Score::kSoftVote;
+  const CommunicatorStats stats = StatsOfRun(config, 2, sequence);
+  const CallStats sums = stats.at("select.sums"), of_voters = stats.at("select.maxima");
+  EXPECT_GT(of_voters.calls, of_sum.calls);
+  EXPECT_EQ(sums.calls, of_voters.calls);
+  EXPECT_EQ(sums.bytes_sent, 4 * of_voters.bytes_sent);
+  const int64_t decoded = of_voters.calls - of_sum.calls;  // one row each
+  EXPECT_EQ(of_voters.bytes_sent, SmallModel().num_heads * (of_sum.bytes_sent + 4 * decoded));
 }
 
 TEST_F(CudaEsaTest, TheConfigChoosesHowCandidatesMerge) {

@@ -62,8 +62,17 @@ INSTANTIATE_TEST_SUITE_P(Variants, ScoreReferenceTest,
                                   (std::get<2>(variant.param) ? "Deterministic" : "");
                          });
 
-INSTANTIATE_TEST_SUITE_P(Methods, ScoreReferenceTest,
-                         testing::Combine(testing::ValuesIn(MethodVariants()),
+INSTANTIATE_TEST_SUITE_P(Targets, ScoreReferenceTest,
+                         testing::Combine(testing::ValuesIn(TargetVariants()),
+                                          testing::Values(1, 2, 3, 5), testing::Bool()),
+                         [](const auto& variant) {
+                           return std::string(std::get<0>(variant.param).name) +
+                                  std::to_string(std::get<1>(variant.param)) +
+                                  (std::get<2>(variant.param) ? "Deterministic" : "");
+                         });
+
+INSTANTIATE_TEST_SUITE_P(Units, ScoreReferenceTest,
+                         testing::Combine(testing::ValuesIn(UnitVariants()),
                                           testing::Values(1, 2, 3, 5), testing::Bool()),
                          [](const auto& variant) {
                            return std::string(std::get<0>(variant.param).name) +
@@ -101,7 +110,11 @@ TEST_P(ScoreTiesTest, SelectTheSameOnAnyRanks) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, ScoreTiesTest, testing::ValuesIn(ScoreVariants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
-INSTANTIATE_TEST_SUITE_P(Methods, ScoreTiesTest, testing::ValuesIn(MethodVariants()),
+
+INSTANTIATE_TEST_SUITE_P(Targets, ScoreTiesTest, testing::ValuesIn(TargetVariants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Units, ScoreTiesTest, testing::ValuesIn(UnitVariants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 // Both ways round the ring, whatever would be chosen, with what the choice depends on at hand:
@@ -230,7 +243,10 @@ INSTANTIATE_TEST_SUITE_P(Variants, BitEqualityTest, testing::ValuesIn(Variants()
 INSTANTIATE_TEST_SUITE_P(Scores, BitEqualityTest, testing::ValuesIn(ScoreVariants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
-INSTANTIATE_TEST_SUITE_P(Methods, BitEqualityTest, testing::ValuesIn(MethodVariants()),
+INSTANTIATE_TEST_SUITE_P(Targets, BitEqualityTest, testing::ValuesIn(TargetVariants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Units, BitEqualityTest, testing::ValuesIn(UnitVariants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
 TEST(EsaTest, BufferLimitsChangeNothing) {

@@ -84,6 +84,21 @@ TEST(GpuMemoryTest, HoldsAllCandidatesOnlyWhereTheyAreGathered) {
   EXPECT_LT(scores(SelectionMerge::kAuto), histogram + 10 * kRanks * 2048 * 8);
 }
 
+// As CudaBuffers lays them (cuda_buffers_test.cc).
+TEST(GpuMemoryTest, HoldsWhatVotersAgreeOn) {
+  Config config = Resolved(2);
+  config.esa.compression = Compression::kExact;
+  const auto scores = [&](Score score) {
+    config.esa.score = score;
+    return Estimate(config, 2, 1 << 20).scores;
+  };
+  constexpr int64_t kRows = 4096;  // of a chunk on a rank that has the stripe of a chunk's end too
+  const int64_t sum = scores(Score::kHeadSum), hard = scores(Score::kHeadMax);
+  const int64_t own_keys = (int64_t{1} << 19) + 2 * 256;
+  EXPECT_EQ(hard - sum, (1 + 2) * kRows * 3072 * 2 + 32 * own_keys * 4);
+  EXPECT_EQ(scores(Score::kSoftVote) - hard, 2 * kRows * 32 * (4 + 16 + 4));
+}
+
 TEST(GpuMemoryTest, DenseAttentionScoresNothing) {
   Config config = Resolved(2);
   config.attention = Attention::kDense;

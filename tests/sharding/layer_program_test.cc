@@ -28,6 +28,8 @@ class LayerProgramTest : public testing::Test {
     job.layer.halo = Integer(0, job.layer.layout.stripe_tokens);
     job.layer.score_row_bytes = job.layer.top_k > 0 ? 7 : 0;
     job.layer.query_row_bytes = 5;
+    if (Integer(0, 1) == 0) job.layer.voters = Integer(1, 4);
+    job.layer.soft_votes = job.layer.voters > 0 && Integer(0, 2) > 0;
     job.layer.token = {.key_value = 3, .query = 4, .partial = 6};
     job.layer.limits.ring_round_tokens = Integer(1, 100);
     job.layer.deterministic = Integer(0, 2) == 0;
@@ -182,6 +184,34 @@ TEST_F(LayerProgramTest, ADecodedTokenMergesCandidatesThenPartials) {
   EXPECT_EQ(histogram[2].name, "select.counts");
   EXPECT_EQ(histogram[2].bytes, (std::vector<int64_t>{2 * 4}));
   EXPECT_EQ(histogram[3].bytes, (std::vector<int64_t>{(3 + 16) * 8}));
+}
+
+// What the voters of two rows agree on before their candidates are gathered.
+TEST_F(LayerProgramTest, VotersOnGpusAgreeOnEachQuery) {
+  JobShape job;
+  job.backend = Backend::kGpu;
+  job.layer.layout = {4, 2};
+  job.layer.sizes = {2, 4, false};
+  job.layer.top_k = 3;
+  job.layer.voters = 5;
+  job.layer.soft_votes = true;
+  job.merge = MergeWay::kAllGather;
+  const auto select = [](Range, Range) { return std::vector<int64_t>{5, 6, 8}; };
+  const std::vector<Collective> calls = CallsOfRank(DecodeProgram(job, {50, 60}, select), 2, 1);
+  ASSERT_EQ(calls.size(), 4u);
+  EXPECT_EQ(calls[0].kind, CollectiveKind::kAllReduceMax);
+  EXPECT_EQ(calls[0].bytes, (std::vector<int64_t>{5 * 2 * 4}));
+  EXPECT_EQ(calls[1].name, "select.sums");
+  EXPECT_EQ(calls[1].bytes, (std::vector<int64_t>{5 * 2 * 16}));
+  EXPECT_EQ(calls[2].name, "select.candidates");
+  job.layer.soft_votes = false;
+  const std::vector<Collective> hard = CallsOfRank(DecodeProgram(job, {50, 60}, select), 2, 1);
+  ASSERT_EQ(hard.size(), 2u);
+  EXPECT_EQ(hard[0].name, "select.candidates");
+  // Alone it has nobody to agree with.
+  job.layer.soft_votes = true;
+  job.layer.layout.num_ranks = job.model.ranks = 1;
+  EXPECT_TRUE(CallsOfRank(DecodeProgram(job, {50, 60}, select), 1, 0).empty());
 }
 
 TEST_F(LayerProgramTest, GpusMergeByHistogramDigitByDigit) {
