@@ -117,14 +117,15 @@ absl::Status WithProducts(DType dtype, Use&& use) {
 
 int TilesOf(int64_t count) { return static_cast<int>((count + kTile - 1) / kTile); }
 
-// A pass in which tiles of queries stay, those of each voter apart.
-absl::Status LaunchByVoter(void (*kernel)(VoteProblem), int64_t max_queries, VoteProblem problem,
-                           Stream stream) {
+// A pass in which tiles of queries stay, those of each voter apart. `resident`: thread blocks that
+// a multiprocessor has room for.
+absl::Status LaunchByVoter(void (*kernel)(VoteProblem), int resident, int64_t max_queries,
+                           VoteProblem problem, Stream stream) {
   scoring::Problem& tiles = problem.tiles;
   tiles.query_tiles = TilesOf(max_queries);
   tiles.key_tiles = TilesOf(tiles.keys.count);
   const int64_t groups = int64_t{tiles.num_blocks} * tiles.query_tiles;
-  const int of_voter = std::max(1, scoring::Multiprocessors() / problem.voters);
+  const int of_voter = std::max(1, scoring::Multiprocessors() * resident / problem.voters);
   tiles.splits = scoring::SplitsFor(groups, tiles.key_tiles, of_voter);
   const int64_t blocks = std::min<int64_t>(of_voter, groups * tiles.splits);
   return Launch(kernel, dim3(static_cast<unsigned>(blocks), problem.voters), problem, stream);
@@ -166,7 +167,8 @@ absl::Status PrefillVoteMaxima(const VoteScoreArgs& args, const VoteNorms& norms
     return absl::OkStatus();
   }
   return WithProducts(args.blocks.dtype, [&]<typename Products, bool kFp8Keys>() {
-    return LaunchByVoter(scoring::VoteMaximaKernel<Products, kFp8Keys>, args.blocks.max_queries,
+    return LaunchByVoter(scoring::VoteMaximaKernel<Products, kFp8Keys>,
+                         Products::kBlocksPerMultiprocessor, args.blocks.max_queries,
                          WithVoters(args, norms, tiles), stream);
   });
 }
@@ -178,8 +180,8 @@ absl::Status PrefillVoteSums(const VoteScoreArgs& args, const VoteNorms& norms, 
     return absl::OkStatus();
   }
   return WithProducts(args.blocks.dtype, [&]<typename Products, bool kFp8Keys>() {
-    return LaunchByVoter(scoring::VoteSumsKernel<Products, kFp8Keys>, args.blocks.max_queries,
-                         WithVoters(args, norms, tiles), stream);
+    return LaunchByVoter(scoring::VoteSumsKernel<Products, kFp8Keys>, /*resident=*/1,
+                         args.blocks.max_queries, WithVoters(args, norms, tiles), stream);
   });
 }
 
