@@ -138,10 +138,11 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t place = blockIdx.y * norms.rows + r;
     const float maximum = norms.maxima[place];
     const float units = VoteUnits(VoteSumBits(int64_t{row.last} - row.first));
+    const float scale_log2 = args.voters.scale * kLog2E;
     unsigned long long counted = 0;
     ForOwnShare(row.begin, row.end, [&](uint32_t entry) {
       if (!row.IsOwn(entry)) return;
-      counted += InVoteUnits(VoteExponential(products[entry], maximum, args.voters.scale), units);
+      counted += InVoteUnits(VoteExponential(products[entry], maximum, scale_log2), units);
     });
 #pragma unroll
     for (int width = 16; width >= 1; width /= 2) {
@@ -162,7 +163,7 @@ __device__ float ScoreOf(const DecodeVoteArgs& args, const VoteNorms& norms, int
     const float product = products[v * args.product_stride];
     if (args.voters.soft) {
       const int64_t place = v * norms.rows + row;
-      AddVote(VoteExponential(product, norms.maxima[place], args.voters.scale),
+      AddVote(VoteExponential(product, norms.maxima[place], args.voters.scale * kLog2E),
               norms.weights[place], &score);
     } else {
       score = fmaxf(score, product);

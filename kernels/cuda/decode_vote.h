@@ -23,10 +23,9 @@ struct DecodeVoteArgs {
   ScoredBlock* blocks = nullptr;  // [rows]: one query each, and the middle
 };
 
-// Reads the keys: products, and blocks. The norms of soft voters follow from the products, rows
-// being those of `keys`, as in vote_score.h, but that all calls have been cleared for by
-// ClearVoteNorms.
+// Reads the keys: products, and blocks.
 absl::Status DecodeVoteProducts(const DecodeVoteArgs& args, Stream stream);
+// Of soft voters, from the products: as in vote_score.h, for norms of keys.rows queries.
 absl::Status DecodeVoteMaxima(const DecodeVoteArgs& args, const VoteNorms& norms, Stream stream);
 absl::Status DecodeVoteSums(const DecodeVoteArgs& args, const VoteNorms& norms, Stream stream);
 

@@ -8,8 +8,15 @@
 // The arithmetic of votes (kernels/vote.h), the same instructions wherever a vote is counted.
 namespace longspan::cuda {
 
-__device__ __forceinline__ float VoteExponential(float score, float maximum, float scale) {
-  return expf(__fmul_rn(__fsub_rn(score, maximum), scale));
+// Exponentials are powers of two, one instruction, where expf takes eight: there are as many as
+// products. Powers below 2^-126 become 0.
+constexpr float kLog2E = 1.44269504f;
+__device__ __forceinline__ float VoteExponential(float score, float maximum, float scale_log2) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;"
+      : "=f"(power)
+      : "f"(__fmul_rn(__fsub_rn(score, maximum), scale_log2)));
+  return power;
 }
 
 // As SumBits of kernels/vote.h.

@@ -82,7 +82,7 @@ VoteProblem WithVoters(const VoteScoreArgs& args, const VoteNorms& norms,
   problem.to_a_slice = static_cast<int>(voters.to_a_slice);
   problem.slice_bytes = voters.dim * query_number;
   problem.key_slice_bytes = voters.dim * SizeOf(args.blocks.dtype);
-  problem.scale = voters.scale;
+  problem.scale_log2 = voters.scale * kLog2E;
   problem.rows = norms.rows;
   problem.is_soft = voters.soft;
   problem.maxima = norms.maxima;

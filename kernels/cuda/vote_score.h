@@ -26,7 +26,7 @@ struct VoteNorms {
 };
 // Before the first pass: maxima of -inf, sums of 0.
 absl::Status ClearVoteNorms(const Voters& voters, const VoteNorms& norms, Stream stream);
-// Before and after the sums are reduced over the ranks: sums become digits, and digits the weights
+// Before and after the sums are reduced over the ranks: sums become digits, and those the weights
 // of the blocks' queries.
 absl::Status SplitVoteSums(const Voters& voters, const VoteNorms& norms, Stream stream);
 absl::Status WeighVotes(const Voters& voters, const VoteNorms& norms, const ScoredBlock* blocks,
@@ -38,8 +38,8 @@ struct VoteScoreArgs {
   Voters voters;  // a slice of a key is a multiple of 16 bytes
 };
 
-// norms.maxima [.., first_query + c]: the largest f_v(m; c) over this rank's own positions m of the
-// block's middle, if it is above what stands there. NaN never is.
+// Raises norms.maxima of a query to the largest f_v(m; c) over this rank's own positions m of its
+// block's middle. NaN raises nothing.
 absl::Status PrefillVoteMaxima(const VoteScoreArgs& args, const VoteNorms& norms, Stream stream);
 
 // Soft voters; norms.maxima are those over all ranks. Adds this rank's exponentials to norms.sums.

@@ -23,9 +23,9 @@ struct VoteProblem {
   int to_a_slice = 1;           // voters that read the same slice of a key
   int64_t slice_bytes = 0;      // of a query, and of a key as it is multiplied
   int64_t key_slice_bytes = 0;  // of a key in the cache
-  float scale = 1;
-  int64_t rows = 0;      // of `maxima`, `sums` and `weights`, from one voter to the next
-  bool is_soft = false;  // else all voters have the maxima of the first
+  float scale_log2 = 1;         // the voters' scale times kLog2E
+  int64_t rows = 0;             // of `maxima`, `sums` and `weights`, from one voter to the next
+  bool is_soft = false;         // else all voters have the maxima of the first
   float* maxima = nullptr;
   unsigned long long* sums = nullptr;  // every kSumWords-th
   const float* weights = nullptr;
@@ -194,7 +194,8 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       ForOwnKeys<Products>(problem.tiles.keys, tile, job.block.middle, [&](int j) {
 #pragma unroll
         for (int i = 0; i < kThreadRows; ++i) {
-          counted[i] += InVoteUnits(VoteExponential(sums[i][j], maximum[i], problem.scale), units);
+          counted[i] +=
+              InVoteUnits(VoteExponential(sums[i][j], maximum[i], problem.scale_log2), units);
         }
       });
     }
@@ -228,7 +229,7 @@ __device__ __forceinline__ void MeetVoters(const VoteProblem& problem, const Sco
             VoteProblem::NumberOf(problem.weights + voter * problem.rows, block, query);
 #pragma unroll
         for (int j = 0; j < kThreadRows; ++j) {
-          AddVote(VoteExponential(sums[i][j], maximum, problem.scale), weight, &votes[i][j]);
+          AddVote(VoteExponential(sums[i][j], maximum, problem.scale_log2), weight, &votes[i][j]);
         }
       } else {
 #pragma unroll

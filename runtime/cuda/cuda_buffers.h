@@ -65,7 +65,7 @@ struct CudaSizes {
     return kv.score_dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : kv.score_dtype;
   }
   bool low_rank() const { return kv.score_dim > 0 && !kv.score_is_key; }
-  // Numbers of what scores or products make queries to score from.
+  // Numbers of what a query to score is made from.
   int64_t score_input_dim() const { return low_rank() ? shape.kv_dim() : voters.query_dim(); }
   // Those by which voters' scores of a query are made comparable: its maximum, or each voter's.
   int64_t maxima_of_query() const { return voters.soft ? voters.count : 1; }
