@@ -378,6 +378,26 @@ TEST_F(RopeCudaTest, ConsecutivePositionsInPlace) {
               Expected(frequencies, x, 8, {first, first + 1, first + 2, first + 3}), 2e-6);
 }
 
+TEST_F(RopeCudaTest, AllRowsAtOnePosition) {
+  Random random(23);
+  const std::vector<double> frequencies = InverseFrequencies(64, 10000);
+  const RopeAngles angles = Angles(frequencies);
+  const std::vector<float> x = random.Reals(3 * 2 * 64);
+  const Numbers in_place(x, DType::kFloat32);
+  RotateRowsArgs args = {.table = angles.table(),
+                         .x = in_place.data(),
+                         .rows = 3,
+                         .heads = 2,
+                         .first_position = angles.max_positions() - 1,
+                         .position_step = 0,
+                         .out = in_place.data()};
+  ExpectOk(RotateRows(args, nullptr));
+  const int64_t last = angles.max_positions() - 1;
+  ExpectClose(in_place.Values(), Expected(frequencies, x, 2, {last, last, last}), 4e-6);
+  args.position_step = 1;
+  EXPECT_TRUE(absl::IsInvalidArgument(RotateRows(args, nullptr)));
+}
+
 TEST_F(RopeCudaTest, PositionZeroChangesNothing) {
   Random random(22);
   const RopeAngles angles = Angles(InverseFrequencies(64, 10000));
