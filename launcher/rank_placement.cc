@@ -118,8 +118,10 @@ std::optional<int64_t> ParseSlots(absl::string_view answer) {
   return std::nullopt;
 }
 
+// mpiexec of Open MPI 4 calls itself after its runtime.
 bool IsOpenMpi(const std::vector<std::string>& launch) {
-  return absl::StrContains(AnswerOf({launch[0]}, {"--version"}), "(Open MPI)");
+  const std::string answer = AnswerOf({launch[0]}, {"--version"});
+  return absl::StrContains(answer, "(Open MPI)") || absl::StrContains(answer, "(OpenRTE)");
 }
 
 std::optional<RankPlacement> AskPlacement(const std::vector<std::string>& launch, int64_t ranks) {

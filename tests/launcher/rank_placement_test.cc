@@ -91,6 +91,7 @@ TEST(RankPlacementTest, KnowsOpenMpiByItsVersion) {
     return IsOpenMpi({program, "-x", "PATH"});
   };
   EXPECT_TRUE(is_open_mpi("mpirun (Open MPI) 4.1.4"));
+  EXPECT_TRUE(is_open_mpi("mpiexec (OpenRTE) 4.1.4"));
   EXPECT_FALSE(is_open_mpi("slurm 23.02"));
   EXPECT_FALSE(is_open_mpi(""));
   EXPECT_FALSE(IsOpenMpi({"absent"}));
