@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <optional>
 
+#include "absl/algorithm/container.h"
 #include "absl/flags/flag.h"
 #include "absl/flags/reflection.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -30,9 +33,13 @@ ABSL_FLAG(
     "that decode together");
 ABSL_FLAG(std::string, context, "262144",
           "bench: tokens of the prompt, or of what is in the cache; several, separated by commas, "
-          "are measured one after the other. scale and plan: tokens of each prompt, likewise");
+          "are measured one after the other. scale and plan: tokens of each prompt; several, "
+          "separated by commas, are a grid");
 ABSL_FLAG(std::string, config, "", "YAML file of the run; configs/needle.yaml explains every key");
-ABSL_FLAG(std::string, file, "", "The document, a text file; `-` is standard input");
+ABSL_FLAG(
+    std::string, file, "",
+    "ask: the document, a text file; `-` is standard input. scale: a text file that prompts are "
+    "cut from, again and again if it is short; random tokens if it is not given");
 ABSL_FLAG(std::string, format, "table",
           "bench and calibrate: table, csv or json. plan: table or json");
 ABSL_FLAG(
@@ -50,10 +57,11 @@ ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the c
 ABSL_FLAG(
     std::string, output, "",
     "generate: JSONL of answers; requests whose custom_id it answers already are not run again, "
-    "whatever has changed; `-` is standard output. bench and plan: the results, by default on "
-    "standard output; plan --fit: the profile. calibrate: the compressor, by default "
+    "whatever has changed; `-` is standard output. bench: the results, by default on standard "
+    "output. plan: the same, and with --fit the profile. calibrate: the compressor, by default "
     "compressor.safetensors of the model; with --compare or --recall the report, by default on "
-    "standard output. scale and eval: a directory");
+    "standard output. scale: the study's directory; of `scale point` the file of its line, by "
+    "default standard output. eval: a directory");
 ABSL_FLAG(std::optional<int64_t>, port, std::nullopt,
           "Port to listen on, 0 for any that is free; wins over the config's `server.port`");
 ABSL_FLAG(std::string, progress, "auto",
@@ -184,12 +192,31 @@ absl::StatusOr<int64_t> ParseNumber(absl::string_view flag, absl::string_view te
       absl::StrCat("--", flag, " must be from 1 to ", most, ", not ", text));
 }
 
-std::string DescribeFlags(absl::Span<const absl::string_view> names) {
+std::string TextFor(absl::string_view command, absl::string_view help) {
+  std::vector<absl::string_view> sentences;
+  bool is_mine = true;
+  for (absl::string_view sentence : absl::StrSplit(help, ". ")) {
+    const size_t colon = sentence.find(": ");
+    const std::vector<absl::string_view> names = absl::StrSplit(sentence.substr(0, colon), " and ");
+    const bool is_label =
+        colon != sentence.npos && absl::c_all_of(names, [](absl::string_view name) {
+          return absl::c_all_of(name, [](char c) { return absl::ascii_islower(c); });
+        });
+    if (is_label) {
+      is_mine = absl::c_linear_search(names, command);
+      sentence.remove_prefix(colon + 2);
+    }
+    if (is_mine) sentences.push_back(sentence);
+  }
+  return sentences.empty() ? std::string(help) : absl::StrJoin(sentences, ". ");
+}
+
+std::string DescribeFlags(absl::string_view command, absl::Span<const absl::string_view> names) {
   std::string text;
   for (const absl::string_view name : names) {
     const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
     const std::string initial = flag->DefaultValue();
-    absl::StrAppend(&text, "  --", name, "\n      ", flag->Help(),
+    absl::StrAppend(&text, "  --", name, "\n      ", TextFor(command, flag->Help()),
                     initial.empty() ? "" : absl::StrCat(" (default: ", initial, ")"), "\n");
   }
   return text;

@@ -50,8 +50,12 @@ absl::StatusOr<std::vector<int64_t>> ParseNumbers(absl::string_view flag, absl::
 // Of one that takes one such number.
 absl::StatusOr<int64_t> ParseNumber(absl::string_view flag, absl::string_view text, int64_t most);
 
-// One paragraph a flag, as `--help` shows it.
-std::string DescribeFlags(absl::Span<const absl::string_view> names);
+// What a flag's help says of one command: of "All. bench: this. plan and scale: that. And that" it
+// is "All. that. And that" for plan. The whole, if it says nothing of it.
+std::string TextFor(absl::string_view command, absl::string_view help);
+
+// One paragraph a flag, as `--help` of a command (its first word) shows it.
+std::string DescribeFlags(absl::string_view command, absl::Span<const absl::string_view> names);
 
 }  // namespace longspan
 

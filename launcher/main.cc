@@ -31,8 +31,9 @@ std::string Overview() {
 }
 
 std::string Help(const Subcommand& subcommand) {
+  const absl::string_view command = subcommand.name.substr(0, subcommand.name.find(' '));
   return absl::StrCat("longspan ", subcommand.name, " ", subcommand.synopsis, "\n\n",
-                      subcommand.summary, "\n\n", DescribeFlags(subcommand.flags));
+                      subcommand.summary, "\n\n", DescribeFlags(command, subcommand.flags));
 }
 
 // Every rank parses the same command line; one of them speaks.

@@ -196,15 +196,16 @@ std::string ScaleHtml(const StoredStudy& stored) {
   if (const std::string roofline = RooflineFigure(stored); !roofline.empty()) {
     absl::StrAppend(&text, "<h2>Share of what the machine can do</h2>\n", Figures({roofline}));
   }
-  absl::StrAppend(&text, "<h2>Points</h2>\n",
-                  Paragraph("soft",
-                            "Outputs: tokens and log-probabilities beside those of one "
-                            "rank. Planned memory is what rank 0 sets aside for weights, buffers "
-                            "and the cache of these prompts; peak memory the most that any rank's "
-                            "process had resident, with its program, libraries and the text. Each "
-                            "point is a line of points.jsonl, with the phases and bytes of every "
-                            "rank."),
-                  OddSection(rows), TableOf(rows), "</body></html>\n");
+  absl::StrAppend(
+      &text, "<h2>Points</h2>\n",
+      Paragraph("soft",
+                "Outputs: tokens and log-probabilities beside those of one "
+                "rank. Planned memory is what rank 0 sets aside, used or not, for weights, buffers "
+                "and the cache of these prompts; peak memory the most that any rank's "
+                "process had resident, with its program, libraries and the text. Each "
+                "point is a line of points.jsonl, with the phases and bytes of every "
+                "rank."),
+      OddSection(rows), TableOf(rows), "</body></html>\n");
   return text;
 }
 

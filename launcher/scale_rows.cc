@@ -130,11 +130,11 @@ std::string IdleText(const ScalePoint& point) {
   }
   const int64_t stripes = (point.key.context + stripe - 1) / stripe;
   if (stripes >= point.key.ranks) return "";
-  return absl::StrCat(point.key.ToString(), ": ", point.key.ranks - stripes, " of ",
-                      point.key.ranks, " ranks have nothing to do with a prompt, which is ",
-                      stripes, stripes == 1 ? " stripe" : " stripes", " of ", stripe,
-                      " tokens: a smaller prefill.chunk_tokens or parallel.stripe_tokens gives all "
-                      "of them a part");
+  return absl::StrCat(point.key.ToString(), ": a prompt has ", stripes,
+                      stripes == 1 ? " stripe" : " stripes", " of ", stripe, " tokens, so that ",
+                      point.key.ranks - stripes,
+                      " of the ranks compute none of it: a smaller "
+                      "prefill.chunk_tokens or parallel.stripe_tokens gives all of them a part");
 }
 
 }  // namespace longspan

@@ -56,6 +56,8 @@ case $case in
     grep -q '^communicators .*mpi' stdout
     expect 0 "$longspan" generate --help
     grep -q -- '--output' stdout
+    expect 0 "$longspan" scale point --help
+    ! grep -qE 'bench|eval' stdout || fail "it speaks of other commands"
     expect 2 "$longspan"
     expect 2 "$longspan" conquer; says 'unknown subcommand conquer'
     expect 2 "$longspan" generate; says '--input and --output are needed'

@@ -329,6 +329,14 @@ TEST(ParseFlags, SetsKnownFlagsOnly) {
   EXPECT_FALSE(ParseFlags({"--"}, allowed)->size() > 0);
 }
 
+TEST(TextFor, HasWhatConcernsTheCommand) {
+  constexpr char kHelp[] = "All: of it. bench: this. plan and scale: that. And more";
+  EXPECT_EQ(TextFor("bench", kHelp), "All: of it. this");
+  EXPECT_EQ(TextFor("plan", kHelp), "All: of it. that. And more");
+  EXPECT_EQ(TextFor("scale", kHelp), "All: of it. that. And more");
+  EXPECT_EQ(TextFor("eval", "bench: this"), "bench: this");
+}
+
 TEST(ParseFlags, TakesHyphensForUnderscores) {
   const std::vector<absl::string_view> allowed = {"max_tokens", "prompt_template", "test_switch"};
   const auto positional =

@@ -59,9 +59,8 @@ TEST(ScaleRowsTest, FindsSharesAboveAll) {
 TEST(IdleTextTest, CountsRanksWithoutAStripe) {
   ScalePoint point = PointOf(2048, 4, 1);
   point.config["parallel.stripe_tokens"] = "1024";
-  EXPECT_THAT(IdleText(point),
-              HasSubstr("2 of 4 ranks have nothing to do with a prompt, which is 2 "
-                        "stripes of 1024 tokens"));
+  EXPECT_THAT(IdleText(point), HasSubstr("a prompt has 2 stripes of 1024 tokens, so that 2 of the "
+                                         "ranks compute none of it"));
   point.key.context = 3073;
   EXPECT_EQ(IdleText(point), "");
 }
