@@ -52,7 +52,7 @@ ABSL_FLAG(
     std::string, method, "",
     "scale: esa, dense or streaming, in place of the config's `attention`; several, separated "
     "by commas. calibrate: how it fits: closed_form (the default), pca, or sgd as in the ESA "
-    "paper");
+    "paper. eval: several of its methods");
 ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the config's `model`");
 ABSL_FLAG(
     std::string, output, "",
