@@ -83,6 +83,7 @@ struct Pipe {
 absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& arguments, int output, int errors) {
   LONGSPAN_ASSIGN_OR_RETURN(const std::string file, FindProgram(arguments[0]));
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   Pipe failure;  // closed without a word by a successful exec
