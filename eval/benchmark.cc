@@ -20,7 +20,6 @@ namespace {
 struct Records {
   std::string prompt;
   int64_t max_tokens;
-  std::string stop;
   std::vector<BenchmarkRecord> records;
 };
 
@@ -29,6 +28,12 @@ void CutMiddle(int64_t most, std::vector<int32_t>* ids) {
   if (surplus <= 0) return;
   const auto cut = ids->begin() + most / 2;
   ids->erase(cut, cut + surplus);
+}
+
+std::string FillIn(absl::string_view prompt, const BenchmarkRecord& record) {
+  std::vector<std::pair<absl::string_view, absl::string_view>> parts = {{"{{", "{"}, {"}}", "}"}};
+  parts.insert(parts.end(), record.parts.begin(), record.parts.end());
+  return absl::StrReplaceAll(prompt, parts);
 }
 
 absl::StatusOr<EvalCase> MakeRecordCase(const Records& records, const PromptMaterial& material,
@@ -40,18 +45,47 @@ absl::StatusOr<EvalCase> MakeRecordCase(const Records& records, const PromptMate
   if (room < 2) {
     return absl::InvalidArgumentError(absl::StrCat(id.length, " tokens are no prompt"));
   }
-  LONGSPAN_ASSIGN_OR_RETURN(
-      std::vector<int32_t> ids,
-      material.tokenizer.Encode(absl::StrReplaceAll(records.prompt, record.parts),
-                                /*add_special_tokens=*/false));
+  LONGSPAN_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                            material.tokenizer.Encode(FillIn(records.prompt, record),
+                                                      /*add_special_tokens=*/false));
   CutMiddle(room, &ids);
   made.prompt.insert(made.prompt.end(), ids.begin(), ids.end());
   made.question = record.question;
   made.answers = record.answers;
   made.choices = record.choices;
   made.max_tokens = records.max_tokens;
-  made.stop = records.stop;
   return made;
+}
+
+// The names in a prompt, with their brackets. What follows a bracket that is never closed is one.
+std::vector<absl::string_view> NamesOf(absl::string_view prompt) {
+  std::vector<absl::string_view> names;
+  for (size_t at = 0; (at = prompt.find_first_of("{}", at)) != prompt.npos;) {
+    size_t length = 2;
+    if (prompt.substr(at, 2) != "{{" && prompt.substr(at, 2) != "}}") {
+      length = std::min(prompt.find('}', at), prompt.size() - 1) + 1 - at;
+      names.push_back(prompt.substr(at, length));
+    }
+    at += length;
+  }
+  return names;
+}
+
+absl::Status CheckNames(const Records& shared, const BenchmarkForm& form, const std::string& file) {
+  for (const absl::string_view name : NamesOf(shared.prompt)) {
+    for (const BenchmarkRecord& record : shared.records) {
+      const auto is_it = [&](const auto& part) { return part.first == name; };
+      if (std::any_of(record.parts.begin(), record.parts.end(), is_it)) continue;
+      const auto append = [](std::string* out, const auto& part) {
+        absl::StrAppend(out, part.first);
+      };
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--prompts: nothing stands for ", name, " in the prompt of `", form.name, "`: case ",
+          &record - shared.records.data() + 1, " of ", file, " has ",
+          absl::StrJoin(record.parts, ", ", append), "; brackets that are meant are doubled"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 bool AppendText(const nlohmann::json& value, std::vector<std::string>* texts) {
@@ -105,8 +139,10 @@ absl::StatusOr<std::vector<std::string>> TextsOf(const JsonLine& line, const std
   const auto found = line.object.find(key);
   bool is_good = found != line.object.end();
   if (is_good && found->is_array()) {
-    is_good = !found->empty();
-    for (const nlohmann::json& value : *found) is_good = is_good && AppendText(value, &texts);
+    const bool is_nested = !found->empty() && found->front().is_array();
+    const nlohmann::json& list = is_nested ? found->front() : *found;
+    is_good = !list.empty();
+    for (const nlohmann::json& value : list) is_good = is_good && AppendText(value, &texts);
   } else if (is_good) {
     is_good = AppendText(*found, &texts);
   }
@@ -127,14 +163,16 @@ absl::StatusOr<const BenchmarkForm*> FindForm(absl::Span<const BenchmarkForm> fo
                                                  absl::StrJoin(forms, ", ", append)));
 }
 
-CaseSource RecordCases(absl::string_view benchmark, const BenchmarkForm& form,
-                       std::vector<BenchmarkRecord> records, const PromptMaterial& material) {
+absl::StatusOr<CaseSource> RecordCases(absl::string_view benchmark, const BenchmarkForm& form,
+                                       const std::string& file,
+                                       std::vector<BenchmarkRecord> records,
+                                       const PromptMaterial& material) {
   auto shared = std::make_shared<Records>();
   const auto own = material.prompts.find(std::string(form.name));
   shared->prompt = own == material.prompts.end() ? std::string(form.prompt) : own->second;
   shared->max_tokens = form.max_tokens;
-  shared->stop = std::string(form.stop);
   shared->records = std::move(records);
+  LONGSPAN_RETURN_IF_ERROR(CheckNames(*shared, form, file));
   CaseSource source;
   source.label = absl::StrCat(benchmark, "/", form.name);
   source.score = form.score;

@@ -33,7 +33,6 @@ struct BenchmarkForm {
   int64_t max_tokens;        // of an answer
   absl::string_view prompt;  // with {context}, {input} and what else its records have
   Scorer score;
-  absl::string_view stop = "";  // an answer ends before it
 };
 
 // One line.
@@ -58,7 +57,7 @@ absl::Status BadLine(const std::string& path, int64_t number, absl::string_view 
 // A text of a line, by its key.
 absl::StatusOr<std::string> TextOf(const JsonLine& line, const std::string& path,
                                    const std::string& key);
-// A text, a number, or a list of them.
+// A text, a number, or a list of them; a list of lists stands for its first.
 absl::StatusOr<std::vector<std::string>> TextsOf(const JsonLine& line, const std::string& path,
                                                  const std::string& key);
 
@@ -67,10 +66,14 @@ absl::StatusOr<const BenchmarkForm*> FindForm(absl::Span<const BenchmarkForm> fo
                                               absl::string_view name, const std::string& path);
 
 // Cases that are the records in order, with the prompt that --prompts has for the form's name, if
-// any, in place of its own. Prompts of more than CaseId::length tokens lose their middle, as in the
-// benchmarks.
-CaseSource RecordCases(absl::string_view benchmark, const BenchmarkForm& form,
-                       std::vector<BenchmarkRecord> records, const PromptMaterial& material);
+// any, in place of its own. In a prompt `{name}` stands for a part of the record, `{{` and `}}` for
+// one bracket each, as in Python's str.format. Prompts of more than CaseId::length tokens lose
+// their middle, as in the benchmarks. InvalidArgument: the prompt has a name that a record has no
+// part for.
+absl::StatusOr<CaseSource> RecordCases(absl::string_view benchmark, const BenchmarkForm& form,
+                                       const std::string& file,
+                                       std::vector<BenchmarkRecord> records,
+                                       const PromptMaterial& material);
 
 }  // namespace longspan
 

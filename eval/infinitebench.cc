@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <optional>
+#include <regex>
 #include <utility>
 #include <vector>
 
@@ -11,8 +12,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/types/span.h"
 #include "eval/benchmark.h"
+#include "eval/rouge.h"
 #include "eval/text_metrics.h"
 #include "kernels/base/status_macros.h"
 
@@ -21,7 +26,7 @@ namespace {
 
 constexpr absl::string_view kLetters = "ABCD";
 // What separates words of an answer, beside spaces.
-constexpr absl::string_view kMarks = " \t\r\n:\"'.,?!{}";
+constexpr absl::string_view kSeparators = " \t\r\n:\"'.,?!{}";
 
 std::vector<std::string> WordsOf(absl::string_view answer, absl::string_view separators) {
   return absl::StrSplit(answer, absl::ByAnyChar(separators), absl::SkipEmpty());
@@ -37,11 +42,11 @@ double FirstInteger(absl::string_view answer, const EvalCase& expected) {
 }
 
 double NamesWord(absl::string_view answer, const EvalCase& expected) {
-  return Has(WordsOf(answer, kMarks), expected.answers[0]);
+  return Has(WordsOf(answer, kSeparators), expected.answers[0]);
 }
 
 double NamesUpperCaseWord(absl::string_view answer, const EvalCase& expected) {
-  return Has(WordsOf(absl::AsciiStrToUpper(answer), kMarks),
+  return Has(WordsOf(absl::AsciiStrToUpper(answer), kSeparators),
              absl::AsciiStrToUpper(expected.answers[0]));
 }
 
@@ -68,44 +73,66 @@ double FirstNumber(absl::string_view answer, const EvalCase& expected) {
 
 // The share of the expected numbers before the first that is wrong.
 double NumbersInOrder(absl::string_view answer, const EvalCase& expected) {
-  const std::vector<std::string> given = DigitRuns(answer);
+  std::vector<std::string> given = DigitRuns(answer);
+  for (std::string& number : given) {  // as it would be printed
+    number.erase(0, std::min(number.find_first_not_of('0'), number.size() - 1));
+  }
   const auto wrong =
       std::mismatch(given.begin(), given.end(), expected.answers.begin(), expected.answers.end());
   return static_cast<double>(wrong.second - expected.answers.begin()) /
          static_cast<double>(expected.answers.size());
 }
 
-// What follows one of the prefixes, tried in turn, and the character behind it; unset: none is
-// there.
-std::optional<absl::string_view> Behind(absl::string_view answer,
-                                        absl::Span<const absl::string_view> prefixes) {
+// With a space in place of each of these, and of several spaces.
+std::string WithSpacesFor(absl::Span<const absl::string_view> marks, absl::string_view answer) {
+  std::vector<std::pair<absl::string_view, absl::string_view>> replacements;
+  for (const absl::string_view mark : marks) replacements.emplace_back(mark, " ");
+  std::string text;
+  for (const char c : absl::StrReplaceAll(answer, replacements)) {
+    if (c != ' ' || text.empty() || text.back() != ' ') text += c;
+  }
+  return text;
+}
+
+// Where several options are given, the expected answers are the right one's text and letter.
+bool IsRight(absl::string_view choice, const EvalCase& expected) {
+  return choice == expected.answers[0] || choice == expected.answers[1];
+}
+
+// Whether the right option follows the first of `prefixes`, in their order, that the answer has,
+// and one character more; unset: it has none.
+std::optional<bool> NamesRightBehind(absl::Span<const absl::string_view> prefixes,
+                                     absl::string_view answer, const EvalCase& expected) {
   for (const absl::string_view prefix : prefixes) {
     const size_t at = answer.find(prefix);
     if (at == answer.npos) continue;
-    return answer.substr(std::min(answer.size(), at + prefix.size() + 1));
+    const auto behind = answer.substr(std::min(answer.size(), at + prefix.size() + 1));
+    return absl::StartsWith(behind, expected.answers[0]) ||
+           absl::StartsWith(behind, expected.answers[1]);
   }
   return std::nullopt;
 }
 
-// The expected answers of both following: the option's text and its letter.
 double ChosenFunction(absl::string_view answer, const EvalCase& expected) {
-  constexpr absl::string_view kPrefixes[] = {"answer is:", "is:", "answer:"};
+  constexpr absl::string_view kMarks[] = {"\n", "`", "'", "\"", "-", "*", "Option", "option"};
+  constexpr absl::string_view kPrefixes[] = {"answer is:", "is:", "answer:", "correct option is:"};
+  answer = absl::StripAsciiWhitespace(answer);
   const std::string& letter = expected.answers[1];
   if (absl::StartsWith(answer, letter + ".") || absl::StartsWith(answer, letter + ":")) return 1;
-  const auto behind = Behind(answer, kPrefixes);
-  return behind.has_value() &&
-         (absl::StartsWith(*behind, letter) || absl::StartsWith(*behind, expected.answers[0]));
+  return NamesRightBehind(kPrefixes, WithSpacesFor(kMarks, answer), expected).value_or(false);
 }
 
 double ChosenLetter(absl::string_view answer, const EvalCase& expected) {
+  constexpr absl::string_view kMarks[] = {"\n", "\"", "'", ".", ",", "?", "!", "{", "}"};
   constexpr absl::string_view kPrefixes[] = {"answer is:", "answer:", "answer is", "option is"};
-  const std::string& letter = expected.answers[1];
-  if (!answer.empty() && absl::StrContains(kLetters, answer[0])) return answer[0] == letter[0];
-  if (const auto behind = Behind(answer, kPrefixes)) {
-    return absl::StartsWith(*behind, letter) || absl::StartsWith(*behind, expected.answers[0]);
-  }
-  for (const std::string& word : WordsOf(answer, " \t\r\n\"'.,?!{}")) {
-    if (absl::StrContains(kLetters, word)) return word == letter;
+  answer = absl::StripAsciiWhitespace(answer);
+  if (answer.empty()) return 0;
+  if (absl::StrContains(kLetters, answer[0])) return IsRight(answer.substr(0, 1), expected);
+  if (IsRight(answer, expected)) return 1;
+  const std::string plain = WithSpacesFor(kMarks, answer);
+  if (const auto is_right = NamesRightBehind(kPrefixes, plain, expected)) return *is_right;
+  for (const std::string& word : WordsOf(plain, " \t\r\n")) {
+    if (absl::StrContains(kLetters, word)) return IsRight(word, expected);
   }
   return 0;
 }
@@ -155,22 +182,43 @@ bool HasOptions(const BenchmarkForm& form) {
   return form.score == ChosenLetter || form.score == ChosenFunction;
 }
 
-// Makes the answers the right option's text and letter.
+// Makes the answers the right option's text and letter, unless they are that.
 absl::Status ReadOptions(const JsonLine& line, const std::string& file, BenchmarkRecord* record) {
   LONGSPAN_ASSIGN_OR_RETURN(record->choices, TextsOf(line, file, "options"));
   const std::vector<std::string>& options = record->choices;
   if (options.size() != kLetters.size()) {
     return BadLine(file, line.number, "options", "a list of four texts");
   }
-  const auto right = std::find(options.begin(), options.end(), record->answers[0]);
-  if (right == options.end()) {
-    return BadLine(file, line.number, "answer", "one of the texts in `options`");
-  }
   for (size_t i = 0; i < options.size(); ++i) {
     record->parts.emplace_back(absl::StrCat("{OPTION_", kLetters.substr(i, 1), "}"), options[i]);
   }
-  record->answers = {*right, std::string(kLetters.substr(right - options.begin(), 1))};
+  std::vector<std::string>& answers = record->answers;
+  if (answers.size() == 2 && answers[1].size() == 1 && absl::StrContains(kLetters, answers[1])) {
+    return absl::OkStatus();
+  }
+  const auto right = std::find(options.begin(), options.end(), answers[0]);
+  if (right == options.end()) {
+    return BadLine(file, line.number, "answer", "one of the texts in `options`");
+  }
+  answers = {*right, std::string(kLetters.substr(right - options.begin(), 1))};
   return absl::OkStatus();
+}
+
+// What the benchmark's own prompts have of the line's input: of `code_run` the call, such as
+// "func_12(-3)", and its function, of `math_find` a question without the instructions.
+void AddPartsOfInput(const BenchmarkForm& form, BenchmarkRecord* record) {
+  const std::string& input = record->question;
+  std::smatch match;
+  if (form.name == "code_run" &&
+      std::regex_search(input, match, std::regex(R"((func_[0-9]+)\(-?[0-9]+\))"))) {
+    record->parts.emplace_back("{func_call}", match.str(0));
+    record->parts.emplace_back("{func}", match.str(1));
+  }
+  if (form.name == "math_find" && std::regex_search(input, match, std::regex("(The .+) of"))) {
+    record->parts.emplace_back(
+        "{prefix}",
+        absl::StrCat("What is ", absl::AsciiStrToLower(match.str(1)), " in the following list?"));
+  }
 }
 
 absl::StatusOr<BenchmarkRecord> RecordOf(const JsonLine& line, const std::string& file,
@@ -182,6 +230,7 @@ absl::StatusOr<BenchmarkRecord> RecordOf(const JsonLine& line, const std::string
   record.parts = {{"{context}", std::move(context)},
                   {"{input}", record.question},
                   {"{question}", record.question}};
+  AddPartsOfInput(form, &record);
   if (HasOptions(form)) LONGSPAN_RETURN_IF_ERROR(ReadOptions(line, file, &record));
   return record;
 }
@@ -197,7 +246,7 @@ absl::StatusOr<CaseSource> OpenInfiniteBench(const std::string& file,
   for (const JsonLine& line : lines) {
     LONGSPAN_ASSIGN_OR_RETURN(records.emplace_back(), RecordOf(line, file, *form));
   }
-  return RecordCases("infinitebench", *form, std::move(records), material);
+  return RecordCases("infinitebench", *form, file, std::move(records), material);
 }
 
 }  // namespace longspan

@@ -1,26 +1,20 @@
 #include "eval/text_metrics.h"
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <map>
-#include <set>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/types/span.h"
 
 namespace longspan {
 namespace {
 
 using Words = std::vector<std::string>;
-
-double F1(double common, size_t of_answer, size_t of_reference) {
-  if (common == 0) return 0;
-  const double precision = common / static_cast<double>(of_answer);
-  const double recall = common / static_cast<double>(of_reference);
-  return 2 * precision * recall / (precision + recall);
-}
 
 double BagF1(const Words& answer, const Words& reference) {
   std::map<absl::string_view, int> left;
@@ -34,108 +28,110 @@ double BagF1(const Words& answer, const Words& reference) {
 
 bool IsPunctuation(char c) { return absl::ascii_ispunct(static_cast<unsigned char>(c)); }
 
-// Punctuation of Chinese texts: U+2000 to U+203F, U+3000 to U+303F, and full-width ASCII's.
-bool IsWidePunctuation(absl::string_view character) {
-  if (absl::StartsWith(character, "\xE2\x80") || absl::StartsWith(character, "\xE3\x80")) {
-    return true;
-  }
-  const bool is_first = absl::StartsWith(character, "\xEF\xBC");  // U+FF00 on
-  if (character.size() != 3 || (!is_first && !absl::StartsWith(character, "\xEF\xBD"))) {
-    return false;
-  }
-  const int place = static_cast<unsigned char>(character[2]) - 0x80 + (is_first ? 0 : 0x40);
-  return place < 0x5f && IsPunctuation(static_cast<char>(place + 0x20));
-}
+// What the benchmarks leave out of texts in Chinese, beside ASCII's, and the spaces of Unicode. An
+// opening double angle bracket is not among the former.
+constexpr absl::string_view kWidePunctuation =
+    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､"
+    "、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏";
+constexpr absl::string_view kWideSpaces =
+    "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029"
+    "\u202f\u205f\u3000";
 
-// UTF-8 characters, without spaces and punctuation.
-Words Characters(absl::string_view text) {
+// Of UTF-8.
+Words CharactersOf(absl::string_view text) {
   Words characters;
-  for (const char c : absl::AsciiStrToLower(text)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte & 0xC0) == 0x80 && !characters.empty()) {
+  for (const char c : text) {
+    if ((static_cast<unsigned char>(c) & 0xC0) == 0x80 && !characters.empty()) {
       characters.back() += c;
-    } else if (!absl::ascii_isspace(byte) && !IsPunctuation(c)) {
+    } else {
       characters.emplace_back(1, c);
     }
   }
-  characters.erase(std::remove_if(characters.begin(), characters.end(), IsWidePunctuation),
+  return characters;
+}
+
+bool IsLeftOut(absl::string_view character) {
+  if (character.size() == 1) {
+    return IsPunctuation(character[0]) ||
+           absl::ascii_isspace(static_cast<unsigned char>(character[0]));
+  }
+  return absl::StrContains(kWidePunctuation, character) ||
+         absl::StrContains(kWideSpaces, character);
+}
+
+// In lower case, without spaces and punctuation.
+Words PlainCharacters(absl::string_view text) {
+  Words characters = CharactersOf(absl::AsciiStrToLower(text));
+  characters.erase(std::remove_if(characters.begin(), characters.end(), IsLeftOut),
                    characters.end());
   return characters;
 }
 
-// [a + 1][b + 1] lengths of the longest common subsequences of beginnings.
-std::vector<std::vector<int>> LcsTable(const Words& a, const Words& b) {
-  std::vector<std::vector<int>> table(a.size() + 1, std::vector<int>(b.size() + 1));
-  for (size_t i = 1; i <= a.size(); ++i) {
-    for (size_t j = 1; j <= b.size(); ++j) {
-      table[i][j] = a[i - 1] == b[j - 1] ? table[i - 1][j - 1] + 1
-                                         : std::max(table[i - 1][j], table[i][j - 1]);
+// Of difflib's SequenceMatcher: blocks that match, found from the longest one on.
+class BlockMatcher {
+ public:
+  BlockMatcher(const Words& a, const Words& b) : a_(a), b_(b) {
+    for (size_t j = 0; j < b.size(); ++j) places_[b[j]].push_back(j);
+    if (b.size() < kManyCharacters) return;
+    const size_t most = b.size() / 100 + 1;
+    for (auto place = places_.begin(); place != places_.end();) {
+      place = place->second.size() > most ? places_.erase(place) : std::next(place);
     }
   }
-  return table;
-}
 
-// Places in `a` of one longest common subsequence; which one both packages agree on.
-std::vector<size_t> LcsPlaces(const Words& a, const Words& b) {
-  const std::vector<std::vector<int>> table = LcsTable(a, b);
-  std::vector<size_t> places;
-  for (size_t i = a.size(), j = b.size(); i > 0 && j > 0;) {
-    if (a[i - 1] == b[j - 1]) {
-      places.push_back(i - 1);
-      --i, --j;
-    } else if (table[i - 1][j] > table[i][j - 1]) {
-      --i;
-    } else {
-      --j;
+  // Characters of all blocks within these parts of `a` and `b`.
+  size_t Matching(size_t a_begin, size_t a_end, size_t b_begin, size_t b_end) const {
+    const Block longest = Longest(a_begin, a_end, b_begin, b_end);
+    if (longest.size == 0) return 0;
+    return longest.size + Matching(a_begin, longest.a, b_begin, longest.b) +
+           Matching(longest.a + longest.size, a_end, longest.b + longest.size, b_end);
+  }
+
+ private:
+  static constexpr size_t kManyCharacters = 200;
+  struct Block {
+    size_t a, b, size;
+  };
+
+  Block Longest(size_t a_begin, size_t a_end, size_t b_begin, size_t b_end) const {
+    Block best = {a_begin, b_begin, 0};
+    std::map<size_t, size_t> lengths;  // by place in `b`: of the match that ends there
+    for (size_t i = a_begin; i < a_end; ++i) {
+      std::map<size_t, size_t> next;
+      const auto places = places_.find(a_[i]);
+      const size_t count = places == places_.end() ? 0 : places->second.size();
+      for (size_t p = 0; p < count; ++p) {
+        const size_t j = places->second[p];
+        if (j < b_begin || j >= b_end) continue;
+        const auto before = j == 0 ? lengths.end() : lengths.find(j - 1);
+        const size_t size = next[j] = 1 + (before == lengths.end() ? 0 : before->second);
+        if (size > best.size) best = {i + 1 - size, j + 1 - size, size};
+      }
+      lengths = std::move(next);
     }
-  }
-  return places;
-}
-
-// Parts between full stops as words; a part of spaces alone is one empty word, as in the package.
-std::vector<Words> StopSentences(absl::string_view text) {
-  std::vector<Words> sentences;
-  for (const absl::string_view part : absl::StrSplit(text, '.', absl::SkipEmpty())) {
-    Words words = absl::StrSplit(part, absl::ByAnyChar(" \t\r\n\f\v"), absl::SkipEmpty());
-    if (words.empty()) words.emplace_back();
-    sentences.push_back(std::move(words));
-  }
-  return sentences;
-}
-
-std::vector<Words> LineSentences(absl::string_view text) {
-  std::vector<Words> sentences;
-  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
-    std::string letters = absl::AsciiStrToLower(line);
-    for (char& c : letters) {
-      if (!absl::ascii_isalnum(static_cast<unsigned char>(c))) c = ' ';
+    // By characters that begin no match.
+    while (best.a > a_begin && best.b > b_begin && a_[best.a - 1] == b_[best.b - 1]) {
+      --best.a, --best.b, ++best.size;
     }
-    sentences.push_back(absl::StrSplit(letters, ' ', absl::SkipEmpty()));
+    while (best.a + best.size < a_end && best.b + best.size < b_end &&
+           a_[best.a + best.size] == b_[best.b + best.size]) {
+      ++best.size;
+    }
+    return best;
   }
-  return sentences;
-}
 
-std::set<std::string> DistinctWords(const std::vector<Words>& sentences) {
-  std::set<std::string> distinct;
-  for (const Words& words : sentences) distinct.insert(words.begin(), words.end());
-  return distinct;
-}
-
-std::map<std::string, int> WordCounts(const std::vector<Words>& sentences) {
-  std::map<std::string, int> counts;
-  for (const Words& words : sentences) {
-    for (const std::string& word : words) ++counts[word];
-  }
-  return counts;
-}
-
-size_t TotalWords(const std::vector<Words>& sentences) {
-  size_t total = 0;
-  for (const Words& words : sentences) total += words.size();
-  return total;
-}
+  const Words &a_, &b_;
+  std::map<std::string, std::vector<size_t>> places_;  // in `b`, ascending
+};
 
 }  // namespace
+
+double F1(double common, size_t of_answer, size_t of_reference) {
+  if (common == 0) return 0;
+  const double precision = common / static_cast<double>(of_answer);
+  const double recall = common / static_cast<double>(of_reference);
+  return 2 * precision * recall / (precision + recall);
+}
 
 std::string NormalizeAnswer(absl::string_view text) {
   std::string kept;
@@ -157,51 +153,16 @@ double WordF1(absl::string_view answer, absl::string_view reference) {
 }
 
 double CharacterF1(absl::string_view answer, absl::string_view reference) {
-  return BagF1(Characters(answer), Characters(reference));
-}
-
-double RougeL(absl::string_view answer, absl::string_view reference) {
-  const std::vector<Words> answers = StopSentences(answer), references = StopSentences(reference);
-  std::set<std::string> common;
-  for (const Words& wanted : references) {
-    for (const Words& given : answers) {
-      for (const size_t place : LcsPlaces(wanted, given)) common.insert(wanted[place]);
-    }
-  }
-  return F1(static_cast<double>(common.size()), DistinctWords(answers).size(),
-            DistinctWords(references).size());
-}
-
-double RougeLsum(absl::string_view answer, absl::string_view reference) {
-  const std::vector<Words> answers = LineSentences(answer), references = LineSentences(reference);
-  std::map<std::string, int> left = WordCounts(answers), wanted_left = WordCounts(references);
-  double hits = 0;
-  for (const Words& wanted : references) {
-    std::set<size_t> places;
-    for (const Words& given : answers) {
-      for (const size_t place : LcsPlaces(wanted, given)) places.insert(place);
-    }
-    for (const size_t place : places) {
-      const std::string& word = wanted[place];
-      if (left[word] == 0 || wanted_left[word] == 0) continue;
-      ++hits, --left[word], --wanted_left[word];
-    }
-  }
-  return F1(hits, TotalWords(answers), TotalWords(references));
+  return BagF1(PlainCharacters(answer), PlainCharacters(reference));
 }
 
 double Similarity(absl::string_view answer, absl::string_view reference) {
-  if (answer.empty() && reference.empty()) return 1;
-  std::vector<int> row(reference.size() + 1);  // of the table of subsequences
-  for (const char c : answer) {
-    int diagonal = 0;
-    for (size_t j = 1; j < row.size(); ++j) {
-      const int above = row[j];
-      row[j] = c == reference[j - 1] ? diagonal + 1 : std::max(above, row[j - 1]);
-      diagonal = above;
-    }
-  }
-  return 2.0 * row.back() / static_cast<double>(answer.size() + reference.size());
+  if (answer == reference) return 1;
+  const Words a = CharactersOf(answer), b = CharactersOf(reference);
+  if (a.empty() || b.empty()) return 0;
+  const auto matching = static_cast<double>(BlockMatcher(a, b).Matching(0, a.size(), 0, b.size()));
+  const double percent = 100 * (2 * matching / static_cast<double>(a.size() + b.size()));
+  return std::nearbyint(percent) / 100;
 }
 
 std::vector<std::string> DigitRuns(absl::string_view text) {

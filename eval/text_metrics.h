@@ -1,6 +1,7 @@
 #ifndef LONGSPAN_EVAL_TEXT_METRICS_H_
 #define LONGSPAN_EVAL_TEXT_METRICS_H_
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -10,25 +11,23 @@
 // InfiniteBench (arXiv 2402.13718) measure it. Letters are ASCII's where case matters.
 namespace longspan {
 
+// The harmonic mean of the shares that `common` things are of the answer's and of the reference's;
+// 0 if there are none.
+double F1(double common, size_t of_answer, size_t of_reference);
+
 // Lower case, without punctuation and articles, one space between words: SQuAD's normal form.
 std::string NormalizeAnswer(absl::string_view text);
 
 // F1 of the words of the normal forms, as often as they come.
 double WordF1(absl::string_view answer, absl::string_view reference);
 
-// F1 of characters, without case, spaces and punctuation: for languages without spaces.
+// F1 of characters, without case, spaces and the punctuation that the benchmarks list: for
+// languages without spaces.
 double CharacterF1(absl::string_view answer, absl::string_view reference);
 
-// ROUGE-L of whole summaries as LongBench's package `rouge` has it: over the distinct words of
-// sentences that end with a full stop.
-double RougeL(absl::string_view answer, absl::string_view reference);
-
-// ROUGE-Lsum as InfiniteBench's package `rouge_score` has it: sentences are lines, words are runs
-// of ASCII letters and digits, and each counts as often as it comes.
-double RougeLsum(absl::string_view answer, absl::string_view reference);
-
-// 2 L / (a + b) for the length L of the longest common subsequence of bytes. `fuzzywuzzy`, which
-// LongBench uses, sums matching blocks in place of it and so can be a little lower.
+// `fuzz.ratio` of `fuzzywuzzy` as a share, which is whole percents: 2 M / (a + b) for the
+// characters M of the matching blocks of Ratcliff and Obershelp, as Python's difflib finds them. In
+// references of 200 characters and more, those that make up over 1% begin no match.
 double Similarity(absl::string_view answer, absl::string_view reference);
 
 // The runs of digits, in order.

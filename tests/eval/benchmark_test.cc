@@ -98,7 +98,7 @@ TEST_F(BenchmarkTest, InfiniteBenchScores) {
       {"kv_retrieval", R"("a-b-1")", "{\"a-b-1\"}", "a-b-12"},
       {"longbook_qa_eng", R"(["Ann Lee"])", "Ann Lee", "Bob"},
       {"longbook_sum_eng", R"("It rains")", "it rains.", "Sun"},
-      {"longbook_qa_chn", R"(["红楼梦"])", "《红楼梦》", "水"},
+      {"longbook_qa_chn", R"(["红楼梦"])", "“红楼梦”。", "水"},
       {"longdialogue_qa_eng", R"(["ANN"])", "Ann, I think", "Anna"},
       {"longbook_choice_eng", R"(["Ann"])", "C. Ann", "A. Bob", four},
       {"longbook_choice_eng", R"("Ann")", "so the answer is C", "the answer is D", four},
@@ -139,6 +139,22 @@ TEST_F(BenchmarkTest, PromptsAreTheDataSets) {
   const auto own = LongOf("hotpotqa", R"(["Ann"])")->make({kLong, std::nullopt, 0});
   EXPECT_EQ(tokenizer_->Decode(own->prompt, true), "<Ann did it.|Who?>");
 
+  // As in str.format.
+  made_.material.prompts["hotpotqa"] = "{{x}} {context}";
+  const auto doubled = LongOf("hotpotqa", R"(["Ann"])")->make({kLong, std::nullopt, 0});
+  EXPECT_EQ(tokenizer_->Decode(doubled->prompt, true), "{x} Ann did it.");
+  for (const char* bad : {"{func}", "{context", "{file:{context}}", "}"}) {
+    made_.material.prompts["hotpotqa"] = absl::StrCat("{context} ", bad);
+    EXPECT_THAT(LongOf("hotpotqa", R"(["Ann"])"),
+                Fails(kInvalid, absl::StrCat("--prompts: nothing stands for ",
+                                             absl::string_view(bad).substr(0, 15))))
+        << bad;
+  }
+  made_.material.prompts["code_run"] = "{context} {func_call}";
+  EXPECT_THAT(
+      Infinite("code_run", "1"),
+      Fails(kInvalid, "nothing stands for {func_call} in the prompt of `code_run`: case 1"));
+
   const auto choice = Infinite("longbook_choice_eng", R"(["Ann"])", R"(["Bob","Cid","Ann","Dot"])");
   EXPECT_THAT(tokenizer_->Decode(choice->make({kLong, std::nullopt, 0})->prompt, true),
               HasSubstr("Question: Who?\nA. Bob\nB. Cid\nC. Ann\nD. Dot\n\n"));
@@ -150,7 +166,7 @@ TEST_F(BenchmarkTest, FilesOfAnotherFormAreRefused) {
   EXPECT_THAT(Long("{}\n"), Fails(kInvalid, "data.jsonl:1: `dataset` must be a text"));
   EXPECT_THAT(LongOf("hotpot", R"(["Ann"])"),
               Fails(kInvalid, "the data set `hotpot` is not known"));
-  EXPECT_THAT(LongOf("lsht", R"(["Ann"])"), Fails(kInvalid, "need a segmenter"));
+  EXPECT_THAT(LongOf("vcsum", R"(["Ann"])"), Fails(kInvalid, "need a segmenter"));
   EXPECT_THAT(LongOf("hotpotqa", "[]"), Fails(kInvalid, ":1: `answers` must be"));
   EXPECT_THAT(LongOf("hotpotqa", "{}"), Fails(kInvalid, ":1: `answers` must be"));
   EXPECT_THAT(LongOf("trec", R"(["Ann"])"), Fails(kInvalid, ":1: `all_classes` must be"));
