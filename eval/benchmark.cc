@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -19,9 +20,18 @@ namespace {
 // What all cases of a file share.
 struct Records {
   std::string prompt;
+  std::optional<ChatFrame> chat;  // around it
   int64_t max_tokens;
   std::vector<BenchmarkRecord> records;
 };
+
+// What is left of a prompt has a beginning and an end.
+absl::Status CheckLength(const CaseId& id) {
+  constexpr int64_t kLeast = 16;
+  if (id.length >= kLeast) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(id.length, " tokens are no prompt; use ", kLeast, " or more"));
+}
 
 void CutMiddle(int64_t most, std::vector<int32_t>* ids) {
   const auto surplus = static_cast<int64_t>(ids->size()) - most;
@@ -36,24 +46,33 @@ std::string FillIn(absl::string_view prompt, const BenchmarkRecord& record) {
   return absl::StrReplaceAll(prompt, parts);
 }
 
+absl::StatusOr<std::vector<int32_t>> EncodeRecord(const Records& records,
+                                                  const BenchmarkRecord& record,
+                                                  const Tokenizer& tokenizer) {
+  const ChatFrame chat = records.chat.value_or(ChatFrame());
+  // A chat template writes special tokens itself.
+  return tokenizer.Encode(absl::StrCat(chat.before, FillIn(records.prompt, record), chat.behind),
+                          /*add_special_tokens=*/false);
+}
+
 absl::StatusOr<EvalCase> MakeRecordCase(const Records& records, const PromptMaterial& material,
                                         const CaseId& id) {
   const BenchmarkRecord& record = records.records.at(static_cast<size_t>(id.index));
   EvalCase made;
-  LONGSPAN_ASSIGN_OR_RETURN(made.prompt, BeginningOfPrompt(material.tokenizer));
-  const auto room = id.length - static_cast<int64_t>(made.prompt.size());
-  if (room < 2) {
-    return absl::InvalidArgumentError(absl::StrCat(id.length, " tokens are no prompt"));
+  if (!records.chat) {
+    LONGSPAN_ASSIGN_OR_RETURN(made.prompt, BeginningOfPrompt(material.tokenizer));
   }
+  LONGSPAN_RETURN_IF_ERROR(CheckLength(id));
+  const int64_t room = id.length - static_cast<int64_t>(made.prompt.size());
   LONGSPAN_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
-                            material.tokenizer.Encode(FillIn(records.prompt, record),
-                                                      /*add_special_tokens=*/false));
+                            EncodeRecord(records, record, material.tokenizer));
   CutMiddle(room, &ids);
   made.prompt.insert(made.prompt.end(), ids.begin(), ids.end());
   made.question = record.question;
   made.answers = record.answers;
   made.choices = record.choices;
   made.max_tokens = records.max_tokens;
+  made.is_chat = records.chat.has_value();
   return made;
 }
 
@@ -170,6 +189,7 @@ absl::StatusOr<CaseSource> RecordCases(absl::string_view benchmark, const Benchm
   auto shared = std::make_shared<Records>();
   const auto own = material.prompts.find(std::string(form.name));
   shared->prompt = own == material.prompts.end() ? std::string(form.prompt) : own->second;
+  if (!form.is_continued) shared->chat = material.chat;
   shared->max_tokens = form.max_tokens;
   shared->records = std::move(records);
   LONGSPAN_RETURN_IF_ERROR(CheckNames(*shared, form, file));
@@ -179,6 +199,10 @@ absl::StatusOr<CaseSource> RecordCases(absl::string_view benchmark, const Benchm
   source.most_cases = static_cast<int64_t>(shared->records.size());
   source.make = [shared, &material](const CaseId& id) {
     return MakeRecordCase(*shared, material, id);
+  };
+  source.measure = [shared](const CaseId& id) -> absl::StatusOr<int64_t> {
+    LONGSPAN_RETURN_IF_ERROR(CheckLength(id));
+    return shared->max_tokens;
   };
   return source;
 }

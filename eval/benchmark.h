@@ -33,6 +33,7 @@ struct BenchmarkForm {
   int64_t max_tokens;        // of an answer
   absl::string_view prompt;  // with {context}, {input} and what else its records have
   Scorer score;
+  bool is_continued = false;  // a text to go on with: no chat
 };
 
 // One line.

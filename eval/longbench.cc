@@ -114,17 +114,17 @@ constexpr BenchmarkForm kForms[] = {
      "one page.\n\nSummary:",
      Best<RougeL>},
     {"trec", 64, "Tell the type of the last question, as in these examples.\n\n{context}\n{input}",
-     OfFirstLine<ShareOfClasses>},
+     OfFirstLine<ShareOfClasses>, true},
     {"triviaqa", 32,
      "Reply to the last question about its passage with the answer alone, as in these "
      "examples.\n\n{context}\n\n{input}",
-     OfFirstLine<Best<WordF1>>},
+     OfFirstLine<Best<WordF1>>, true},
     {"samsum", 128,
      "Sum up the last dialogue in a few short sentences, as in these examples.\n\n{context}\n\n"
      "{input}",
-     OfFirstLine<Best<RougeL>>},
+     OfFirstLine<Best<RougeL>>, true},
     {"lsht", 64, "说出最后一条新闻的类别，如下面的例子所示。\n\n{context}\n{input}",
-     OfFirstLine<ShareOfClasses>},
+     OfFirstLine<ShareOfClasses>, true},
     {"passage_count", 32,
      "Below are paragraphs of Wikipedia, some of them several times. Find out how many different "
      "ones there are.\n\n{context}\n\nReply with the number of different paragraphs alone, such as "
@@ -140,8 +140,8 @@ constexpr BenchmarkForm kForms[] = {
      "下面是一些段落，以及其中一段的摘要。找出是哪一段。\n\n{context}\n\n摘要：\n\n{input}\n\n"
      "只回答段落的编号，格式如\"段落1\"。\n\n答案是：",
      Best<ShareOfNumbers>},
-    {"lcc", 64, kNextLine, Best<CodeSimilarity>},
-    {"repobench-p", 64, kNextLine, Best<CodeSimilarity>},
+    {"lcc", 64, kNextLine, Best<CodeSimilarity>, true},
+    {"repobench-p", 64, kNextLine, Best<CodeSimilarity>, true},
 };
 
 constexpr absl::string_view kOfChineseWords[] = {"multifieldqa_zh", "dureader", "vcsum"};

@@ -9,9 +9,11 @@
 
 namespace longspan {
 
-// Pieces of a text file, one behind the other, each of which is scored as a prompt: how well the
-// model predicts each token from all before it. A case whose piece would go beyond the end is
-// refused.
+// A text file, scored as prompts: how well the model predicts each token from all before it. Cases
+// are pieces of it, one behind the other, all of whose tokens count: each is computed once. With
+// PromptMaterial::stride they are windows that begin so many tokens apart, and as many count, a
+// window's last: each has nearly the whole window before it, and is computed length / stride times.
+// InvalidArgument: the text ends before the case's.
 absl::StatusOr<CaseSource> OpenPerplexity(const std::string& file, const PromptMaterial& material);
 
 }  // namespace longspan

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kernels/base/status_macros.h"
 
@@ -19,6 +20,34 @@ constexpr int64_t kAnswerTokens = 32;  // beside what is asked for: "The answer 
 
 void Append(const std::vector<int32_t>& more, std::vector<int32_t>* ids) {
   ids->insert(ids->end(), more.begin(), more.end());
+}
+
+// A draft in token ids.
+struct EncodedDraft {
+  PromptFrame frame;
+  std::vector<std::vector<int32_t>> needles;
+  int64_t tokens = 0;  // of both
+  int64_t answer_tokens = 0;
+};
+
+absl::StatusOr<EncodedDraft> EncodeDraft(const PromptMaterial& material, const Draft& draft,
+                                         int64_t length) {
+  EncodedDraft encoded;
+  LONGSPAN_ASSIGN_OR_RETURN(encoded.frame, MakePromptFrame(material, draft.question));
+  encoded.tokens = encoded.frame.tokens();
+  for (const Needle& needle : draft.needles) {
+    LONGSPAN_ASSIGN_OR_RETURN(encoded.needles.emplace_back(),
+                              EncodeLine(material.tokenizer, needle.text));
+    encoded.tokens += static_cast<int64_t>(encoded.needles.back().size());
+  }
+  if (encoded.tokens > length) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        length, " tokens do not hold the facts and the question, which have ", encoded.tokens));
+  }
+  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<int32_t> answer,
+                            EncodeLine(material.tokenizer, absl::StrJoin(draft.answers, ", ")));
+  encoded.answer_tokens = static_cast<int64_t>(answer.size()) + kAnswerTokens;
+  return encoded;
 }
 
 // The end of a line, or the beginning of the text, nearest to `place`.
@@ -49,58 +78,77 @@ absl::StatusOr<PromptForm> MakePromptForm(absl::string_view prompt_template,
   return form;
 }
 
+absl::StatusOr<ChatFrame> MakeChatFrame(const ChatTemplate& chat_template) {
+  constexpr absl::string_view kMessage = "what-a-user-says";
+  const nlohmann::ordered_json messages = {{{"role", "user"}, {"content", kMessage}}};
+  LONGSPAN_ASSIGN_OR_RETURN(
+      const std::string text,
+      chat_template.Render(messages, nullptr, /*add_generation_prompt=*/true, nullptr));
+  const std::vector<std::string> parts = absl::StrSplit(text, kMessage);
+  if (parts.size() == 2) return ChatFrame{parts[0], parts[1]};
+  return absl::FailedPreconditionError(
+      absl::StrCat("--chat: the model's chat template has a user's message ", parts.size() - 1,
+                   " times, not once"));
+}
+
+absl::StatusOr<std::vector<int32_t>> BeginningOf(const PromptMaterial& material) {
+  if (material.chat) return std::vector<int32_t>();  // its template writes special tokens
+  return BeginningOfPrompt(material.tokenizer);
+}
+
 absl::StatusOr<PromptFrame> MakePromptFrame(const PromptMaterial& material,
                                             absl::string_view question) {
+  const ChatFrame chat = material.chat.value_or(ChatFrame());
+  const auto asked = [&](absl::string_view text) {
+    return absl::StrReplaceAll(text, {{kQuestion, question}});
+  };
   PromptFrame frame;
-  LONGSPAN_ASSIGN_OR_RETURN(frame.before, BeginningOfPrompt(material.tokenizer));
+  LONGSPAN_ASSIGN_OR_RETURN(frame.before, BeginningOf(material));
   LONGSPAN_ASSIGN_OR_RETURN(
       const std::vector<int32_t> before,
-      material.tokenizer.Encode(absl::StrReplaceAll(material.form.before, {{kQuestion, question}}),
+      material.tokenizer.Encode(absl::StrCat(chat.before, asked(material.form.before)),
                                 /*add_special_tokens=*/false));
   Append(before, &frame.before);
   LONGSPAN_ASSIGN_OR_RETURN(
-      frame.behind, EncodeLine(material.tokenizer,
-                               absl::StrReplaceAll(material.form.behind, {{kQuestion, question}})));
+      frame.behind,
+      EncodeLine(material.tokenizer, absl::StrCat(asked(material.form.behind), chat.behind)));
   return frame;
 }
 
 absl::StatusOr<EvalCase> BuildCase(const PromptMaterial& material, Draft draft, int64_t length,
                                    EvalRandom& random) {
-  LONGSPAN_ASSIGN_OR_RETURN(const PromptFrame frame, MakePromptFrame(material, draft.question));
   std::stable_sort(draft.needles.begin(), draft.needles.end(),
                    [](const Needle& a, const Needle& b) { return a.depth < b.depth; });
-  std::vector<std::vector<int32_t>> needles;
-  int64_t fixed = frame.tokens();
-  for (const Needle& needle : draft.needles) {
-    LONGSPAN_ASSIGN_OR_RETURN(needles.emplace_back(), EncodeLine(material.tokenizer, needle.text));
-    fixed += static_cast<int64_t>(needles.back().size());
-  }
-  if (fixed > length) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(length, " tokens do not hold the facts and the question, which have ", fixed));
-  }
-  const int64_t filler = length - fixed;
+  LONGSPAN_ASSIGN_OR_RETURN(const EncodedDraft encoded, EncodeDraft(material, draft, length));
+  const int64_t filler = length - encoded.tokens;
   LONGSPAN_ASSIGN_OR_RETURN(const Lines lines, material.haystack.Take(filler, random));
 
   EvalCase made;
-  made.prompt = frame.before;
+  made.prompt = encoded.frame.before;
   int64_t placed = 0;  // of the filler
-  for (size_t i = 0; i < needles.size(); ++i) {
+  for (size_t i = 0; i < encoded.needles.size(); ++i) {
     const int64_t place = NearestBreak(lines, draft.needles[i].depth * static_cast<double>(filler));
     made.prompt.insert(made.prompt.end(), lines.ids.begin() + placed, lines.ids.begin() + place);
     placed = place;
-    Append(needles[i], &made.prompt);
+    Append(encoded.needles[i], &made.prompt);
   }
   made.prompt.insert(made.prompt.end(), lines.ids.begin() + placed, lines.ids.end());
-  Append(frame.behind, &made.prompt);
+  Append(encoded.frame.behind, &made.prompt);
 
-  LONGSPAN_ASSIGN_OR_RETURN(const std::vector<int32_t> answer,
-                            EncodeLine(material.tokenizer, absl::StrJoin(draft.answers, ", ")));
-  made.max_tokens = static_cast<int64_t>(answer.size()) + kAnswerTokens;
+  made.max_tokens = encoded.answer_tokens;
+  made.is_chat = material.chat.has_value();
+  if (!made.is_chat) made.stop = material.form.stop;
+  // A list may have an answer a line.
+  if (draft.answers.size() > 1 && made.stop == "\n") made.stop = "\n\n";
   made.question = std::move(draft.question);
   made.answers = std::move(draft.answers);
-  made.stop = material.form.stop;
   return made;
+}
+
+absl::StatusOr<int64_t> MeasureCase(const PromptMaterial& material, const Draft& draft,
+                                    int64_t length) {
+  LONGSPAN_ASSIGN_OR_RETURN(const EncodedDraft encoded, EncodeDraft(material, draft, length));
+  return encoded.answer_tokens;
 }
 
 }  // namespace longspan

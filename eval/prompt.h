@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "eval/eval_case.h"
 #include "eval/eval_random.h"
 #include "eval/haystack.h"
+#include "runtime/chat_template.h"
 #include "runtime/tokenizer.h"
 
 namespace longspan {
@@ -20,6 +22,15 @@ struct PromptForm {
   std::string before, behind;
   std::string stop;  // answers end before it; empty: only where the model ends them
 };
+
+// What a chat template writes around what a user says.
+struct ChatFrame {
+  std::string before, behind;
+};
+
+// FailedPrecondition: the template does not pass on what a user says. Other errors are the
+// template's own.
+absl::StatusOr<ChatFrame> MakeChatFrame(const ChatTemplate& chat_template);
 
 // The config's `ask.prompt_template` and `ask.stop`. InvalidArgument: the template has no
 // {document} or no {question}.
@@ -32,7 +43,12 @@ struct PromptMaterial {
   const Haystack& haystack;
   PromptForm form;
   std::map<std::string, std::string> prompts;  // of benchmarks, by data set, in place of ours
+  std::optional<ChatFrame> chat;               // prompts are what a user says
+  int64_t stride = 0;  // of perplexity's windows; 0: pieces one behind the other
 };
+
+// Ids that a prompt without a chat begins with, and that a chat's text is encoded after: none.
+absl::StatusOr<std::vector<int32_t>> BeginningOf(const PromptMaterial& material);
 
 // Lines to hide in a document.
 struct Needle {
@@ -61,6 +77,9 @@ absl::StatusOr<PromptFrame> MakePromptFrame(const PromptMaterial& material,
 // InvalidArgument: they and the question have more.
 absl::StatusOr<EvalCase> BuildCase(const PromptMaterial& material, Draft draft, int64_t length,
                                    EvalRandom& random);
+// EvalCase::max_tokens of that case, or its error.
+absl::StatusOr<int64_t> MeasureCase(const PromptMaterial& material, const Draft& draft,
+                                    int64_t length);
 
 }  // namespace longspan
 

@@ -23,27 +23,102 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMostSettingsBytes = 1 << 20;
-
 absl::Status ErrorOf(const std::string& path) {
   return absl::InternalError(
       absl::StrCat("--output ", path, ": cannot be written to: ", strerror(errno)));
 }
 
 // The first key that differs, in words; empty: none does.
-std::string Difference(const nlohmann::json& there, const nlohmann::ordered_json& here) {
-  for (const auto& [key, value] : here.items()) {
-    const nlohmann::json other = there.contains(key) ? there.at(key) : nlohmann::json();
-    if (other.dump() == nlohmann::json(value).dump()) continue;
-    return absl::StrCat("`", key, "` is ", other.dump(), " there and ", value.dump(), " here");
+std::string Difference(const nlohmann::ordered_json& there, const nlohmann::ordered_json& here) {
+  nlohmann::ordered_json all = here;
+  all.update(there);
+  for (const auto& [key, unused] : all.items()) {
+    const nlohmann::json of_there = there.contains(key) ? there.at(key) : nlohmann::ordered_json();
+    const nlohmann::json of_here = here.contains(key) ? here.at(key) : nlohmann::ordered_json();
+    if (of_there == of_here) continue;
+    return absl::StrCat("`", key, "` is ", of_there.dump(), " there and ", of_here.dump(), " here");
   }
   return "";
 }
 
+// Between settings, and between those of methods that both have.
+std::string DifferenceOfDescriptions(const nlohmann::ordered_json& there,
+                                     const nlohmann::ordered_json& here) {
+  std::string difference = Difference(there.at("settings"), here.at("settings"));
+  for (const auto& [name, settings] : here.at("methods").items()) {
+    if (!difference.empty() || !there.at("methods").contains(name)) continue;
+    difference = Difference(there.at("methods").at(name), settings);
+    if (!difference.empty()) difference = absl::StrCat("of ", name, " ", difference);
+  }
+  return difference;
+}
+
+absl::StatusOr<nlohmann::ordered_json> ReadDescription(const std::string& path) {
+  std::string text;
+  LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
+  auto json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const bool is_one = json.is_object() && json.contains("settings") && json.contains("methods") &&
+                      json.at("settings").is_object() && json.at("methods").is_object() &&
+                      json.at("settings").contains("cases_of_a_method");
+  if (is_one) return json;
+  return absl::DataLossError(absl::StrCat(path, ": is not an evaluation of this version"));
+}
+
+// The complete lines of `path` by `parse`.
+template <typename T>
+absl::StatusOr<std::vector<T>> ParseLines(absl::string_view text, const std::string& path,
+                                          absl::StatusOr<T> (*parse)(const nlohmann::json&)) {
+  std::vector<T> parsed;
+  int64_t number = 0;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    ++number;
+    if (line.empty()) continue;
+    const absl::StatusOr<nlohmann::json> json = ParseJsonObject({line.data(), line.size()});
+    absl::StatusOr<T> one = json.ok() ? parse(*json) : json.status();
+    if (!one.ok()) {
+      return absl::DataLossError(absl::StrCat(path, ":", number, ": ", one.status().message()));
+    }
+    parsed.push_back(*std::move(one));
+  }
+  return parsed;
+}
+
+absl::StatusOr<std::string> ReadCompleteLines(const std::string& path) {
+  std::string text;
+  LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
+  text.resize(text.rfind('\n') + 1);  // npos + 1 is 0
+  return text;
+}
+
+// Opens a file of lines for appending, and takes off an incomplete one.
+absl::Status OpenLines(const std::string& path, int* descriptor) {
+  *descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (*descriptor < 0) return ErrorOf(path);
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string text, ReadCompleteLines(path));
+  if (ftruncate(*descriptor, static_cast<off_t>(text.size())) != 0) return ErrorOf(path);
+  return absl::OkStatus();
+}
+
+absl::Status AppendLine(int descriptor, const std::string& path,
+                        const nlohmann::ordered_json& json) {
+  const std::string line = DumpJson(json) + "\n";
+  absl::string_view rest = line;
+  while (!rest.empty()) {
+    const ssize_t written = write(descriptor, rest.data(), rest.size());
+    if (written < 0 && errno != EINTR) return ErrorOf(path);
+    rest.remove_prefix(std::max<ssize_t>(written, 0));
+  }
+  return fsync(descriptor) == 0 ? absl::OkStatus() : ErrorOf(path);
+}
+
+std::string CasesIn(const std::string& directory) { return directory + "/cases.jsonl"; }
+std::string CostsIn(const std::string& directory) { return directory + "/costs.jsonl"; }
+std::string DescriptionIn(const std::string& directory) { return directory + "/eval.json"; }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ResultStore>> ResultStore::Open(
-    const std::string& directory, const nlohmann::ordered_json& settings) {
+    const std::string& directory, const nlohmann::ordered_json& description) {
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) {
@@ -58,70 +133,82 @@ absl::StatusOr<std::unique_ptr<ResultStore>> ResultStore::Open(
     return absl::FailedPreconditionError(
         absl::StrCat("--output ", directory, ": another process runs this evaluation"));
   }
-  LONGSPAN_RETURN_IF_ERROR(store->TakeUp(settings));
-  LONGSPAN_RETURN_IF_ERROR(store->ReadCases());
+  LONGSPAN_RETURN_IF_ERROR(store->ReadLines());
+  LONGSPAN_RETURN_IF_ERROR(store->TakeUp(description));
   return store;
 }
 
+absl::StatusOr<EvalData> ResultStore::Read(const std::string& directory) {
+  EvalData data;
+  LONGSPAN_ASSIGN_OR_RETURN(data.description, ReadDescription(DescriptionIn(directory)));
+  const std::string cases = CasesIn(directory), costs = CostsIn(directory);
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string case_lines, ReadCompleteLines(cases));
+  LONGSPAN_ASSIGN_OR_RETURN(data.results, ParseLines(case_lines, cases, ParseEvalResult));
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string cost_lines, ReadCompleteLines(costs));
+  LONGSPAN_ASSIGN_OR_RETURN(data.costs, ParseLines(cost_lines, costs, ParseEvalCost));
+  return data;
+}
+
 ResultStore::~ResultStore() {
-  if (cases_ >= 0) close(cases_);
-  if (lock_ >= 0) close(lock_);
+  for (const int descriptor : {cases_, costs_, lock_}) {
+    if (descriptor >= 0) close(descriptor);
+  }
 }
 
-absl::Status ResultStore::TakeUp(const nlohmann::ordered_json& settings) {
-  const std::string path = directory_ + "/eval.json";
-  std::error_code error;
-  if (!fs::exists(path, error)) {
-    LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
-    LONGSPAN_RETURN_IF_ERROR(file.Write(settings.dump(2) + "\n"));
-    return file.Commit();
-  }
-  LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::json there, ReadJsonObject(path, kMostSettingsBytes));
-  const std::string difference = Difference(there, settings);
-  if (difference.empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("--output ", directory_,
-                                                    " holds another evaluation: ", difference,
-                                                    "; give this one a directory of its own"));
-}
-
-absl::Status ResultStore::ReadCases() {
-  const std::string path = directory_ + "/cases.jsonl";
-  cases_ = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (cases_ < 0) return ErrorOf(path);
-  std::string text;
-  LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
-  text.resize(text.rfind('\n') + 1);  // npos + 1 is 0
-  if (ftruncate(cases_, static_cast<off_t>(text.size())) != 0) return ErrorOf(path);
-  int64_t number = 0;
-  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
-    ++number;
-    if (line.empty()) continue;
-    const absl::StatusOr<nlohmann::json> json = ParseJsonObject({line.data(), line.size()});
-    absl::StatusOr<EvalResult> result = json.ok() ? ParseEvalResult(*json) : json.status();
-    if (!result.ok()) {
-      return absl::DataLossError(absl::StrCat(path, ":", number, ": ", result.status().message()));
-    }
-    Keep(*std::move(result));
-  }
+absl::Status ResultStore::ReadLines() {
+  const std::string cases = CasesIn(directory_), costs = CostsIn(directory_);
+  LONGSPAN_RETURN_IF_ERROR(OpenLines(cases, &cases_));
+  LONGSPAN_RETURN_IF_ERROR(OpenLines(costs, &costs_));
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string case_lines, ReadCompleteLines(cases));
+  LONGSPAN_ASSIGN_OR_RETURN(std::vector<EvalResult> results,
+                            ParseLines(case_lines, cases, ParseEvalResult));
+  for (EvalResult& result : results) Keep(std::move(result));
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string cost_lines, ReadCompleteLines(costs));
+  LONGSPAN_ASSIGN_OR_RETURN(data_.costs, ParseLines(cost_lines, costs, ParseEvalCost));
   return absl::OkStatus();
 }
 
-absl::Status ResultStore::Add(EvalResult result) {
-  const std::string line = DumpJson(ToJson(result)) + "\n";
-  absl::string_view rest = line;
-  while (!rest.empty()) {
-    const ssize_t written = write(cases_, rest.data(), rest.size());
-    if (written < 0 && errno != EINTR) return ErrorOf(directory_ + "/cases.jsonl");
-    rest.remove_prefix(std::max<ssize_t>(written, 0));
+absl::Status ResultStore::TakeUp(const nlohmann::ordered_json& description) {
+  const std::string path = DescriptionIn(directory_);
+  std::error_code error;
+  data_.description = description;
+  // What has no case yet, as when a method did not fit, may become another evaluation.
+  if (fs::exists(path, error) && !data_.results.empty()) {
+    LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::ordered_json there, ReadDescription(path));
+    const std::string difference = DifferenceOfDescriptions(there, description);
+    if (!difference.empty()) {
+      return absl::FailedPreconditionError(absl::StrCat("--output ", directory_,
+                                                        " holds another evaluation: ", difference,
+                                                        "; give this one a directory of its own"));
+    }
+    nlohmann::ordered_json methods = there.at("methods");
+    methods.update(description.at("methods"));
+    if (methods == there.at("methods")) {
+      data_.description = there;
+      return absl::OkStatus();
+    }
+    data_.description["methods"] = methods;
   }
-  if (fsync(cases_) != 0) return ErrorOf(directory_ + "/cases.jsonl");
+  LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
+  LONGSPAN_RETURN_IF_ERROR(file.Write(data_.description.dump(2) + "\n"));
+  return file.Commit();
+}
+
+absl::Status ResultStore::Add(EvalResult result) {
+  LONGSPAN_RETURN_IF_ERROR(AppendLine(cases_, CasesIn(directory_), ToJson(result)));
   Keep(std::move(result));
+  return absl::OkStatus();
+}
+
+absl::Status ResultStore::Add(EvalCost cost) {
+  LONGSPAN_RETURN_IF_ERROR(AppendLine(costs_, CostsIn(directory_), ToJson(cost)));
+  data_.costs.push_back(std::move(cost));
   return absl::OkStatus();
 }
 
 void ResultStore::Keep(EvalResult result) {
   if (!keys_.insert(KeyOf(result.task, result.method, result.id)).second) return;
-  results_.push_back(std::move(result));
+  data_.results.push_back(std::move(result));
 }
 
 }  // namespace longspan

@@ -28,8 +28,9 @@ struct EvalTask {
   absl::string_view name;
   absl::string_view summary;
   bool sweeps_depth = false;
-  int64_t needles = 1;  // facts of a prompt
-  int64_t asked = 1;    // of them; 0: all
+  int64_t needles = 1;     // facts of a prompt
+  int64_t asked = 1;       // of them; 0: all
+  bool asks_some = false;  // of them, as --asked says
   // Of generated tasks.
   absl::StatusOr<Draft> (*draft)(const PromptMaterial& material, const DraftShape& shape,
                                  EvalRandom& random) = nullptr;
@@ -49,8 +50,8 @@ struct TaskRequest {
 // file where it needs one, or it is named twice.
 absl::StatusOr<std::vector<TaskRequest>> ParseTasks(absl::string_view text);
 
-// `material` must outlive the source. InvalidArgument: the file is not of its form, and where; or
-// more facts are asked for than a prompt has.
+// `material` must outlive the source. InvalidArgument: the file is not of its form, and where; more
+// facts are asked for than a prompt has; or the options have what the task has not.
 absl::StatusOr<CaseSource> OpenTask(const TaskRequest& request, const TaskOptions& options,
                                     const PromptMaterial& material);
 

@@ -1,185 +1,32 @@
-#include <algorithm>
+#include <array>
 #include <cstdio>
-#include <deque>
 #include <filesystem>
-#include <iterator>
 #include <memory>
-#include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "collectives/mpi_communicator.h"
-#include "eval/haystack.h"
-#include "eval/prompt.h"
 #include "eval/result_store.h"
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/bootstrap.h"
 #include "launcher/eval_options.h"
+#include "launcher/eval_plan.h"
 #include "launcher/eval_report.h"
-#include "launcher/eval_runner.h"
 #include "launcher/flags.h"
 #include "launcher/subcommand.h"
-#include "runtime/model.h"
 
 // `longspan eval`: the cases of several tasks, by several methods one after the other.
 namespace longspan {
 namespace {
 
-std::vector<CaseId> GridOf(const CaseSource& source, const EvalOptions& options) {
-  std::vector<std::optional<double>> depths = {std::nullopt};
-  if (source.sweeps_depth) depths.assign(options.depths.begin(), options.depths.end());
-  const int64_t cases =
-      source.most_cases == 0 ? options.cases : std::min(options.cases, source.most_cases);
-  std::vector<CaseId> grid;
-  for (const int64_t length : options.lengths) {
-    for (const std::optional<double>& depth : depths) {
-      for (int64_t i = 0; i < cases; ++i) grid.push_back({length, depth, i});
-    }
-  }
-  return grid;
-}
-
-// Rank 0's side: what is to be run, and where results go.
-class EvalPlan {
- public:
-  explicit EvalPlan(const EvalOptions& options) : options_(options) {}
-
-  // What can be told before anything is loaded. False: all cases have been run.
-  absl::StatusOr<bool> Prepare(const Config& config);
-
-  // The next method with pending cases; -1: there is none.
-  int64_t NextMethod() const {
-    const auto found = std::find_if(pending_.begin(), pending_.end(),
-                                    [](const auto& cases) { return !cases.empty(); });
-    return found == pending_.end() ? -1 : found - pending_.begin();
-  }
-  int64_t max_model_len() const { return max_model_len_; }
-
-  absl::StatusOr<int> RunMethod(int64_t method, Engine& engine, absl::Status* refusal);
-  absl::Status Report();
-
- private:
-  absl::Status OpenSources(const Config& config);
-  // That the shortest prompts hold their facts, and the longest fit with their answers.
-  absl::Status CheckLengths(const Config& config);
-  absl::Status CheckMethods(const Config& config) const;
-
-  const EvalOptions& options_;
-  std::unique_ptr<Tokenizer> tokenizer_;
-  std::optional<Haystack> haystack_;
-  std::optional<PromptMaterial> material_;
-  std::deque<CaseSource> sources_;
-  int64_t max_model_len_ = 0;
-  nlohmann::ordered_json settings_;
-  std::unique_ptr<ResultStore> store_;
-  std::vector<std::vector<PendingCase>> pending_;  // [methods]
-  std::optional<EvalProgress> progress_;
-};
-
-absl::StatusOr<bool> EvalPlan::Prepare(const Config& config) {
-  LONGSPAN_ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(config));
-  LONGSPAN_RETURN_IF_ERROR(OpenSources(config));
-  LONGSPAN_RETURN_IF_ERROR(CheckLengths(config));
-  LONGSPAN_RETURN_IF_ERROR(CheckMethods(config));
-  LONGSPAN_ASSIGN_OR_RETURN(settings_, EvalSettings(options_, config));
-  LONGSPAN_ASSIGN_OR_RETURN(store_, ResultStore::Open(options_.output, settings_));
-  for (const EvalMethod* method : options_.methods) {
-    std::vector<PendingCase>& pending = pending_.emplace_back();
-    for (const CaseSource& source : sources_) {
-      for (const CaseId& id : GridOf(source, options_)) {
-        if (store_->Has(source.label, std::string(method->name), id)) continue;
-        pending.push_back({&source, id});
-      }
-    }
-  }
-  progress_.emplace(options_.progress, pending_);
-  if (NextMethod() >= 0) return true;
-  LONGSPAN_RETURN_IF_ERROR(Report());
-  return false;
-}
-
-absl::Status EvalPlan::OpenSources(const Config& config) {
-  LONGSPAN_ASSIGN_OR_RETURN(haystack_, Haystack::Load(options_.haystack, *tokenizer_));
-  LONGSPAN_RETURN_IF_ERROR(haystack_->CheckHolds(options_.lengths.back()));
-  LONGSPAN_ASSIGN_OR_RETURN(PromptForm form,
-                            MakePromptForm(config.ask.prompt_template, config.ask.stop));
-  LONGSPAN_ASSIGN_OR_RETURN(auto prompts, ReadPrompts(options_.prompts));
-  material_.emplace(PromptMaterial{*tokenizer_, *haystack_, std::move(form), std::move(prompts)});
-  for (const TaskRequest& request : options_.tasks) {
-    LONGSPAN_ASSIGN_OR_RETURN(CaseSource source,
-                              OpenTask(request, options_.task_options, *material_));
-    for (const CaseSource& other : sources_) {
-      if (other.label != source.label) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("--task: two files are of ", source.label, "; evaluate them apart"));
-    }
-    sources_.push_back(std::move(source));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status EvalPlan::CheckLengths(const Config& config) {
-  for (const CaseSource& source : sources_) {
-    const std::vector<CaseId> grid = GridOf(source, options_);
-    for (const CaseId& id : {grid.front(), grid.back()}) {
-      const absl::StatusOr<EvalCase> made = source.make(id);
-      if (!made.ok()) {
-        return absl::Status(made.status().code(),
-                            absl::StrCat("--length ", id.length, ": ", source.label, ": ",
-                                         made.status().message()));
-      }
-      const int64_t needed = id.length + made->max_tokens;
-      max_model_len_ = std::max(max_model_len_, needed);
-      if (config.max_model_len == 0 || needed <= config.max_model_len) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("--length ", id.length, ": with ", made->max_tokens,
-                       " tokens for an answer of ", source.label, " it exceeds `max_model_len` ",
-                       config.max_model_len, "; use a smaller length, or a larger max_model_len"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status EvalPlan::CheckMethods(const Config& config) const {
-  for (const EvalMethod* method : options_.methods) {
-    LONGSPAN_ASSIGN_OR_RETURN(const Config changed, MethodConfig(config, *method, max_model_len_));
-    std::error_code ignored;
-    if (changed.attention != Attention::kEsa || changed.esa.compression != Compression::kLowRank ||
-        IsDummy(changed) || std::filesystem::exists(CompressorPath(changed), ignored)) {
-      continue;
-    }
-    return absl::NotFoundError(absl::StrCat("--method ", method->name, ": there is no ",
-                                            CompressorPath(changed),
-                                            "; `longspan calibrate` makes one"));
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<int> EvalPlan::RunMethod(int64_t method, Engine& engine, absl::Status* refusal) {
-  const std::string name(options_.methods[method]->name);
-  LONGSPAN_RETURN_IF_ERROR(
-      RunCases(pending_[method], name, engine, store_.get(), &*progress_, refusal));
-  pending_[method].clear();
-  if (!refusal->ok()) pending_.clear();
-  progress_->Clear();
-  LONGSPAN_ASSIGN_OR_RETURN(const EngineStats stats, engine.Shutdown());
-  absl::FPrintF(stderr, "method        %s\n%s", name, SummaryText(stats, LaunchedByMpirun()));
-  return kExitOk;
-}
-
-absl::Status EvalPlan::Report() {
-  LONGSPAN_RETURN_IF_ERROR(WriteEvalReport(settings_, store_->results(), options_.output));
-  fputs(EvalTable(store_->results()).c_str(), stdout);
-  return absl::OkStatus();
-}
-
-// What rank 0 tells the others before each method.
-struct NextRun {
-  int64_t method = -1;  // of EvalOptions::methods; -1: that was all
-  int64_t max_model_len = 0;
+// What rank 0 tells the others.
+struct Agenda {
+  int64_t max_model_len = 0, trained_context = 0;
+  int64_t count = 0;
+  std::array<int64_t, 32> methods = {};  // `count` of them: indices into EvalOptions::methods
 };
 
 // An evaluation on all its ranks.
@@ -190,38 +37,85 @@ class EvalJob {
   absl::StatusOr<bool> Prepare(const Config& config) { return plan_.Prepare(config); }
 
   absl::StatusOr<int> Run(const Config& config, Communicator& communicator) {
-    const bool is_first = communicator.rank() == 0;
-    absl::Status refusal;
-    for (bool is_ready = false;; is_ready = true) {
-      NextRun next;
-      if (is_first) next = {plan_.NextMethod(), plan_.max_model_len()};
-      LONGSPAN_RETURN_IF_ERROR(communicator.Broadcast("eval.method", &next, sizeof(next), 0));
-      if (next.method < 0) break;
-      LONGSPAN_ASSIGN_OR_RETURN(
-          Config changed, MethodConfig(config, *options_.methods[next.method], next.max_model_len));
-      changed.kv_cache_prefix_caching = "false";  // no two cases begin alike
-      LONGSPAN_ASSIGN_OR_RETURN(const auto engine, Engine::Create(changed, &communicator));
-      if (!is_ready) CatchStopSignals();
-      const absl::StatusOr<int> ended = RunOrAbort(communicator, [&]() -> absl::StatusOr<int> {
-        if (is_first) return plan_.RunMethod(next.method, *engine, &refusal);
-        LONGSPAN_RETURN_IF_ERROR(engine->RunWorker());
-        return kExitOk;
-      });
-      LONGSPAN_RETURN_IF_ERROR(ended.status());
+    LONGSPAN_ASSIGN_OR_RETURN(const Agenda agenda, ShareAgenda(communicator));
+    const auto load = [&](int64_t i) {
+      return LoadMethod(config, agenda, agenda.methods[i], communicator);
+    };
+    // What does not load or fit is told before the first case. The first method's engine stays.
+    std::unique_ptr<Engine> engine;
+    for (int64_t i = agenda.count - 1; i >= 0; --i) {
+      engine.reset();
+      LONGSPAN_ASSIGN_OR_RETURN(engine, load(i));
     }
-    if (!is_first) return kExitOk;
+    CatchStopSignals();
+    absl::Status refusal;
+    for (int64_t i = 0; i < agenda.count; ++i) {
+      if (i > 0) {
+        auto loaded = load(i);
+        if (!loaded.ok()) return ReportFirst(loaded.status(), communicator);
+        engine = *std::move(loaded);
+      }
+      LONGSPAN_RETURN_IF_ERROR(
+          RunMethod(agenda.methods[i], communicator, *engine, &refusal).status());
+      engine.reset();
+      bool goes_on = refusal.ok();
+      LONGSPAN_RETURN_IF_ERROR(
+          communicator.Broadcast("eval.goes_on", &goes_on, sizeof(goes_on), 0));
+      if (!goes_on) break;
+    }
+    if (communicator.rank() != 0) return kExitOk;
     refusal.Update(plan_.Report());
     return refusal.ok() ? int{kExitOk} : ReportError(refusal, 0);
   }
 
  private:
+  absl::StatusOr<Agenda> ShareAgenda(Communicator& communicator) {
+    Agenda agenda;
+    if (communicator.rank() == 0) {
+      const std::vector<int64_t> methods = plan_.PendingMethods();
+      LONGSPAN_CHECK(methods.size() <= agenda.methods.size());
+      agenda = {plan_.max_model_len(), plan_.trained_context(),
+                static_cast<int64_t>(methods.size())};
+      std::copy(methods.begin(), methods.end(), agenda.methods.begin());
+    }
+    LONGSPAN_RETURN_IF_ERROR(communicator.Broadcast("eval.agenda", &agenda, sizeof(agenda), 0));
+    return agenda;
+  }
+
+  absl::StatusOr<std::unique_ptr<Engine>> LoadMethod(const Config& config, const Agenda& agenda,
+                                                     int64_t method, Communicator& communicator) {
+    LONGSPAN_ASSIGN_OR_RETURN(Config changed,
+                              MethodConfig(config, *options_.methods[method], agenda.max_model_len,
+                                           agenda.trained_context));
+    changed.kv_cache_prefix_caching = "false";  // no two cases begin alike
+    return Engine::Create(changed, &communicator);
+  }
+
+  absl::StatusOr<int> RunMethod(int64_t method, Communicator& communicator, Engine& engine,
+                                absl::Status* refusal) {
+    return RunOrAbort(communicator, [&]() -> absl::StatusOr<int> {
+      LONGSPAN_RETURN_IF_ERROR(communicator.rank() == 0
+                                   ? plan_.RunMethod(method, communicator.size(), engine, refusal)
+                                   : engine.RunWorker());
+      return kExitOk;
+    });
+  }
+
+  // An error that all ranks have, once there is something to report.
+  absl::Status ReportFirst(const absl::Status& status, Communicator& communicator) {
+    if (communicator.rank() != 0) return status;
+    if (const absl::Status written = plan_.Report(); !written.ok()) ReportError(written, 0);
+    return status;
+  }
+
   const EvalOptions& options_;
   EvalPlan plan_;  // of rank 0
 };
 
 absl::StatusOr<int> Eval(const std::vector<std::string>& positional) {
   if (!positional.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("unexpected argument ", positional[0]));
+    return absl::InvalidArgumentError(
+        absl::StrCat("unexpected argument ", positional[0], "; `eval report` is another"));
   }
   LONGSPAN_RETURN_IF_ERROR(SetFlags().status());
   LONGSPAN_ASSIGN_OR_RETURN(const EvalOptions options, EvalOptionsFromFlags());
@@ -230,6 +124,26 @@ absl::StatusOr<int> Eval(const std::vector<std::string>& positional) {
                             [&job](const Config& config, Communicator& communicator) {
                               return job.Run(config, communicator);
                             }});
+}
+
+absl::StatusOr<int> Report(const std::vector<std::string>& positional) {
+  if (positional.size() != 1) {
+    return absl::InvalidArgumentError("takes the directory of an evaluation, and nothing else");
+  }
+  const std::string format = absl::GetFlag(FLAGS_format);
+  if (format != "table" && format != "markdown" && format != "json") {
+    return absl::InvalidArgumentError("--format must be table, markdown or json");
+  }
+  const absl::StatusOr<EvalData> data = ResultStore::Read(positional[0]);
+  if (!data.ok()) return ReportError(data.status(), 0);
+  if (const absl::Status written = WriteEvalReport(*data, positional[0]); !written.ok()) {
+    return ReportError(written, 0);
+  }
+  const std::string text = format == "json"       ? SummaryJson(*data).dump(2) + "\n"
+                           : format == "markdown" ? EvalMarkdown(*data)
+                                                  : EvalTable(*data);
+  fputs(text.c_str(), stdout);
+  return kExitOk;
 }
 
 std::string Summary() {
@@ -247,15 +161,24 @@ std::string Summary() {
 
 Subcommand EvalSubcommand() {
   static const auto* summary = new std::string(Summary());
-  return {"eval",
-          "--config FILE --task NAMES --method NAMES --output DIR [--length TOKENS] [--depth "
-          "SHARES] [--cases N]\n          [--haystack TEXT] [--prompts JSON] [--needles N] "
-          "[--asked N] [--seed N] "
-          "[--model DIR] [--set key=value]...",
-          *summary,
-          {"config", "model", "set", "task", "method", "length", "depth", "cases", "needles",
-           "asked", "haystack", "prompts", "seed", "output", "progress", "verbosity"},
-          Eval};
+  return {
+      "eval",
+      "--config FILE --task NAMES --method NAMES --output DIR [--length TOKENS] [--depth "
+      "SHARES] [--cases N]\n          [--haystack TEXT] [--prompts JSON] [--chat] [--stride "
+      "TOKENS] [--needles N] [--asked N] [--seed N]\n          [--model DIR] [--set "
+      "key=value]...",
+      *summary,
+      {"config", "model", "set", "task", "method", "length", "depth", "cases", "needles", "asked",
+       "haystack", "prompts", "chat", "stride", "seed", "output", "progress", "verbosity"},
+      Eval};
+}
+
+Subcommand EvalReportSubcommand() {
+  return {"eval report",
+          "DIR [--format table|markdown|json]",
+          "Prints the tables of an evaluation, and makes its summary.json and report.html anew.",
+          {"format", "verbosity"},
+          Report};
 }
 
 }  // namespace longspan

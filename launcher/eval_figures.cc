@@ -19,6 +19,7 @@ namespace {
 constexpr double kWidth = 380;
 constexpr double kLeft = 46, kTop = 40, kPlotWidth = kWidth - kLeft - 26, kPlotHeight = 200;
 constexpr double kBelowPlot = 38;  // ticks and the label of the axis
+constexpr double kScale = 34;      // of colours, with its label
 constexpr double kLegendLine = 16;
 constexpr double kMapRow = 26;
 constexpr size_t kMostNumbers = 8;  // columns of a map that have room for numbers
@@ -40,6 +41,50 @@ std::string ShareColour(double share) {
                           static_cast<int>(std::lround(from[i] + way * (to[i] - from[i]))));
   }
   return colour;
+}
+
+// A bar of the colours from 0 to 100%, and what they stand for.
+void AddColourScale(double top, Svg* svg) {
+  constexpr int kSteps = 20;
+  constexpr double kStep = 0.6 * kPlotWidth / kSteps, kHeight = 10;
+  for (int i = 0; i < kSteps; ++i) {
+    const double share = (i + 0.5) / kSteps;
+    svg->Rectangle({kLeft + kStep * i, top}, kStep, kHeight, ShareColour(share),
+                   absl::StrFormat("%.0f%%", 100 * share));
+  }
+  svg->Text({kLeft - 8, top + kHeight}, "0", Svg::Anchor::kEnd);
+  svg->Text({kLeft + kStep * kSteps + 8, top + kHeight}, "100%");
+}
+
+// How a method is drawn in all figures: no two of 32 alike.
+struct CurveStyle {
+  absl::string_view colour;
+  int form = 0;
+  absl::string_view dashes;
+};
+
+// By its place among all methods.
+CurveStyle StyleOf(size_t place) {
+  constexpr size_t kColours = std::size(kCurveColours);
+  constexpr absl::string_view kDashes[] = {"", "6 3", "2 3", "9 3 2 3", "1 5"};
+  const size_t round = place / kColours;
+  return {kCurveColours[place % kColours], static_cast<int>(place + round),
+          kDashes[round % std::size(kDashes)]};
+}
+
+// In order of their coming.
+std::vector<std::string> MethodsOf(absl::Span<const EvalCell> cells) {
+  std::vector<std::string> methods;
+  for (const EvalCell& cell : cells) {
+    if (std::find(methods.begin(), methods.end(), cell.method) == methods.end()) {
+      methods.push_back(cell.method);
+    }
+  }
+  return methods;
+}
+
+CurveStyle StyleOf(const std::string& method, const std::vector<std::string>& methods) {
+  return StyleOf(std::find(methods.begin(), methods.end(), method) - methods.begin());
 }
 
 // Cells by what a figure has in common, in order of their first one.
@@ -76,8 +121,8 @@ std::string MapOf(const std::vector<EvalCell>& cells) {
                   absl::StrCat(Grouped(cell.length), " tokens, depth ", *cell.depth, ": ",
                                ScoreText(cell), " of ", cell.cases, ", ", IntervalText(cell)));
     if (lengths.size() > kMostNumbers) continue;
-    svg.Text({corner.x + width / 2, corner.y + kMapRow * 0.65},
-             absl::StrFormat("%.0f", 100 * cell.score), Svg::Anchor::kMiddle);
+    svg.TextOnColour({corner.x + width / 2, corner.y + kMapRow / 2},
+                     absl::StrFormat("%.0f", 100 * cell.score));
   }
   const double bottom = kTop + kMapRow * static_cast<double>(depths.size());
   const size_t stride = (lengths.size() + 5) / 6;
@@ -95,11 +140,13 @@ std::string MapOf(const std::vector<EvalCell>& cells) {
     middle += kMapRow;
   }
   svg.Text({kLeft + kPlotWidth / 2, bottom + 30}, "tokens of the prompt", Svg::Anchor::kMiddle);
-  return svg.Finish(bottom + kBelowPlot);
+  AddColourScale(bottom + kBelowPlot + 6, &svg);
+  return svg.Finish(bottom + kBelowPlot + kScale);
 }
 
 struct Curve {
   std::string name;
+  CurveStyle style;
   std::vector<Point> points;        // values of the axes
   std::vector<Interval> intervals;  // of each; empty: none
 };
@@ -115,8 +162,7 @@ std::string CurvesOf(const std::string& title, const std::vector<Curve>& curves,
   };
   double legend = kTop + kPlotHeight + kBelowPlot + 8;
   for (size_t c = 0; c < curves.size(); ++c) {
-    const absl::string_view colour = kCurveColours[c % std::size(kCurveColours)];
-    const int form = static_cast<int>(c);
+    const CurveStyle& style = curves[c].style;
     std::vector<Point> places;
     for (size_t i = 0; i < curves[c].points.size(); ++i) {
       const Point& point = curves[c].points[i];
@@ -126,17 +172,20 @@ std::string CurvesOf(const std::string& title, const std::vector<Curve>& curves,
       const double at =
           places[i].x + 2.0 * (static_cast<double>(c) - static_cast<double>(curves.size() - 1) / 2);
       const Interval& interval = curves[c].intervals[i];
-      svg.Path({{at, height(interval.low)}, {at, height(interval.high)}}, colour, "");
+      svg.Path({{at, height(interval.low)}, {at, height(interval.high)}}, style.colour, "");
     }
-    svg.Path(places, colour, "");
+    svg.Path(places, style.colour, style.dashes);
     for (size_t i = 0; i < places.size() && !curves[c].intervals.empty(); ++i) {
       svg.Marker(
-          places[i], form, colour, true,
+          places[i], style.form, style.colour, true,
           absl::StrFormat("%s, %s tokens: %.1f%%", curves[c].name,
                           Grouped(std::llround(curves[c].points[i].x)), curves[c].points[i].y));
     }
-    svg.Marker({kLeft + 6, legend - 4}, form, colour, true, "");
-    svg.Text({kLeft + 18, legend}, curves[c].name);
+    svg.Path({{kLeft - 8, legend - 4}, {kLeft + 20, legend - 4}}, style.colour, style.dashes);
+    if (!curves[c].intervals.empty()) {
+      svg.Marker({kLeft + 6, legend - 4}, style.form, style.colour, true, "");
+    }
+    svg.Text({kLeft + 28, legend}, curves[c].name);
     legend += kLegendLine;
   }
   return svg.Finish(legend - kLegendLine + 6);
@@ -161,6 +210,36 @@ Axis LengthAxis(const std::vector<EvalCell>& cells) {
   return axis;
 }
 
+// Of the tokens that are scored: the prompt's last.
+Axis PositionAxis(const EvalCell& cell) {
+  const auto length = static_cast<double>(cell.length);
+  const auto scored = static_cast<double>(cell.scored_tokens);
+  if (scored > 0.9 * length) return LinearAxis("position, tokens", length);
+  constexpr int kTicks = 3;
+  Axis axis = {"position, tokens", length - scored, length, false, {}};
+  for (int i = 0; i <= kTicks; ++i) {
+    const double at = axis.low + scored * i / kTicks;
+    axis.ticks.emplace_back(at, Grouped(std::llround(at)));
+  }
+  return axis;
+}
+
+// Of what is finite; raises `highest` to the largest.
+Curve PositionCurve(const EvalCell& cell, double* highest) {
+  Curve curve = {cell.method};
+  const auto parts = static_cast<double>(cell.nats_by_part.size());
+  const auto scored = static_cast<double>(cell.scored_tokens);
+  for (size_t i = 0; i < cell.nats_by_part.size(); ++i) {
+    const double perplexity = std::exp(cell.nats_by_part[i]);
+    if (!std::isfinite(perplexity)) continue;
+    *highest = std::max(*highest, perplexity);
+    const double place = (static_cast<double>(i) + 0.5) / parts;
+    curve.points.push_back(
+        {static_cast<double>(cell.length) - scored + place * scored, perplexity});
+  }
+  return curve;
+}
+
 }  // namespace
 
 std::vector<std::string> HeatMaps(absl::Span<const EvalCell> cells_by_depth) {
@@ -175,50 +254,43 @@ std::vector<std::string> HeatMaps(absl::Span<const EvalCell> cells_by_depth) {
 
 std::vector<std::string> LengthCurves(absl::Span<const EvalCell> cells_by_length) {
   std::vector<std::string> figures;
+  const std::vector<std::string> methods = MethodsOf(cells_by_length);
   const auto by_task = [](const EvalCell& cell) { return cell.task; };
   const auto by_method = [](const EvalCell& cell) { return cell.method; };
   for (const std::vector<EvalCell>& cells : Groups(cells_by_length, by_task)) {
-    if (cells[0].metric != EvalMetric::kShare || cells.front().length == cells.back().length) {
-      continue;
-    }
+    const Axis lengths = LengthAxis(cells);
+    if (cells[0].metric != EvalMetric::kShare || lengths.low == lengths.high) continue;
     std::vector<Curve> curves;
     for (const std::vector<EvalCell>& of_method : Groups(absl::MakeConstSpan(cells), by_method)) {
       Curve& curve = curves.emplace_back();
       curve.name = of_method[0].method;
+      curve.style = StyleOf(curve.name, methods);
       for (const EvalCell& cell : of_method) {
         curve.points.push_back({static_cast<double>(cell.length), 100 * cell.score});
         curve.intervals.push_back({100 * cell.interval.low, 100 * cell.interval.high});
       }
     }
-    figures.push_back(
-        CurvesOf(cells[0].task, curves, LengthAxis(cells), LinearAxis("score, %", 100)));
+    figures.push_back(CurvesOf(cells[0].task, curves, lengths, LinearAxis("score, %", 100)));
   }
   return figures;
 }
 
 std::vector<std::string> PositionCurves(absl::Span<const EvalCell> cells_by_length) {
   std::vector<std::string> figures;
+  const std::vector<std::string> methods = MethodsOf(cells_by_length);
   for (const std::vector<EvalCell>& cells : Groups(cells_by_length, [](const EvalCell& cell) {
          return std::pair(cell.task, cell.length);
        })) {
-    if (cells[0].metric != EvalMetric::kNegative) continue;
+    if (cells[0].metric != EvalMetric::kNats) continue;
     std::vector<Curve> curves;
     double highest = 0;
     for (const EvalCell& cell : cells) {
-      Curve& curve = curves.emplace_back();
-      curve.name = cell.method;
-      const auto parts = static_cast<double>(cell.nats_by_part.size());
-      for (size_t i = 0; i < cell.nats_by_part.size(); ++i) {
-        const double perplexity = std::exp(cell.nats_by_part[i]);
-        highest = std::max(highest, perplexity);
-        curve.points.push_back(
-            {(static_cast<double>(i) + 0.5) / parts * static_cast<double>(cell.length),
-             perplexity});
-      }
+      curves.push_back(PositionCurve(cell, &highest));
+      curves.back().style = StyleOf(cell.method, methods);
     }
     figures.push_back(CurvesOf(
         absl::StrCat(cells[0].task, ", ", Grouped(cells[0].length), " tokens"), curves,
-        LinearAxis("position, tokens", static_cast<double>(cells[0].length)),
+        PositionAxis(cells[0]),
         highest > 100 ? LogAxis("perplexity", 1, highest) : LinearAxis("perplexity", highest)));
   }
   return figures;

@@ -12,9 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "launcher/flags.h"
 #include "launcher/scale_flags.h"
-#include "runtime/checksum.h"
 #include "runtime/json_file.h"
-#include "runtime/read_bytes.h"
 #include "sharding/topk_merge.h"
 
 namespace {
@@ -32,8 +30,10 @@ std::string TaskHelp() {
 
 ABSL_FLAG(int64_t, asked, 0, "eval: facts that are asked for at once; 0: the task's own number");
 ABSL_FLAG(int64_t, cases, 5, "eval: prompts of each task, length and depth");
-ABSL_FLAG(std::string, depth, "0,0.25,0.5,0.75,1",
-          "eval: where in the prompt the fact is that is asked for, from 0, its beginning, to 1");
+ABSL_FLAG(bool, chat, false, "eval: ask by way of the model's chat template");
+ABSL_FLAG(std::string, depth, "0.1,0.3,0.5,0.7,0.9",
+          "eval: where in the prompt the fact is that is asked for, from 0, its beginning, to 1; "
+          "what is at either end every method sees");
 ABSL_FLAG(std::string, haystack, "",
           "eval: a text file that facts are hidden in; by default text is generated");
 ABSL_FLAG(std::string, length, "4096",
@@ -44,6 +44,9 @@ ABSL_FLAG(std::string, prompts, "",
           "eval: a JSON object of prompts by data set, such as LongBench's dataset2prompt.json, in "
           "place of our own; {context} and {input} stand for a line's, {question} for its input, "
           "{OPTION_A} to {OPTION_D} for its options");
+ABSL_FLAG(int64_t, stride, 0,
+          "eval: perplexity of windows of a text that begin so many tokens apart, of each of which "
+          "so many are scored, its last; 0: pieces one behind the other, all of which is scored");
 ABSL_FLAG(std::string, task, "", TaskHelp());
 
 namespace longspan {
@@ -53,26 +56,21 @@ constexpr int64_t kMostSteps = 1024;  // of a length
 constexpr int64_t kMostCases = 100000;
 constexpr size_t kMostPromptBytes = 1 << 20;
 
-// Keys of the config that answers depend on; methods replace `attention`.
-constexpr absl::string_view kAnswerKeys[] = {
-    "model:", "device:", "load_format:", "dtype:",          "deterministic:",
-    "esa.",   "rope.",   "ask.",         "kv_cache.dtype:", "kv_cache.score_dtype:"};
-
-std::string AnswerConfig(const Config& config) {
-  std::string kept;
-  const std::string yaml = ConfigToYaml(config);
-  for (const absl::string_view line : absl::StrSplit(yaml, '\n')) {
-    const bool keeps =
-        std::any_of(std::begin(kAnswerKeys), std::end(kAnswerKeys),
-                    [&](absl::string_view key) { return absl::StartsWith(line, key); });
-    if (keeps) absl::StrAppend(&kept, line, "\n");
-  }
-  return kept;
-}
-
 absl::StatusOr<std::optional<int64_t>> FactsFlag(absl::string_view flag, int64_t value) {
   if (value == 0) return std::nullopt;
   return ParseNumber(flag, absl::StrCat(value), kMostNeedles);
+}
+
+absl::StatusOr<int64_t> StrideFlag(absl::Span<const TaskRequest> tasks) {
+  const int64_t stride = absl::GetFlag(FLAGS_stride);
+  if (stride == 0) return 0;
+  const auto is_perplexity = [](const TaskRequest& request) {
+    return request.task->name == "perplexity";
+  };
+  if (std::none_of(tasks.begin(), tasks.end(), is_perplexity)) {
+    return absl::InvalidArgumentError("--stride is of perplexity:FILE, which --task does not name");
+  }
+  return ParseNumber("stride", absl::StrCat(stride), kMaxPosition);
 }
 
 template <typename T>
@@ -150,43 +148,13 @@ absl::StatusOr<EvalOptions> EvalOptionsFromFlags() {
                             FactsFlag("needles", absl::GetFlag(FLAGS_needles)));
   LONGSPAN_ASSIGN_OR_RETURN(options.task_options.asked,
                             FactsFlag("asked", absl::GetFlag(FLAGS_asked)));
+  options.chat = absl::GetFlag(FLAGS_chat);
+  LONGSPAN_ASSIGN_OR_RETURN(options.stride, StrideFlag(options.tasks));
   options.haystack = absl::GetFlag(FLAGS_haystack);
   options.prompts = absl::GetFlag(FLAGS_prompts);
   options.output = absl::GetFlag(FLAGS_output);
   LONGSPAN_ASSIGN_OR_RETURN(options.progress, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
   return options;
-}
-
-absl::StatusOr<nlohmann::ordered_json> EvalSettings(const EvalOptions& options,
-                                                    const Config& config) {
-  std::vector<std::string> tasks, methods, files;
-  for (const TaskRequest& request : options.tasks) {
-    tasks.push_back(
-        absl::StrCat(request.task->name, request.file.empty() ? "" : ":", request.file));
-    if (!request.file.empty()) files.push_back(request.file);
-  }
-  for (const EvalMethod* method : options.methods) methods.emplace_back(method->name);
-  for (const std::string& file : {options.haystack, options.prompts}) {
-    if (!file.empty()) files.push_back(file);
-  }
-  std::map<std::string, std::string> checksums;
-  for (const std::string& file : files) {
-    std::string bytes;
-    LONGSPAN_RETURN_IF_ERROR(ReadBytes(file, 0, -1, &bytes));
-    checksums[file] = Checksum(bytes);
-  }
-  return nlohmann::ordered_json{{"task", tasks},
-                                {"method", methods},
-                                {"length", options.lengths},
-                                {"depth", options.depths},
-                                {"cases", options.cases},
-                                {"needles", options.task_options.needles.value_or(0)},
-                                {"asked", options.task_options.asked.value_or(0)},
-                                {"seed", options.task_options.seed},
-                                {"haystack", options.haystack},
-                                {"prompts", options.prompts},
-                                {"files", checksums},
-                                {"config", AnswerConfig(config)}};
 }
 
 }  // namespace longspan

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -12,7 +11,6 @@
 #include "eval/methods.h"
 #include "eval/task.h"
 #include "launcher/progress.h"
-#include "runtime/config.h"
 
 namespace longspan {
 
@@ -24,6 +22,8 @@ struct EvalOptions {
   std::vector<double> depths;    // 0 to 1, ascending
   int64_t cases = 0;             // of each task, length and depth
   TaskOptions task_options;
+  bool chat = false;     // prompts are what a user says to the model's chat template
+  int64_t stride = 0;    // tokens, of perplexity's windows; 0: none
   std::string haystack;  // a text file; empty: generated
   std::string prompts;   // a JSON file of benchmarks' prompts; empty: ours
   std::string output;    // directory
@@ -41,11 +41,6 @@ absl::StatusOr<std::vector<double>> ParseShares(absl::string_view flag, absl::st
 
 // The prompts of --prompts by their data sets; none without it. Errors name the file.
 absl::StatusOr<std::map<std::string, std::string>> ReadPrompts(const std::string& path);
-
-// What the answers depend on, and the cases that there are: two evaluations with the same are the
-// same. With the checksums of all files that the command line names.
-absl::StatusOr<nlohmann::ordered_json> EvalSettings(const EvalOptions& options,
-                                                    const Config& config);
 
 }  // namespace longspan
 

@@ -11,73 +11,66 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/eval_figures.h"
+#include "launcher/eval_tables.h"
 #include "launcher/report_page.h"
-#include "launcher/svg.h"
 #include "runtime/new_file.h"
 
 namespace longspan {
 namespace {
 
-// Beside that of all reports. Figures on a map's cells stay dark where the page is.
+// Beside that of all reports.
 constexpr absl::string_view kStyle = R"(
-svg rect+.ink{fill:#20252b}figure{max-width:380px}
-@media (max-width:480px){th,td{padding:4px}td .soft{display:inline-block;max-width:7.5em;white-space:normal}}
-@media print{table{font-size:9pt}td,th{padding:2px 6px}}
+figure{max-width:380px}
+@media (max-width:480px){th,td{padding:4px}}
+@media print{table{font-size:8pt}td,th{padding:2px 6px}}
 )";
 
-// Cells of one task and length, by method.
-struct Row {
-  std::string task;
-  int64_t length = 0;
-  std::map<std::string, const EvalCell*> cells;
-};
-
-struct Table {
-  std::vector<std::string> methods;  // in order of their coming
-  std::vector<Row> rows;
-};
-
-Table TableOf(const std::vector<EvalCell>& cells) {
-  Table table;
-  for (const EvalCell& cell : cells) {
-    if (std::find(table.methods.begin(), table.methods.end(), cell.method) == table.methods.end()) {
-      table.methods.push_back(cell.method);
-    }
-    auto row = std::find_if(table.rows.begin(), table.rows.end(), [&](const Row& other) {
-      return other.task == cell.task && other.length == cell.length;
-    });
-    if (row == table.rows.end()) row = table.rows.insert(row, {cell.task, cell.length});
-    row->cells[cell.method] = &cell;
-  }
-  std::stable_sort(table.rows.begin(), table.rows.end(), [](const Row& a, const Row& b) {
-    return a.task == b.task && a.length < b.length;
-  });
-  return table;
-}
-
-std::string TableHtml(const Table& table) {
+std::string TableHtml(const MethodTable& table) {
   std::string text = "<div class=\"wide\"><table><thead><tr>";
-  absl::StrAppend(&text, Element("th", "", "task"), Element("th", "", "tokens"));
-  for (const std::string& method : table.methods) text += Element("th", "", method);
+  text += Element("th", "", table.title);
+  for (const int64_t length : table.lengths) text += Element("th", "", Grouped(length));
   text += "</tr></thead><tbody>\n";
-  for (const Row& row : table.rows) {
-    absl::StrAppend(&text, "<tr>", Element("td", "", row.task),
-                    Element("td", "", Grouped(row.length)));
-    for (const std::string& method : table.methods) {
-      const auto cell = row.cells.find(method);
-      if (cell == row.cells.end()) {
-        text += Element("td", "", "–");
-        continue;
+  for (size_t m = 0; m < table.methods.size(); ++m) {
+    absl::StrAppend(&text, "<tr>", Element("td", "", table.methods[m]));
+    for (const TableCell& cell : table.cells[m]) {
+      absl::StrAppend(&text, "<td>", Element("b", "", cell.empty() ? "–" : cell[0]));
+      for (size_t i = 1; i < cell.size(); ++i) {
+        absl::StrAppend(&text, "<br>", Element("span", "soft", cell[i]));
       }
-      absl::StrAppend(
-          &text, "<td>", Element("b", "", ScoreText(*cell->second)), "<br>",
-          Element("span", "soft",
-                  absl::StrCat(IntervalText(*cell->second), ", n ", cell->second->cases)),
-          "</td>");
+      text += "</td>";
     }
     text += "</tr>\n";
   }
   return text + "</tbody></table></div>\n";
+}
+
+std::string TablesHtml(const std::vector<MethodTable>& tables) {
+  std::string text;
+  for (const MethodTable& table : tables) text += TableHtml(table);
+  return text;
+}
+
+std::string TableMarkdown(const MethodTable& table) {
+  std::string text = absl::StrCat("| ", table.title, " |");
+  for (const int64_t length : table.lengths) absl::StrAppend(&text, " ", Grouped(length), " |");
+  absl::StrAppend(&text, "\n|---|");
+  for (size_t i = 0; i < table.lengths.size(); ++i) text += "---|";
+  for (size_t m = 0; m < table.methods.size(); ++m) {
+    absl::StrAppend(&text, "\n| `", table.methods[m], "` |");
+    for (const TableCell& cell : table.cells[m]) {
+      absl::StrAppend(&text, " ", cell.empty() ? "not run" : absl::StrJoin(cell, "; "), " |");
+    }
+  }
+  return text + "\n\n";
+}
+
+// Empty: all cases have been run.
+std::string Incompleteness(const EvalData& data) {
+  const int64_t expected = data.expected_cases();
+  const auto there = static_cast<int64_t>(data.results.size());
+  if (there >= expected) return "";
+  return absl::StrCat("Incomplete: ", Grouped(there), " of ", Grouped(expected),
+                      " cases have been run. The same command goes on.");
 }
 
 // A JSON value as a person would write it.
@@ -91,16 +84,39 @@ std::string SettingText(const nlohmann::ordered_json& value) {
   return absl::StrJoin(parts, ", ");
 }
 
-std::string Description(const nlohmann::ordered_json& settings) {
-  std::vector<std::pair<std::string, std::string>> terms;
+// What a person wants to know of an evaluation; all of it is in summary.json.
+std::string Description(const EvalData& data) {
+  const nlohmann::ordered_json& settings = data.description.at("settings");
+  const nlohmann::ordered_json& about = data.description.at("about");
+  std::vector<std::pair<std::string, std::string>> terms = {{"model", SettingText(about["model"])}};
   for (const auto& [key, value] : settings.items()) {
-    const std::string text = SettingText(value);
-    if (key == "files" || (key == "prompts" && text.empty())) continue;
-    if (key == "needles" || key == "asked") {
-      terms.emplace_back(key, text == "0" ? "each task's own number" : text);
-    } else {
-      terms.emplace_back(key, text.empty() ? "generated" : text);
+    // Checksums, and what is in no way special.
+    if (value.is_object() || key == "haystack" || key == "prompts" || key == "cases_of_a_method") {
+      continue;
     }
+    const bool is_own = key == "needles" || key == "asked" || key == "stride";
+    if (value == false || value == "auto" || value == "" || (is_own && value == 0)) continue;
+    terms.emplace_back(key, SettingText(value));
+  }
+  for (const char* key : {"haystack", "prompts"}) {
+    const std::string file = SettingText(about[key]);
+    if (!file.empty()) terms.emplace_back(key, file);
+  }
+  return Terms(terms);
+}
+
+std::string MethodsHtml(const nlohmann::ordered_json& methods) {
+  std::vector<std::pair<std::string, std::string>> terms;
+  for (const auto& [name, settings] : methods.items()) {
+    std::vector<std::string> parts;
+    for (const auto& [key, value] : settings.items()) {
+      if (key == "attends_to") {
+        parts.push_back(value);
+      } else if (key != "compressor") {
+        parts.push_back(absl::StrCat(key, " ", SettingText(value)));
+      }
+    }
+    terms.emplace_back(name, absl::StrJoin(parts, "; "));
   }
   return Terms(terms);
 }
@@ -114,44 +130,71 @@ std::string FigureSection(absl::string_view title, absl::string_view explanation
 
 }  // namespace
 
-std::string EvalTable(absl::Span<const EvalResult> results) {
-  const std::vector<EvalCell> cells = CellsByLength(results);
+std::string EvalTable(const EvalData& data) {
+  const std::vector<EvalCell> cells = CellsByLength(data.results);
   size_t width = 4;
   for (const EvalCell& cell : cells) width = std::max(width, cell.task.size());
-  std::string text = absl::StrFormat("%-*s %9s  %-14s %5s %9s  %s\n", static_cast<int>(width),
-                                     "task", "tokens", "method", "cases", "score", "95% interval");
+  std::map<std::pair<std::string, int64_t>, double> attended;
+  for (const EvalCost& cost : AddedUp(data.costs)) {
+    attended[{cost.method, cost.length}] = 100 * cost.attended_share();
+  }
+  std::string text =
+      absl::StrFormat("%-*s %9s  %-14s %9s %5s %9s  %s\n", static_cast<int>(width), "task",
+                      "tokens", "method", "attended", "cases", "score", "95% interval");
   for (const EvalCell& cell : cells) {
-    absl::StrAppendFormat(&text, "%-*s %9d  %-14s %5d %9s  %s\n", static_cast<int>(width),
-                          cell.task, cell.length, cell.method, cell.cases, ScoreText(cell),
-                          IntervalText(cell));
+    absl::StrAppendFormat(&text, "%-*s %9d  %-14s %8.2f%% %5d %9s  %s\n", static_cast<int>(width),
+                          cell.task, cell.length, cell.method, attended[{cell.method, cell.length}],
+                          cell.cases, ScoreText(cell), IntervalText(cell));
+  }
+  if (const std::string note = Incompleteness(data); !note.empty()) {
+    absl::StrAppend(&text, note, "\n");
   }
   return text;
 }
 
-std::string EvalHtml(const nlohmann::ordered_json& settings, absl::Span<const EvalResult> results) {
-  const std::vector<EvalCell> cells = CellsByLength(results);
+std::string EvalMarkdown(const EvalData& data) {
+  std::string text;
+  for (const std::vector<MethodTable>& tables :
+       {ScoreTables(CellsByLength(data.results)), AttendedTables(data.costs),
+        SpeedTables(data.costs)}) {
+    for (const MethodTable& table : tables) text += TableMarkdown(table);
+  }
+  if (const std::string note = Incompleteness(data); !note.empty()) {
+    absl::StrAppend(&text, note, "\n");
+  }
+  return text;
+}
+
+std::string EvalHtml(const EvalData& data) {
+  const std::vector<EvalCell> cells = CellsByLength(data.results);
+  const std::string note = Incompleteness(data);
   return absl::StrCat(
       PageHead("longspan: evaluation"), "<body>\n<style>", kStyle,
-      "</style>\n<h1>Evaluation</h1>\n", Description(settings), "<h2>Scores</h2>\n",
+      "</style>\n<h1>Evaluation</h1>\n", note.empty() ? "" : Paragraph("note", note),
+      Description(data), "<h2>Scores</h2>\n",
       Paragraph("soft",
-                "The mean over all cases, and over all depths; below it the 95% interval "
-                "(Wilson's; of perplexity Student's) and the number of cases."),
-      TableHtml(TableOf(cells)),
+                "By tokens of the prompt: the mean over all cases, and over all depths; below it "
+                "the 95% interval (Wilson's; of perplexity Student's) and the number of cases."),
+      TablesHtml(ScoreTables(cells)),
       FigureSection("By length", "Bars are 95% intervals.", LengthCurves(cells)),
       FigureSection("By depth",
                     "Scores in percent by where in the prompt the fact is that is asked for: 0 "
-                    "is its beginning. Orange is 0, blue 100.",
-                    HeatMaps(CellsByDepth(results))),
-      FigureSection("Perplexity by position", "Each point is a 32nd part of the prompt.",
+                    "is its beginning.",
+                    HeatMaps(CellsByDepth(data.results))),
+      FigureSection("Perplexity by position",
+                    "Each point is a 32nd part of the tokens that are scored.",
                     PositionCurves(cells)),
+      "<h2>Methods</h2>\n", MethodsHtml(data.description.at("methods")),
+      Paragraph("soft",
+                "Keys that queries attended to, of those that dense attention does, and prompt "
+                "tokens a second, answers included, by tokens of the prompt."),
+      TablesHtml(AttendedTables(data.costs)), TablesHtml(SpeedTables(data.costs)),
       "</body></html>\n");
 }
 
-absl::Status WriteEvalReport(const nlohmann::ordered_json& settings,
-                             absl::Span<const EvalResult> results, const std::string& directory) {
-  for (const auto& [name, text] :
-       {std::pair{"/summary.json", SummaryJson(settings, results).dump(2) + "\n"},
-        std::pair{"/report.html", EvalHtml(settings, results)}}) {
+absl::Status WriteEvalReport(const EvalData& data, const std::string& directory) {
+  for (const auto& [name, text] : {std::pair{"/summary.json", SummaryJson(data).dump(2) + "\n"},
+                                   std::pair{"/report.html", EvalHtml(data)}}) {
     LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(directory + name));
     LONGSPAN_RETURN_IF_ERROR(file.Write(text));
     LONGSPAN_RETURN_IF_ERROR(file.Commit());

@@ -19,6 +19,13 @@ struct PendingCase {
   CaseId id;
 };
 
+// A method on its loaded model.
+struct MethodRun {
+  std::string method;
+  Engine& engine;
+  int64_t ranks = 1;
+};
+
 // How far an evaluation is, over all its methods.
 class EvalProgress {
  public:
@@ -35,12 +42,12 @@ class EvalProgress {
   double work_ = 0;  // prompt tokens
 };
 
-// Runs the cases of one method as a continuous batch, each made when a place for it is free, and
-// adds what they come to to the store. An error is fatal for the job. `refusal` is anything else
-// that ends the run early: a signal, or a case that cannot be made.
-absl::Status RunCases(absl::Span<const PendingCase> cases, const std::string& method,
-                      Engine& engine, ResultStore* store, EvalProgress* progress,
-                      absl::Status* refusal);
+// Runs the cases of one method, one length after the other, each as a continuous batch whose cases
+// are made when a place for them is free, and adds what they come to and cost to the store. An
+// error is fatal for the job. `refusal` is anything else that ends the run early: a signal, or a
+// case that cannot be made.
+absl::Status RunCases(std::vector<PendingCase> cases, const MethodRun& run, ResultStore* store,
+                      EvalProgress* progress, absl::Status* refusal);
 
 }  // namespace longspan
 

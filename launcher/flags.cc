@@ -41,7 +41,8 @@ ABSL_FLAG(
     "ask: the document, a text file; `-` is standard input. scale: a text file that prompts are "
     "cut from, again and again if it is short; random tokens if it is not given");
 ABSL_FLAG(std::string, format, "table",
-          "bench and calibrate: table, csv or json. plan: table or json");
+          "bench and calibrate: table, csv or json. plan: table or json. eval: of `eval report`, "
+          "table, markdown or json");
 ABSL_FLAG(
     std::string, input, "",
     "generate: JSONL of requests; `-` is standard input. calibrate: a text, or a .jsonl file of "
@@ -52,7 +53,7 @@ ABSL_FLAG(
     std::string, method, "",
     "scale: esa, dense or streaming, in place of the config's `attention`; several, separated "
     "by commas. calibrate: how it fits: closed_form (the default), pca, or sgd as in the ESA "
-    "paper. eval: several of its methods");
+    "paper. eval: ways to attend, separated by commas");
 ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the config's `model`");
 ABSL_FLAG(
     std::string, output, "",

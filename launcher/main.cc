@@ -12,10 +12,11 @@ namespace longspan {
 namespace {
 
 std::vector<Subcommand> Subcommands() {
-  return {GenerateSubcommand(),  AskSubcommand(),        ServeSubcommand(),
-          CalibrateSubcommand(), EvalSubcommand(),       DoctorSubcommand(),
-          BenchSubcommand(),     BenchServeSubcommand(), PlanSubcommand(),
-          ScaleSubcommand(),     ScalePointSubcommand(), ScaleReportSubcommand()};
+  return {GenerateSubcommand(),   AskSubcommand(),   ServeSubcommand(),
+          CalibrateSubcommand(),  EvalSubcommand(),  EvalReportSubcommand(),
+          DoctorSubcommand(),     BenchSubcommand(), BenchServeSubcommand(),
+          PlanSubcommand(),       ScaleSubcommand(), ScalePointSubcommand(),
+          ScaleReportSubcommand()};
 }
 
 std::string Overview() {

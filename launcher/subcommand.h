@@ -30,6 +30,7 @@ Subcommand AskSubcommand();
 Subcommand CalibrateSubcommand();
 Subcommand DoctorSubcommand();
 Subcommand EvalSubcommand();
+Subcommand EvalReportSubcommand();
 Subcommand BenchSubcommand();
 Subcommand BenchServeSubcommand();
 Subcommand PlanSubcommand();

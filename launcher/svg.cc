@@ -77,6 +77,13 @@ void Svg::Text(Point at, absl::string_view text, Anchor anchor, absl::string_vie
       at.x, at.y, kAnchors[static_cast<int>(anchor)], weight, EscapeMarkup(text));
 }
 
+void Svg::TextOnColour(Point middle, absl::string_view text) {
+  absl::StrAppendFormat(&elements_,
+                        "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\" fill=\"#20252b\">%s"
+                        "</text>\n",
+                        middle.x, middle.y + kTextHeight / 3, EscapeMarkup(text));
+}
+
 void Svg::Line(Point from, Point to, absl::string_view style_class) {
   absl::StrAppendFormat(
       &elements_,

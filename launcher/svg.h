@@ -42,6 +42,8 @@ class Svg {
   enum class Anchor { kStart, kMiddle, kEnd };
   void Text(Point at, absl::string_view text, Anchor anchor = Anchor::kStart,
             absl::string_view weight = "normal");
+  // In the middle of an area of a light colour: dark, whatever the page is.
+  void TextOnColour(Point middle, absl::string_view text);
   void Line(Point from, Point to, absl::string_view style_class);  // "axis", "grid" or "ideal"
   void Path(const std::vector<Point>& points, absl::string_view colour, absl::string_view dashes);
   // With a tooltip.

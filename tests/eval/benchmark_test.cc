@@ -155,6 +155,15 @@ TEST_F(BenchmarkTest, PromptsAreTheDataSets) {
       Infinite("code_run", "1"),
       Fails(kInvalid, "nothing stands for {func_call} in the prompt of `code_run`: case 1"));
 
+  made_.material.prompts.clear();
+  made_.material.chat = ChatFrame{"<user>", "</><answer>"};
+  const auto chat = LongOf("hotpotqa", R"(["Ann"])")->make({kLong, std::nullopt, 0});
+  EXPECT_TRUE(chat->is_chat);
+  EXPECT_EQ(tokenizer_->Decode(chat->prompt, true), "<user>" + text + "</><answer>");
+  // Examples are gone on with.
+  EXPECT_FALSE(LongOf("triviaqa", R"(["Ann"])")->make({kLong, std::nullopt, 0})->is_chat);
+  made_.material.chat.reset();
+
   const auto choice = Infinite("longbook_choice_eng", R"(["Ann"])", R"(["Bob","Cid","Ann","Dot"])");
   EXPECT_THAT(tokenizer_->Decode(choice->make({kLong, std::nullopt, 0})->prompt, true),
               HasSubstr("Question: Who?\nA. Bob\nB. Cid\nC. Ann\nD. Dot\n\n"));

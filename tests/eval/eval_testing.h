@@ -29,8 +29,8 @@ inline std::vector<std::pair<std::string, std::unique_ptr<Tokenizer>>> EvalToken
 struct EvalMaterial {
   explicit EvalMaterial(const Tokenizer& tokenizer)
       : haystack(*Haystack::Load("", tokenizer)),
-        material{
-            tokenizer, haystack, *MakePromptForm("{document}\nQuestion: {question}\n", "\n"), {}} {}
+        material{tokenizer, haystack, *MakePromptForm("{document}\nQuestion: {question}\n", "\n"),
+                 {},        {},       0} {}
 
   Haystack haystack;
   PromptMaterial material;

@@ -4,9 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "eval/methods.h"
 #include "eval/result_store.h"
 #include "tests/runtime/file_testing.h"
 
@@ -21,8 +21,25 @@ using ::longspan::testing::WriteFile;
 
 EvalResult ResultOf(const std::string& task, const std::string& method, const CaseId& id,
                     double score) {
-  EvalResult result = {task, method, id, "Who?", "Ann\n", {"Ann", "\"B\""}, score, 100, 3};
+  EvalResult result = {task, method, id, "Who?", "Ann\n", {"Ann", "\"B\""}};
+  result.score = score;
+  result.prompt_tokens = 100;
+  result.answer_tokens = 3;
   return result;
+}
+
+EvalResult ScoredPrompt(int64_t index, double nats) {
+  EvalResult result = ResultOf("perplexity/x", "dense", {64, std::nullopt, index}, nats);
+  result.metric = EvalMetric::kNats;
+  result.scored_tokens = 63;
+  result.nats_by_part = {nats, 2 * nats};
+  return result;
+}
+
+nlohmann::ordered_json Description(int seed) {
+  return {{"settings", {{"seed", seed}, {"cases_of_a_method", 4}}},
+          {"methods", {{"dense", {{"attention", "dense"}}}}},
+          {"about", {{"model", "m"}}}};
 }
 
 TEST(ResultsTest, CellsHaveMeansAndIntervals) {
@@ -45,37 +62,67 @@ TEST(ResultsTest, CellsHaveMeansAndIntervals) {
   EXPECT_EQ(by_depth[1].score, 1);
   EXPECT_EQ(by_depth[2].score, 0.25);
 
-  const auto summary = SummaryJson({{"seed", 1}}, results);
+  const auto summary = SummaryJson({Description(1), results, {}});
+  EXPECT_EQ(summary["cases"], 5);
+  EXPECT_EQ(summary["expected_cases"], 4);
   EXPECT_EQ(summary["cells"].size(), 2);
   EXPECT_EQ(summary["cells"][1]["cases"], 4);
   EXPECT_EQ(summary["cells_by_depth"].size(), 3);
 }
 
 TEST(ResultsTest, PerplexityHasStudentsInterval) {
-  std::vector<EvalResult> results;
-  for (const double nats : {1.0, 2.0, 3.0}) {
-    results.push_back(ResultOf("perplexity/x", "dense",
-                               {64, std::nullopt, static_cast<int64_t>(results.size())}, nats));
-    results.back().nats_by_part = {nats, 2 * nats};
-  }
+  const std::vector<EvalResult> results = {ScoredPrompt(0, 1), ScoredPrompt(1, 2),
+                                           ScoredPrompt(2, 3)};
   const std::vector<EvalCell> cells = CellsByLength(results);
   ASSERT_EQ(cells.size(), 1);
-  EXPECT_EQ(cells[0].metric, EvalMetric::kNegative);
+  EXPECT_EQ(cells[0].metric, EvalMetric::kNats);
+  EXPECT_EQ(cells[0].scored_tokens, 63);
   EXPECT_EQ(cells[0].nats_by_part, (std::vector<double>{2, 4}));
   EXPECT_EQ(ScoreText(cells[0]), "7.39");
   EXPECT_TRUE(CellsByDepth(results).empty());
   EXPECT_EQ(IntervalText(CellsByLength(absl::MakeSpan(results).first(1))[0]), "unknown");
-  EXPECT_TRUE(SummaryJson({}, absl::MakeSpan(results).first(1))["cells"][0]["low"].is_null());
+  EXPECT_TRUE(SummaryJson({Description(1), {results[0]}, {}})["cells"][0]["low"].is_null());
+}
+
+TEST(ResultsTest, LossesMayBeInfinite) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (const double nats : {kInfinity, std::nan("")}) {
+    const EvalResult result = ScoredPrompt(0, nats);
+    const auto again = ParseEvalResult(nlohmann::json::parse(ToJson(result).dump()));
+    ASSERT_THAT(again, IsOk());
+    EXPECT_EQ(std::isnan(again->score), std::isnan(nats));
+    EXPECT_FALSE(std::isfinite(again->score));
+    EXPECT_FALSE(std::isfinite(again->nats_by_part[1]));
+    const std::vector<EvalCell> cells = CellsByLength({result, ScoredPrompt(1, 1)});
+    EXPECT_EQ(IntervalText(cells[0]), "unknown");
+    EXPECT_TRUE(SummaryJson({Description(1), {result}, {}})["cells"][0]["score"].is_null());
+  }
+}
+
+TEST(ResultsTest, CostsAddUp) {
+  const std::vector<EvalCost> costs = {{"dense", 64, 1, 60, 3, 1.5, 2, 100, 1200},
+                                       {"dense", 32, 1, 30, 3, 1, 2, 30, 50},
+                                       {"dense", 64, 2, 120, 6, 3, 4, 300, 800}};
+  const std::vector<EvalCost> sums = AddedUp(costs);
+  ASSERT_EQ(sums.size(), 2);
+  EXPECT_EQ(sums[0].cases, 3);
+  EXPECT_DOUBLE_EQ(sums[0].attended_share(), 400.0 / 2000);
+  EXPECT_DOUBLE_EQ(sums[0].seconds, 4.5);
+  EXPECT_EQ(sums[0].ranks, 4);
+  EXPECT_EQ(ToJson(*ParseEvalCost(nlohmann::json::parse(ToJson(costs[0]).dump()))),
+            ToJson(costs[0]));
+  EXPECT_THAT(ParseEvalCost({}), Fails(absl::StatusCode::kInvalidArgument, "is no cost"));
 }
 
 TEST(ResultStoreTest, GoesOnWhereItStopped) {
   const TempDir directory;
-  const nlohmann::ordered_json settings = {{"seed", 1}, {"length", {64}}};
+  const nlohmann::ordered_json settings = Description(1);
   const EvalResult first = ResultOf("passkey", "dense", {64, 0.5, 0}, 1);
   {
     auto store = ResultStore::Open(directory / "out", settings);
     ASSERT_THAT(store, IsOk());
     EXPECT_THAT((*store)->Add(first), IsOk());
+    EXPECT_THAT((*store)->Add(EvalCost{"dense", 64, 1}), IsOk());
     EXPECT_THAT(ResultStore::Open(directory / "out", settings),
                 Fails(absl::StatusCode::kFailedPrecondition, "another process"));
   }
@@ -84,8 +131,9 @@ TEST(ResultStoreTest, GoesOnWhereItStopped) {
   WriteFile(path, line + line.substr(0, 20));  // a crash
   auto store = ResultStore::Open(directory / "out", settings);
   ASSERT_THAT(store, IsOk());
-  ASSERT_EQ((*store)->results().size(), 1);
-  EXPECT_EQ(ToJson((*store)->results()[0]), ToJson(first));
+  ASSERT_EQ((*store)->data().results.size(), 1);
+  EXPECT_EQ(ToJson((*store)->data().results[0]), ToJson(first));
+  EXPECT_EQ((*store)->data().costs.size(), 1);
   EXPECT_TRUE((*store)->Has("passkey", "dense", {64, 0.5, 0}));
   EXPECT_FALSE((*store)->Has("passkey", "dense", {64, std::nullopt, 0}));
   EXPECT_FALSE((*store)->Has("passkey", "streaming", {64, 0.5, 0}));
@@ -93,47 +141,57 @@ TEST(ResultStoreTest, GoesOnWhereItStopped) {
   EXPECT_EQ(ReadFile(path).find(line), 0);
 }
 
+TEST(ResultStoreTest, ReadsWhatIsThere) {
+  const TempDir directory;
+  EXPECT_THAT(ResultStore::Read(directory / "out"),
+              Fails(absl::StatusCode::kNotFound, "out/eval.json"));
+  auto store = ResultStore::Open(directory / "out", Description(1));
+  EXPECT_THAT((*store)->Add(ScoredPrompt(0, 1)), IsOk());
+  const auto data = ResultStore::Read(directory / "out");  // while it is added to
+  ASSERT_THAT(data, IsOk());
+  EXPECT_EQ(data->results.size(), 1);
+  EXPECT_EQ(data->description, Description(1));
+  WriteFile(directory / "out/eval.json", "{}");
+  EXPECT_THAT(ResultStore::Read(directory / "out"),
+              Fails(absl::StatusCode::kDataLoss, "eval.json: is not an evaluation"));
+}
+
+TEST(ResultStoreTest, MethodsMayBeAdded) {
+  const TempDir directory;
+  const std::string out = directory / "out";
+  const auto open = [&](nlohmann::ordered_json methods) {
+    nlohmann::ordered_json description = Description(1);
+    description["methods"] = std::move(methods);
+    return ResultStore::Open(out, description);
+  };
+  EXPECT_THAT((*open({{"dense", {{"k", 1}}}}))->Add(ResultOf("passkey", "dense", {64}, 1)), IsOk());
+  ASSERT_THAT(open({{"block", {{"k", 2}}}}), IsOk());
+  EXPECT_THAT(open({{"dense", {{"k", 2}}}}),
+              Fails(absl::StatusCode::kFailedPrecondition, "of dense `k` is 1 there and 2 here"));
+  const auto store = open({{"dense", {{"k", 1}}}});
+  ASSERT_THAT(store, IsOk());
+  const nlohmann::ordered_json both = {{"dense", {{"k", 1}}}, {"block", {{"k", 2}}}};
+  EXPECT_EQ((*store)->data().description["methods"], both);
+  EXPECT_EQ((*store)->data().expected_cases(), 8);
+}
+
 TEST(ResultStoreTest, RefusesWhatIsNotItsOwn) {
   const TempDir directory;
   const std::string out = directory / "out";
-  ASSERT_THAT(ResultStore::Open(out, {{"seed", 1}}), IsOk());
-  EXPECT_THAT(ResultStore::Open(out, {{"seed", 2}}),
-              Fails(absl::StatusCode::kFailedPrecondition, "`seed` is 1 there and 2 here"));
+  ASSERT_THAT(ResultStore::Open(out, Description(1)), IsOk());
+  {
+    const auto other = ResultStore::Open(out, Description(2));  // no case was of the first
+    ASSERT_THAT(other, IsOk());
+    EXPECT_THAT((*other)->Add(ScoredPrompt(0, 1)), IsOk());
+  }
+  EXPECT_THAT(ResultStore::Open(out, Description(1)),
+              Fails(absl::StatusCode::kFailedPrecondition, "`seed` is 2 there and 1 here"));
   WriteFile(out + "/cases.jsonl", "{\"task\": \"passkey\"}\n");
-  EXPECT_THAT(ResultStore::Open(out, {{"seed", 1}}),
+  EXPECT_THAT(ResultStore::Open(out, Description(2)),
               Fails(absl::StatusCode::kDataLoss, "cases.jsonl:1: is no case"));
   WriteFile(directory / "file", "");
   EXPECT_THAT(ResultStore::Open(directory / "file/out", {}),
               Fails(absl::StatusCode::kInternal, "cannot be made"));
-}
-
-TEST(MethodsTest, AttendToTheSameNumberOfTokens) {
-  Config config;
-  config.model = LONGSPAN_SOURCE_DIR "/models/needle";
-  config.esa = {.initial_tokens = 32, .local_tokens = 512, .top_k = 256, .selection_block = 256};
-  ASSERT_THAT(ResolveConfig(1, &config), IsOk());
-  for (const EvalMethod& method : EvalMethods()) {
-    const auto changed = MethodConfig(config, method, 5000);
-    ASSERT_THAT(changed, IsOk());
-    EXPECT_EQ(changed->max_model_len, 5000);
-    if (changed->attention == Attention::kDense) continue;
-    const EsaConfig& esa = changed->esa;
-    const int64_t selected = changed->attention == Attention::kEsa ? esa.top_k : 0;
-    EXPECT_EQ(esa.initial_tokens + esa.local_tokens + selected, 32 + 512 + 256) << method.name;
-    EXPECT_GE(esa.far_position, esa.local_tokens);
-  }
-}
-
-TEST(MethodsTest, BadOnesAreRefused) {
-  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-  EXPECT_THAT(ParseEvalMethods("dense,sparse"),
-              Fails(kInvalid, "there is no method `sparse`; there are dense, dense_ntk"));
-  EXPECT_THAT(ParseEvalMethods("dense,dense"), Fails(kInvalid, "names dense twice"));
-  Config config;
-  config.kv_cache_score_dtype = "fp8_e4m3";
-  ASSERT_THAT(ResolveConfig(1, &config), IsOk());
-  EXPECT_THAT(MethodConfig(config, **ParseEvalMethods("esa_exact")->begin(), 100),
-              Fails(kInvalid, "--method esa_exact: `kv_cache.score_dtype`"));
 }
 
 }  // namespace

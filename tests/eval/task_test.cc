@@ -52,6 +52,8 @@ TEST(TaskTest, GeneratedTasks) {
           EXPECT_EQ(static_cast<int64_t>(one->prompt.size()), length);
           EXPECT_EQ(source->make(id)->prompt, one->prompt);
           EXPECT_NE(source->make({length, depth, 2})->prompt, one->prompt);
+          EXPECT_EQ(*source->measure(id), one->max_tokens);
+          EXPECT_EQ(one->stop, one->answers.size() > 1 ? "\n\n" : "\n");
 
           const std::string text = tokenizer->Decode(one->prompt, true);
           EXPECT_THAT(text, EndsWith(absl::StrCat("\nQuestion: ", one->question, "\n")));
@@ -144,7 +146,49 @@ TEST(TaskTest, WhatDoesNotFitIsRefused) {
     EXPECT_THAT(Open(task, made.material)->make({20, 0.0, 0}),
                 Fails(kInvalid, "20 tokens do not hold"))
         << task;
+    EXPECT_THAT(Open(task, made.material)->measure({20, 0.0, 0}),
+                Fails(kInvalid, "20 tokens do not hold"))
+        << task;
   }
+}
+
+TEST(TaskTest, OptionsThatATaskHasNotAreRefused) {
+  const auto tokenizer = std::move(EvalTokenizers()[0].second);
+  const EvalMaterial made(*tokenizer);
+  const auto open = [&](const std::string& task, std::optional<int64_t> needles,
+                        std::optional<int64_t> asked) {
+    return Open(task, made.material, {0, needles, asked});
+  };
+  EXPECT_THAT(open("passkey", 2, {}), Fails(kInvalid, "--needles 2: a prompt of passkey has one"));
+  EXPECT_THAT(open("kv_retrieval", {}, 2), Fails(kInvalid, "--asked 2: a prompt of kv_retrieval"));
+  EXPECT_THAT(open("passkey", 1, 1), IsOk());
+  EXPECT_THAT(open("variable_tracking", 4, 2),
+              Fails(kInvalid, "--asked 2: variable_tracking asks for all facts of a prompt"));
+  EXPECT_THAT(open("variable_tracking", 4, {}), IsOk());
+  EXPECT_THAT(open("needlebench", 4, 2), IsOk());
+  EXPECT_THAT(open("perplexity:absent", {}, 1), Fails(kInvalid, "perplexity hides no facts"));
+}
+
+TEST(TaskTest, ChatsHaveTheTemplateAroundThem) {
+  const auto tokenizer = std::move(EvalTokenizers()[1].second);
+  EvalMaterial made(*tokenizer);
+  const auto chat_template = ChatTemplate::Parse(
+      "[BOS]{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+      "{% if add_generation_prompt %}<answer>{% endif %}",
+      nlohmann::ordered_json::object());
+  ASSERT_THAT(chat_template, IsOk());
+  made.material.chat = *MakeChatFrame(*chat_template);
+  const auto one = Open("passkey", made.material)->make({2000, 0.5, 0});
+  ASSERT_THAT(one, IsOk());
+  EXPECT_EQ(one->prompt.size(), 2000);
+  EXPECT_TRUE(one->is_chat);
+  EXPECT_EQ(one->stop, "");
+  const std::string text = tokenizer->Decode(one->prompt, false);
+  EXPECT_EQ(text.find("[BOS]<user>"), 0);
+  EXPECT_THAT(text, EndsWith("Question: What is the pass key?\n</><answer>"));
+  const auto silent = ChatTemplate::Parse("x", nlohmann::ordered_json::object());
+  EXPECT_THAT(MakeChatFrame(*silent),
+              Fails(absl::StatusCode::kFailedPrecondition, "has a user's message 0 times"));
 }
 
 TEST(TaskTest, BadNamesAreRefused) {
@@ -173,12 +217,32 @@ TEST(PerplexityTest, PiecesFollowEachOther) {
   const auto source = Open("perplexity:" + path, made.material);
   ASSERT_THAT(source, IsOk());
   EXPECT_EQ(source->label, "perplexity/book");
-  EXPECT_EQ(source->metric, EvalMetric::kNegative);
+  EXPECT_EQ(source->metric, EvalMetric::kNats);
   EXPECT_EQ(tokenizer->Decode(source->make({80, std::nullopt, 1})->prompt, true),
             std::string(20, 'a') + std::string(60, 'b'));
   EXPECT_EQ(source->make({80, std::nullopt, 1})->max_tokens, 0);
   EXPECT_THAT(source->make({80, std::nullopt, 2}),
               Fails(kInvalid, "has 200 tokens, too few for 3 pieces of 80"));
+  EXPECT_EQ(source->make({80, std::nullopt, 1})->scored_tokens, 79);
+  EXPECT_EQ(*source->measure({80, std::nullopt, 1}), 0);
+  EXPECT_THAT(source->measure({80, std::nullopt, 2}), Fails(kInvalid, "too few for 3 pieces"));
+}
+
+TEST(PerplexityTest, WindowsSlideByTheStride) {
+  const TempDir directory;
+  const std::string path = directory / "book.txt";
+  WriteFile(path, std::string(100, 'a') + std::string(100, 'b'));
+  const auto tokenizer = std::move(EvalTokenizers()[1].second);
+  EvalMaterial made(*tokenizer);
+  made.material.stride = 30;
+  const auto source = Open("perplexity:" + path, made.material);
+  const auto second = source->make({80, std::nullopt, 1});
+  ASSERT_THAT(second, IsOk());
+  EXPECT_EQ(tokenizer->Decode(second->prompt, true), std::string(70, 'a') + std::string(10, 'b'));
+  EXPECT_EQ(second->scored_tokens, 30);
+  EXPECT_THAT(source->make({80, std::nullopt, 4}), IsOk());  // up to the last token
+  EXPECT_THAT(source->make({80, std::nullopt, 5}), Fails(kInvalid, "too few for 6 windows of 80"));
+  EXPECT_THAT(source->measure({30, std::nullopt, 0}), Fails(kInvalid, "must be below --length"));
 }
 
 TEST(PerplexityTest, LossOfParts) {

@@ -4,9 +4,11 @@
 The model is a random one of two layers, but for one run of the shipped model."""
 
 import html.parser
+import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -82,8 +84,11 @@ class EvalTest(unittest.TestCase):
         return {(c["task"], c["method"], c["length"], c["depth"], c["index"]): c["answer"]
                 for c in self.cases(output)}
 
-    SMALL = ("--task", "passkey,magic_number", "--length", "600,1000", "--depth", "0,1",
+    SMALL = ("--task", "passkey,key_value", "--length", "600,700", "--depth", "0,1",
              "--cases", "2", "--method", "esa_exact,dense")
+    # One of a task and method.
+    LEAST = ("--task", "passkey", "--length", "200", "--depth", "0.5", "--cases", "1",
+             "--method", "esa_exact")
 
     def test_every_case_is_a_line(self):
         result = self.eval(0, *self.SMALL, "--output", "out")
@@ -95,17 +100,38 @@ class EvalTest(unittest.TestCase):
             self.assertEqual(len(case["expected"]), 1)
             self.assertIn(case["score"], (0, 1))
         summary = json.loads((self.directory / "out/summary.json").read_text())
+        self.assertEqual((summary["cases"], summary["expected_cases"]), (32, 32))
         self.assertEqual(len(summary["cells"]), 2 * 2 * 2)
         self.assertEqual({cell["cases"] for cell in summary["cells"]}, {4})
         self.assertEqual(len(summary["cells_by_depth"]), 2 * 2 * 2 * 2)
         for cell in summary["cells"]:
             self.assertLess(cell["low"], cell["high"])
-        self.assertEqual(summary["settings"]["length"], [600, 1000])
+        self.assertEqual(summary["settings"]["length"], [600, 700])
+        self.assertEqual(summary["methods"]["esa_exact"]["esa.top_k"], 8)
         self.assertEqual(result.stdout.count("passkey"), 4)
+        # What was attended to: of ESA at most 4 + 16 + 8 and the block.
+        shares = {(c["method"], c["length"]): c["attended_keys"] / c["dense_keys"]
+                  for c in summary["costs"]}
+        self.assertEqual(len(shares), 4)
+        for length in 600, 700:
+            self.assertLess(shares["esa_exact", length], (4 + 16 + 8 + 8) / (length / 2))
+            self.assertEqual(shares["dense", length], 1)
+        # The same from what is on disk.
+        (self.directory / "out/report.html").unlink()
+        report = subprocess.run([LONGSPAN, "eval", "report", "out", "--format", "markdown"],
+                                capture_output=True, text=True, cwd=self.directory)
+        self.assertEqual(report.returncode, 0, report.stderr)
+        self.assertIn("| passkey | 600 | 700 |\n|---|---|---|\n| `esa_exact` |", report.stdout)
+        self.assertEqual(report.stdout.count("; n 4 |"), 8)
+        self.assertTrue((self.directory / "out/report.html").exists())
 
     def test_the_page_needs_nothing_else(self):
         (self.directory / "text.txt").write_text("One two three. " * 200)
-        self.eval(0, *self.SMALL, "--task", "passkey,perplexity:text.txt", "--output", "out")
+        self.eval(0, *self.SMALL, "--task", "passkey,perplexity:text.txt", "--stride", "64",
+                  "--output", "out")
+        for case in self.cases():
+            self.assertEqual(case.get("scored_tokens"),
+                             64 if case["task"] == "perplexity/text" else None)
         text = (self.directory / "out/report.html").read_text()
         page = PageParser()
         page.feed(text)
@@ -130,10 +156,28 @@ class EvalTest(unittest.TestCase):
                 browser.screenshot(os.path.join(pictures, f"eval-{width}.png"))
         self.assertEqual(browser.problems, [])
 
-    def test_the_same_on_several_ranks(self):
-        self.eval(0, *self.SMALL, "--output", "one", "--set", "deterministic=true")
-        self.eval(0, *self.SMALL, "--output", "three", "--set", "deterministic=true", ranks=3)
-        self.assertEqual(self.answers("one"), self.answers("three"))
+    def test_every_method_is_the_same_on_several_ranks(self):
+        methods = ("dense,dense_ntk,dense_yarn,streaming,esa_exact,esa_low_rank,head_max,soft_vote,"
+                   "group_vote,block")
+        flags = (*self.LEAST, "--length", "300", "--method", methods)
+        for setting in ("deterministic=true", "load_format=dummy", "esa.initial_tokens=16",
+                        "esa.local_tokens=32", "esa.top_k=16", "esa.selection_block=16",
+                        "esa.compressed_dim=16"):
+            flags += "--set", setting
+        self.eval(0, *flags, "--output", "one")
+        self.eval(0, *flags, "--output", "three", ranks=3)
+        answers = self.answers("one")
+        self.assertEqual(len(answers), 10)
+        self.assertEqual(answers, self.answers("three"))
+        summary = json.loads((self.directory / "one/summary.json").read_text())
+        self.assertEqual(summary["methods"]["block"]["esa.unit_tokens"], 16)
+        # 300 tokens and the answer, over 256.
+        self.assertAlmostEqual(summary["methods"]["dense_yarn"]["rope.factor"], 337 / 256)
+        # All but dense attention attend to as many tokens.
+        attended = {c["method"]: c["attended_keys"] for c in summary["costs"]}
+        sparse = [attended[method] for method in attended if not method.startswith("dense")]
+        self.assertLess(max(sparse) / min(sparse), 1.01, attended)
+        self.assertLess(max(sparse), attended["dense"])
 
     def test_a_run_goes_on_where_it_was_stopped(self):
         self.eval(0, *self.SMALL, "--output", "whole")
@@ -161,16 +205,48 @@ class EvalTest(unittest.TestCase):
         self.assertTrue((self.directory / "out/report.html").exists())
 
     def test_other_settings_need_another_directory(self):
-        self.eval(0, *self.SMALL, "--length", "600", "--output", "out")
+        self.eval(0, *self.LEAST, "--output", "out")
         for flags, message in (
                 (("--seed", "4"), "`seed` is 0 there and 4 here"),
-                (("--cases", "3"), "`cases` is 2 there and 3 here"),
-                (("--set", "esa.top_k=9"), "`config` is ")):
-            result = self.eval(1, *self.SMALL, "--length", "600", "--output", "out", *flags)
+                (("--cases", "3"), "`cases` is 1 there and 3 here"),
+                (("--set", "esa.top_k=9"), "of esa_exact `esa.top_k` is 8 there and 9 here"),
+                (("--set", "deterministic=true"), "`deterministic` is ")):
+            result = self.eval(1, *self.LEAST, "--output", "out", *flags)
             self.assertIn("--output out holds another evaluation: " + message, result.stderr)
-        # What changes no answer may change.
-        self.eval(0, *self.SMALL, "--length", "600", "--output", "out", "--set",
-                  "parallel.ranks=2", "--set", "max_num_seqs=2")
+        # What changes no answer may change: where the model is, ranks, and further methods.
+        (self.directory / "model").rename(self.directory / "moved")
+        before = self.cases()
+        self.eval(0, *self.LEAST, "--output", "out", "--set", "parallel.ranks=2", "--set",
+                  "max_num_seqs=2", "--model", "moved", "--method", "streaming,esa_exact")
+        self.assertEqual(self.cases()[:1], before)
+        self.assertEqual([case["method"] for case in self.cases()], ["esa_exact", "streaming"])
+        weights = self.directory / "moved/model.safetensors"
+        changed = bytearray(weights.read_bytes())
+        changed[-1] ^= 1
+        weights.write_bytes(changed)
+        result = self.eval(1, *self.LEAST, "--output", "out", "--model", "moved")
+        self.assertIn("holds another evaluation: `model` is ", result.stderr)
+
+    def test_chats_are_asked_by_the_template(self):
+        (self.directory / "model/chat_template.jinja").write_text(
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}<answer>")
+        self.eval(0, *self.LEAST, "--chat", "--output", "out")
+        self.assertEqual(self.cases()[0]["prompt_tokens"], 200)
+        result = self.eval(1, *self.LEAST, "--output", "out")
+        self.assertIn("`chat` is true there and false here", result.stderr)
+
+    def test_words_are_those_that_the_shipped_model_knows(self):
+        spec = importlib.util.spec_from_file_location("needle_tasks",
+                                                      SOURCE / "tools/needle_tasks.py")
+        tool = importlib.util.module_from_spec(spec)
+        sys.modules["needle_tasks"] = tool
+        spec.loader.exec_module(tool)
+        text = (SOURCE / "eval/words.h").read_text()
+        tables = {name: re.findall('"([^"]*)"', body)
+                  for name, body in re.findall(r"k(\w+)\[\] = \{(.*?)\};", text, re.DOTALL)}
+        self.assertEqual(len(tables), 15)
+        for name, words in tables.items():
+            self.assertEqual(words, list(getattr(tool, name.upper())), name)
 
     def test_bad_input_is_named_before_anything_is_loaded(self):
         (self.directory / "model/model.safetensors").write_text("not loaded")
@@ -185,9 +261,14 @@ class EvalTest(unittest.TestCase):
                 (2, "--cases must be from 1", ("--cases", "0")),
                 (2, "--needles must be from 1 to 500", ("--needles", "501")),
                 (2, "--seed must not be negative", ("--seed", "-1")),
-                (1, "--asked 9: a prompt of magic_number has only 8 facts", ("--asked", "9")),
+                (1, "--asked 9: a prompt of key_value has only 8 facts",
+                 ("--task", "key_value", "--asked", "9")),
+                (1, "--asked 9: a prompt of passkey has one fact", ("--asked", "9")),
+                (2, "--stride is of perplexity:FILE", ("--stride", "9")),
+                (1, "the model has no chat template", ("--chat",)),
+                (1, "--method block: `esa.initial_tokens`, ", ("--method", "block")),
                 (1, "--haystack short.txt is too short: it has 7 tokens, and the longest prompt "
-                    "has 1000", ("--haystack", "short.txt")),
+                    "has 700", ("--haystack", "short.txt")),
                 (1, "absent.txt", ("--haystack", "absent.txt")),
                 (1, "--length 4096: with 37 tokens for an answer of passkey it exceeds "
                     "`max_model_len` 4096", ("--length", "600,4096")),
@@ -206,7 +287,7 @@ class EvalTest(unittest.TestCase):
     def test_the_shipped_model_answers(self):
         self.eval(0, "--config", SOURCE / "configs/needle.yaml", "--model",
                   SOURCE / "models/needle", "--task", "passkey,magic_number,needlebench",
-                  "--asked", "1", "--length", "3000", "--depth", "0.5", "--cases", "2",
+                  "--asked", "1", "--length", "1400", "--depth", "0.3", "--cases", "1",
                   "--method", "esa_low_rank,streaming", "--output", "out")
         scores = {(c["task"], c["method"], c["index"]): c["score"] for c in self.cases()}
         for (task, method, index), score in scores.items():
