@@ -134,12 +134,16 @@ absl::StatusOr<Config> MethodConfig(const Config& config, const EvalMethod& meth
                       absl::StrCat("--method ", method.name, ": ", status.message()));
 }
 
+nlohmann::ordered_json ConfigJson(const Config& config, absl::string_view key) {
+  const std::string yaml = ConfigValue(config, key);
+  auto json = nlohmann::ordered_json::parse(yaml, nullptr, /*allow_exceptions=*/false);
+  return json.is_discarded() ? nlohmann::ordered_json(yaml) : json;
+}
+
 nlohmann::ordered_json MethodSettings(const EvalMethod& method, const Config& config) {
   nlohmann::ordered_json settings = {{"attends_to", method.attends_to}};
   for (const absl::string_view key : KeysOf(config)) {
-    const std::string value = ConfigValue(config, key);
-    const auto parsed = nlohmann::ordered_json::parse(value, nullptr, /*allow_exceptions=*/false);
-    settings[std::string(key)] = parsed.is_discarded() ? nlohmann::ordered_json(value) : parsed;
+    settings[std::string(key)] = ConfigJson(config, key);
   }
   return settings;
 }

@@ -34,6 +34,9 @@ absl::StatusOr<std::vector<const EvalMethod*>> ParseEvalMethods(absl::string_vie
 absl::StatusOr<Config> MethodConfig(const Config& config, const EvalMethod& method,
                                     int64_t max_model_len, int64_t trained_context);
 
+// What a key of the config is, as a JSON value.
+nlohmann::ordered_json ConfigJson(const Config& config, absl::string_view key);
+
 // What the method is, for a report: `attends_to` and the keys of its config that say how.
 nlohmann::ordered_json MethodSettings(const EvalMethod& method, const Config& config);
 

@@ -200,6 +200,12 @@ Axis LengthAxis(const std::vector<EvalCell>& cells) {
   axis.low = static_cast<double>(*lengths.begin());
   axis.high = static_cast<double>(*lengths.rbegin());
   axis.logarithmic = axis.high > 4 * axis.low;
+  // Room for the intervals of the first and the last, beside each other.
+  constexpr double kMargin = 0.05;
+  const double factor = std::pow(axis.high / axis.low, kMargin);
+  const double shift = kMargin * (axis.high - axis.low);
+  axis.low = axis.logarithmic ? axis.low / factor : axis.low - shift;
+  axis.high = axis.logarithmic ? axis.high * factor : axis.high + shift;
   double last = -1;
   for (const int64_t length : lengths) {
     const double share = axis.Share(static_cast<double>(length));

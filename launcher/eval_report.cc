@@ -5,10 +5,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/eval_figures.h"
 #include "launcher/eval_tables.h"
@@ -20,7 +20,8 @@ namespace {
 
 // Beside that of all reports.
 constexpr absl::string_view kStyle = R"(
-figure{max-width:380px}
+figure{max-width:380px}.tables{display:flex;flex-wrap:wrap;gap:16px 40px;margin-bottom:16px}
+.tables>.wide{max-width:100%}.tables td:first-child,.tables th:first-child{position:sticky;left:0;background:var(--page)}
 @media (max-width:480px){th,td{padding:4px}}
 @media print{table{font-size:8pt}td,th{padding:2px 6px}}
 )";
@@ -34,9 +35,7 @@ std::string TableHtml(const MethodTable& table) {
     absl::StrAppend(&text, "<tr>", Element("td", "", table.methods[m]));
     for (const TableCell& cell : table.cells[m]) {
       absl::StrAppend(&text, "<td>", Element("b", "", cell.empty() ? "–" : cell[0]));
-      for (size_t i = 1; i < cell.size(); ++i) {
-        absl::StrAppend(&text, "<br>", Element("span", "soft", cell[i]));
-      }
+      if (cell.size() > 1) absl::StrAppend(&text, "<br>", Element("span", "soft", cell[1]));
       text += "</td>";
     }
     text += "</tr>\n";
@@ -45,9 +44,9 @@ std::string TableHtml(const MethodTable& table) {
 }
 
 std::string TablesHtml(const std::vector<MethodTable>& tables) {
-  std::string text;
+  std::string text = "<div class=\"tables\">\n";
   for (const MethodTable& table : tables) text += TableHtml(table);
-  return text;
+  return text + "</div>\n";
 }
 
 std::string TableMarkdown(const MethodTable& table) {
@@ -58,7 +57,8 @@ std::string TableMarkdown(const MethodTable& table) {
   for (size_t m = 0; m < table.methods.size(); ++m) {
     absl::StrAppend(&text, "\n| `", table.methods[m], "` |");
     for (const TableCell& cell : table.cells[m]) {
-      absl::StrAppend(&text, " ", cell.empty() ? "not run" : absl::StrJoin(cell, "; "), " |");
+      absl::StrAppend(&text, " ", cell.empty() ? "not run" : cell[0],
+                      cell.size() > 1 ? absl::StrCat(" (", cell[1], ")") : "", " |");
     }
   }
   return text + "\n\n";
@@ -76,7 +76,8 @@ std::string Incompleteness(const EvalData& data) {
 // A JSON value as a person would write it.
 std::string SettingText(const nlohmann::ordered_json& value) {
   if (value.is_string()) {
-    return absl::StrJoin(absl::StrSplit(value.get<std::string>(), '\n', absl::SkipEmpty()), "; ");
+    const std::string text = value;
+    return absl::StrContains(text, '\n') ? value.dump() : text;
   }
   if (!value.is_array()) return value.dump();
   std::vector<std::string> parts;

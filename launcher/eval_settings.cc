@@ -91,7 +91,7 @@ absl::StatusOr<OrderedJson> DescribeEval(const EvalOptions& options, const EvalS
                           {"stride", options.stride},
                           {"chat", options.chat}};
   for (const absl::string_view key : kAnswerKeys) {
-    settings[std::string(key)] = ConfigValue(subject.config, key);
+    settings[std::string(key)] = ConfigJson(subject.config, key);
   }
   LONGSPAN_ASSIGN_OR_RETURN(settings["haystack"], FileChecksum(options.haystack));
   LONGSPAN_ASSIGN_OR_RETURN(settings["prompts"], FileChecksum(options.prompts));

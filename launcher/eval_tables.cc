@@ -11,7 +11,7 @@
 namespace longspan {
 namespace {
 
-constexpr size_t kMostColumns = 6;  // that a page in print has room for
+constexpr size_t kMostColumns = 5;  // that a page in print has room for
 
 struct Entry {
   std::string title, method;
@@ -87,7 +87,7 @@ std::vector<MethodTable> ScoreTables(absl::Span<const EvalCell> cells_by_length)
     entries.push_back({absl::StrCat(cell.task, unit),
                        cell.method,
                        cell.length,
-                       {ScoreText(cell), IntervalText(cell), absl::StrCat("n ", cell.cases)}});
+                       {ScoreText(cell), absl::StrCat(IntervalText(cell), ", n ", cell.cases)}});
   }
   return Tables(entries);
 }

@@ -10,7 +10,7 @@
 
 namespace longspan {
 
-// A number, and what is known of it; nothing where nothing was run.
+// A number, and what is known of it, if anything; empty where nothing was run.
 using TableCell = std::vector<std::string>;
 
 // Methods down, some lengths across.
