@@ -165,11 +165,12 @@ Subcommand EvalSubcommand() {
       "eval",
       "--config FILE --task NAMES --method NAMES --output DIR [--length TOKENS] [--depth "
       "SHARES] [--cases N]\n          [--haystack TEXT] [--prompts JSON] [--chat] [--stride "
-      "TOKENS] [--needles N] [--asked N] [--seed N]\n          [--model DIR] [--set "
-      "key=value]...",
+      "TOKENS] [--needles N] [--asked N] [--seed N]\n          [--selection_stats FILE] [--model "
+      "DIR] [--set key=value]...",
       *summary,
       {"config", "model", "set", "task", "method", "length", "depth", "cases", "needles", "asked",
-       "haystack", "prompts", "chat", "stride", "seed", "output", "progress", "verbosity"},
+       "haystack", "prompts", "chat", "stride", "seed", "output", "selection_stats", "progress",
+       "verbosity"},
       Eval};
 }
 

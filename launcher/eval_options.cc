@@ -15,6 +15,8 @@
 #include "runtime/json_file.h"
 #include "sharding/topk_merge.h"
 
+ABSL_DECLARE_FLAG(std::string, selection_stats);
+
 namespace {
 
 std::string TaskHelp() {
@@ -153,6 +155,7 @@ absl::StatusOr<EvalOptions> EvalOptionsFromFlags() {
   options.haystack = absl::GetFlag(FLAGS_haystack);
   options.prompts = absl::GetFlag(FLAGS_prompts);
   options.output = absl::GetFlag(FLAGS_output);
+  options.selection_stats = absl::GetFlag(FLAGS_selection_stats);
   LONGSPAN_ASSIGN_OR_RETURN(options.progress, ParseProgressStyle(absl::GetFlag(FLAGS_progress)));
   return options;
 }

@@ -22,11 +22,12 @@ struct EvalOptions {
   std::vector<double> depths;    // 0 to 1, ascending
   int64_t cases = 0;             // of each task, length and depth
   TaskOptions task_options;
-  bool chat = false;     // prompts are what a user says to the model's chat template
-  int64_t stride = 0;    // tokens, of perplexity's windows; 0: none
-  std::string haystack;  // a text file; empty: generated
-  std::string prompts;   // a JSON file of benchmarks' prompts; empty: ours
-  std::string output;    // directory
+  bool chat = false;            // prompts are what a user says to the model's chat template
+  int64_t stride = 0;           // tokens, of perplexity's windows; 0: none
+  std::string haystack;         // a text file; empty: generated
+  std::string prompts;          // a JSON file of benchmarks' prompts; empty: ours
+  std::string output;           // directory
+  std::string selection_stats;  // a JSON file of what methods selected; empty: none
   ProgressStyle progress = ProgressStyle::kOff;
 };
 

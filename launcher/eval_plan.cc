@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "collectives/mpi_communicator.h"
 #include "kernels/base/status_macros.h"
+#include "launcher/bench_report.h"
 #include "launcher/eval_report.h"
 #include "launcher/eval_settings.h"
 #include "runtime/chat_prompt.h"
@@ -36,6 +37,7 @@ std::vector<CaseId> GridOf(const CaseSource& source, const EvalOptions& options)
 }  // namespace
 
 absl::StatusOr<bool> EvalPlan::Prepare(const Config& config) {
+  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options_.selection_stats));
   LONGSPAN_ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(config));
   LONGSPAN_ASSIGN_OR_RETURN(model_, LoadModelConfig(config.model));
   LONGSPAN_RETURN_IF_ERROR(OpenSources(config));
@@ -160,7 +162,9 @@ std::vector<int64_t> EvalPlan::PendingMethods() const {
 
 absl::Status EvalPlan::RunMethod(int64_t method, int64_t ranks, Engine& engine,
                                  absl::Status* refusal) {
-  const MethodRun run = {std::string(options_.methods[method]->name), engine, ranks};
+  MethodRun run = {std::string(options_.methods[method]->name), engine, ranks};
+  const bool selects = engine.config().attention == Attention::kEsa;
+  if (selects && !options_.selection_stats.empty()) run.selections = &selections_[run.method];
   const absl::Status status = RunCases(pending_[method], run, store_.get(), &*progress_, refusal);
   progress_->Clear();
   if (!status.ok()) {
@@ -177,7 +181,8 @@ absl::Status EvalPlan::RunMethod(int64_t method, int64_t ranks, Engine& engine,
 absl::Status EvalPlan::Report() {
   LONGSPAN_RETURN_IF_ERROR(WriteEvalReport(store_->data(), options_.output));
   fputs(EvalTable(store_->data()).c_str(), stdout);
-  return absl::OkStatus();
+  if (selections_.empty()) return absl::OkStatus();
+  return WriteReport(selections_.dump(2) + "\n", options_.selection_stats);
 }
 
 }  // namespace longspan

@@ -60,6 +60,7 @@ class EvalPlan {
   std::unique_ptr<ResultStore> store_;
   std::vector<std::vector<PendingCase>> pending_;  // [methods]
   std::optional<EvalProgress> progress_;
+  nlohmann::ordered_json selections_;  // by method and length
 };
 
 }  // namespace longspan

@@ -157,8 +157,13 @@ absl::Status RunCases(std::vector<PendingCase> cases, const MethodRun& run, Resu
     rest.remove_prefix(group.size());
     const EngineStats before = run.engine.stats();
     const size_t cases_before = store->data().results.size();
+    if (run.selections != nullptr) run.engine.CountSelections();
     LONGSPAN_RETURN_IF_ERROR(
         CaseRunner(run.method, run.engine, store, progress).Run(group, refusal));
+    if (run.selections != nullptr) {
+      (*run.selections)[absl::StrCat(length)] =
+          nlohmann::ordered_json::parse(run.engine.selection_stats()->ToJson());
+    }
     EvalCost cost = CostOf(run, length, before, run.engine.stats());
     cost.cases = static_cast<int64_t>(store->data().results.size() - cases_before);
     if (cost.cases > 0) LONGSPAN_RETURN_IF_ERROR(store->Add(std::move(cost)));

@@ -2,6 +2,7 @@
 #define LONGSPAN_LAUNCHER_EVAL_RUNNER_H_
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct MethodRun {
   std::string method;
   Engine& engine;
   int64_t ranks = 1;
+  // Gets what was selected, by length, as SelectionStats tells it; null: it is not counted.
+  nlohmann::ordered_json* selections = nullptr;
 };
 
 // How far an evaluation is, over all its methods.

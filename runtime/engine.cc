@@ -441,7 +441,6 @@ class EngineImpl final : public Engine {
   }
 
   void CountSelections() override {
-    if (selection_stats_ != nullptr) return;
     selection_stats_ =
         std::make_unique<SelectionStats>(model_->config.num_layers, model_->attention.layout);
     runner_.CountSelectionsIn(selection_stats_.get());

@@ -117,8 +117,8 @@ class Engine {
   // Other ranks. Executes rank 0's steps until Shutdown.
   virtual absl::Status RunWorker() = 0;
 
-  // Rank 0. From the next step on all selections are counted. On CPUs one decoded token of
-  // kTokensPerRecall is also scored exactly; GPUs decode without graphs meanwhile.
+  // Rank 0. From the next step on all selections are counted, anew if some were before. On CPUs one
+  // decoded token of kTokensPerRecall is also scored exactly; GPUs decode without graphs meanwhile.
   virtual void CountSelections() = 0;
   // Rank 0. Null before CountSelections.
   virtual const SelectionStats* selection_stats() const = 0;

@@ -122,7 +122,7 @@ class EvalTest(unittest.TestCase):
                                 capture_output=True, text=True, cwd=self.directory)
         self.assertEqual(report.returncode, 0, report.stderr)
         self.assertIn("| passkey | 600 | 700 |\n|---|---|---|\n| `esa_exact` |", report.stdout)
-        self.assertEqual(report.stdout.count("; n 4 |"), 8)
+        self.assertEqual(report.stdout.count(", n 4) |"), 8)
         self.assertTrue((self.directory / "out/report.html").exists())
 
     def test_the_page_needs_nothing_else(self):
@@ -165,10 +165,18 @@ class EvalTest(unittest.TestCase):
                         "esa.compressed_dim=16"):
             flags += "--set", setting
         self.eval(0, *flags, "--output", "one")
-        self.eval(0, *flags, "--output", "three", ranks=3)
+        self.eval(0, *flags, "--output", "three", "--selection_stats", "selected.json", ranks=3)
         answers = self.answers("one")
         self.assertEqual(len(answers), 10)
         self.assertEqual(answers, self.answers("three"))
+        selected = json.loads((self.directory / "selected.json").read_text())
+        self.assertEqual(set(selected), {"esa_exact", "esa_low_rank", "head_max", "soft_vote",
+                                         "group_vote", "block"})
+        for method, lengths in selected.items():
+            self.assertEqual(list(lengths), ["300"])
+            self.assertEqual(lengths["300"]["ranks"], 3)
+            for layer in lengths["300"]["decode"]["layers"]:
+                self.assertGreater(layer["selections"], 30, method)
         summary = json.loads((self.directory / "one/summary.json").read_text())
         self.assertEqual(summary["methods"]["block"]["esa.unit_tokens"], 16)
         # 300 tokens and the answer, over 256.
