@@ -83,8 +83,11 @@ absl::StatusOr<std::vector<T>> ParseLines(absl::string_view text, const std::str
   return parsed;
 }
 
+// None of a file that is not there.
 absl::StatusOr<std::string> ReadCompleteLines(const std::string& path) {
   std::string text;
+  std::error_code error;
+  if (!fs::exists(path, error)) return text;
   LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
   text.resize(text.rfind('\n') + 1);  // npos + 1 is 0
   return text;
@@ -115,6 +118,15 @@ std::string CasesIn(const std::string& directory) { return directory + "/cases.j
 std::string CostsIn(const std::string& directory) { return directory + "/costs.jsonl"; }
 std::string DescriptionIn(const std::string& directory) { return directory + "/eval.json"; }
 
+absl::Status ReadResults(const std::string& directory, EvalData* data) {
+  const std::string cases = CasesIn(directory), costs = CostsIn(directory);
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string case_lines, ReadCompleteLines(cases));
+  LONGSPAN_ASSIGN_OR_RETURN(data->results, ParseLines(case_lines, cases, ParseEvalResult));
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string cost_lines, ReadCompleteLines(costs));
+  LONGSPAN_ASSIGN_OR_RETURN(data->costs, ParseLines(cost_lines, costs, ParseEvalCost));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ResultStore>> ResultStore::Open(
@@ -133,19 +145,20 @@ absl::StatusOr<std::unique_ptr<ResultStore>> ResultStore::Open(
     return absl::FailedPreconditionError(
         absl::StrCat("--output ", directory, ": another process runs this evaluation"));
   }
-  LONGSPAN_RETURN_IF_ERROR(store->ReadLines());
+  EvalData there;
+  LONGSPAN_RETURN_IF_ERROR(ReadResults(directory, &there));
+  for (EvalResult& result : there.results) store->Keep(std::move(result));
+  store->data_.costs = std::move(there.costs);
   LONGSPAN_RETURN_IF_ERROR(store->TakeUp(description));
+  LONGSPAN_RETURN_IF_ERROR(OpenLines(CasesIn(directory), &store->cases_));
+  LONGSPAN_RETURN_IF_ERROR(OpenLines(CostsIn(directory), &store->costs_));
   return store;
 }
 
 absl::StatusOr<EvalData> ResultStore::Read(const std::string& directory) {
   EvalData data;
   LONGSPAN_ASSIGN_OR_RETURN(data.description, ReadDescription(DescriptionIn(directory)));
-  const std::string cases = CasesIn(directory), costs = CostsIn(directory);
-  LONGSPAN_ASSIGN_OR_RETURN(const std::string case_lines, ReadCompleteLines(cases));
-  LONGSPAN_ASSIGN_OR_RETURN(data.results, ParseLines(case_lines, cases, ParseEvalResult));
-  LONGSPAN_ASSIGN_OR_RETURN(const std::string cost_lines, ReadCompleteLines(costs));
-  LONGSPAN_ASSIGN_OR_RETURN(data.costs, ParseLines(cost_lines, costs, ParseEvalCost));
+  LONGSPAN_RETURN_IF_ERROR(ReadResults(directory, &data));
   return data;
 }
 
@@ -153,19 +166,6 @@ ResultStore::~ResultStore() {
   for (const int descriptor : {cases_, costs_, lock_}) {
     if (descriptor >= 0) close(descriptor);
   }
-}
-
-absl::Status ResultStore::ReadLines() {
-  const std::string cases = CasesIn(directory_), costs = CostsIn(directory_);
-  LONGSPAN_RETURN_IF_ERROR(OpenLines(cases, &cases_));
-  LONGSPAN_RETURN_IF_ERROR(OpenLines(costs, &costs_));
-  LONGSPAN_ASSIGN_OR_RETURN(const std::string case_lines, ReadCompleteLines(cases));
-  LONGSPAN_ASSIGN_OR_RETURN(std::vector<EvalResult> results,
-                            ParseLines(case_lines, cases, ParseEvalResult));
-  for (EvalResult& result : results) Keep(std::move(result));
-  LONGSPAN_ASSIGN_OR_RETURN(const std::string cost_lines, ReadCompleteLines(costs));
-  LONGSPAN_ASSIGN_OR_RETURN(data_.costs, ParseLines(cost_lines, costs, ParseEvalCost));
-  return absl::OkStatus();
 }
 
 absl::Status ResultStore::TakeUp(const nlohmann::ordered_json& description) {

@@ -47,7 +47,6 @@ class ResultStore {
 
   explicit ResultStore(std::string directory) : directory_(std::move(directory)) {}
   absl::Status TakeUp(const nlohmann::ordered_json& description);
-  absl::Status ReadLines();
   void Keep(EvalResult result);
 
   std::string directory_;

@@ -184,8 +184,11 @@ TEST(ResultStoreTest, RefusesWhatIsNotItsOwn) {
     ASSERT_THAT(other, IsOk());
     EXPECT_THAT((*other)->Add(ScoredPrompt(0, 1)), IsOk());
   }
+  WriteFile(out + "/cases.jsonl", ReadFile(out + "/cases.jsonl") + "{");
+  const std::string before = ReadFile(out + "/cases.jsonl");
   EXPECT_THAT(ResultStore::Open(out, Description(1)),
               Fails(absl::StatusCode::kFailedPrecondition, "`seed` is 2 there and 1 here"));
+  EXPECT_EQ(ReadFile(out + "/cases.jsonl"), before);
   WriteFile(out + "/cases.jsonl", "{\"task\": \"passkey\"}\n");
   EXPECT_THAT(ResultStore::Open(out, Description(2)),
               Fails(absl::StatusCode::kDataLoss, "cases.jsonl:1: is no case"));

@@ -235,6 +235,15 @@ class EvalTest(unittest.TestCase):
         result = self.eval(1, *self.LEAST, "--output", "out", "--model", "moved")
         self.assertIn("holds another evaluation: `model` is ", result.stderr)
 
+    def test_what_does_not_fit_is_told_before_the_first_case(self):
+        flags = (*self.LEAST, "--method", "streaming,esa_exact", "--output", "out")
+        result = self.eval(1, *flags, "--set", "kv_cache.memory_fraction=0.0000001")
+        self.assertIn("memory", result.stderr)
+        self.assertEqual(self.cases(), [])
+        # It is no evaluation yet, and may become another.
+        self.eval(0, *flags, "--seed", "3")
+        self.assertEqual(len(self.cases()), 2)
+
     def test_chats_are_asked_by_the_template(self):
         (self.directory / "model/chat_template.jinja").write_text(
             "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}<answer>")
