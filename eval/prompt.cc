@@ -91,11 +91,6 @@ absl::StatusOr<ChatFrame> MakeChatFrame(const ChatTemplate& chat_template) {
                    " times, not once"));
 }
 
-absl::StatusOr<std::vector<int32_t>> BeginningOf(const PromptMaterial& material) {
-  if (material.chat) return std::vector<int32_t>();  // its template writes special tokens
-  return BeginningOfPrompt(material.tokenizer);
-}
-
 absl::StatusOr<PromptFrame> MakePromptFrame(const PromptMaterial& material,
                                             absl::string_view question) {
   const ChatFrame chat = material.chat.value_or(ChatFrame());
@@ -103,7 +98,9 @@ absl::StatusOr<PromptFrame> MakePromptFrame(const PromptMaterial& material,
     return absl::StrReplaceAll(text, {{kQuestion, question}});
   };
   PromptFrame frame;
-  LONGSPAN_ASSIGN_OR_RETURN(frame.before, BeginningOf(material));
+  if (!material.chat) {  // whose template writes special tokens itself
+    LONGSPAN_ASSIGN_OR_RETURN(frame.before, BeginningOfPrompt(material.tokenizer));
+  }
   LONGSPAN_ASSIGN_OR_RETURN(
       const std::vector<int32_t> before,
       material.tokenizer.Encode(absl::StrCat(chat.before, asked(material.form.before)),

@@ -47,9 +47,6 @@ struct PromptMaterial {
   int64_t stride = 0;  // of perplexity's windows; 0: pieces one behind the other
 };
 
-// Ids that a prompt without a chat begins with, and that a chat's text is encoded after: none.
-absl::StatusOr<std::vector<int32_t>> BeginningOf(const PromptMaterial& material);
-
 // Lines to hide in a document.
 struct Needle {
   double depth = 0;  // of the filler text, 0 to 1: so much of it stands before them

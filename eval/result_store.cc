@@ -57,10 +57,13 @@ absl::StatusOr<nlohmann::ordered_json> ReadDescription(const std::string& path) 
   std::string text;
   LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
   auto json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const bool is_one = json.is_object() && json.contains("settings") && json.contains("methods") &&
-                      json.at("settings").is_object() && json.at("methods").is_object() &&
-                      json.at("settings").contains("cases_of_a_method");
-  if (is_one) return json;
+  bool is_one = json.is_object();
+  for (const char* part : {"about", "settings", "methods"}) {
+    is_one = is_one && json.contains(part) && json.at(part).is_object();
+  }
+  if (is_one && json.at("settings").value("cases_of_a_method", nlohmann::json()).is_number()) {
+    return json;
+  }
   return absl::DataLossError(absl::StrCat(path, ": is not an evaluation of this version"));
 }
 

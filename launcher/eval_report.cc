@@ -89,7 +89,8 @@ std::string SettingText(const nlohmann::ordered_json& value) {
 std::string Description(const EvalData& data) {
   const nlohmann::ordered_json& settings = data.description.at("settings");
   const nlohmann::ordered_json& about = data.description.at("about");
-  std::vector<std::pair<std::string, std::string>> terms = {{"model", SettingText(about["model"])}};
+  std::vector<std::pair<std::string, std::string>> terms = {
+      {"model", SettingText(about.value("model", ""))}};
   for (const auto& [key, value] : settings.items()) {
     // Checksums, and what is in no way special.
     if (value.is_object() || key == "haystack" || key == "prompts" || key == "cases_of_a_method") {
@@ -100,7 +101,7 @@ std::string Description(const EvalData& data) {
     terms.emplace_back(key, SettingText(value));
   }
   for (const char* key : {"haystack", "prompts"}) {
-    const std::string file = SettingText(about[key]);
+    const std::string file = SettingText(about.value(key, ""));
     if (!file.empty()) terms.emplace_back(key, file);
   }
   return Terms(terms);
@@ -112,7 +113,7 @@ std::string MethodsHtml(const nlohmann::ordered_json& methods) {
     std::vector<std::string> parts;
     for (const auto& [key, value] : settings.items()) {
       if (key == "attends_to") {
-        parts.push_back(value);
+        parts.push_back(SettingText(value));
       } else if (key != "compressor") {
         parts.push_back(absl::StrCat(key, " ", SettingText(value)));
       }
@@ -135,15 +136,15 @@ std::string EvalTable(const EvalData& data) {
   const std::vector<EvalCell> cells = CellsByLength(data.results);
   size_t width = 4;
   for (const EvalCell& cell : cells) width = std::max(width, cell.task.size());
-  std::map<std::pair<std::string, int64_t>, double> attended;
+  std::map<std::pair<std::string, int64_t>, std::string> attended;  // unknown after a crash
   for (const EvalCost& cost : AddedUp(data.costs)) {
-    attended[{cost.method, cost.length}] = 100 * cost.attended_share();
+    attended[{cost.method, cost.length}] = absl::StrFormat("%.2f%%", 100 * cost.attended_share());
   }
   std::string text =
       absl::StrFormat("%-*s %9s  %-14s %9s %5s %9s  %s\n", static_cast<int>(width), "task",
                       "tokens", "method", "attended", "cases", "score", "95% interval");
   for (const EvalCell& cell : cells) {
-    absl::StrAppendFormat(&text, "%-*s %9d  %-14s %8.2f%% %5d %9s  %s\n", static_cast<int>(width),
+    absl::StrAppendFormat(&text, "%-*s %9d  %-14s %9s %5d %9s  %s\n", static_cast<int>(width),
                           cell.task, cell.length, cell.method, attended[{cell.method, cell.length}],
                           cell.cases, ScoreText(cell), IntervalText(cell));
   }
