@@ -73,9 +73,9 @@ int Finish(const StudyRun& run, const StudyWriter& writer, int failed) {
   return failed > 0 || differ > 0 ? kExitFailed : kExitOk;
 }
 
-std::vector<ScaleKey> MissingPoints(const StudyRun& run, const ScalePoints& there) {
+std::vector<ScaleKey> MissingPoints(const std::vector<ScaleKey>& points, const ScalePoints& there) {
   std::vector<ScaleKey> missing;
-  for (const ScaleKey& key : run.points) {
+  for (const ScaleKey& key : points) {
     if (!there.contains(key)) missing.push_back(key);
   }
   return missing;
@@ -106,20 +106,29 @@ void WarnOfEnvironment(const ScaleKey& key, const ScalePoints& points) {
   }
 }
 
-// That ranks can be started, before anything is written.
-absl::Status CheckLaunch(const StudyRun& run) {
+// That ranks can be started, before anything is written. A host that does not answer takes a while.
+absl::Status CheckLaunch(const StudyRun& run, ProgressStyle style) {
   const absl::StatusOr<StoredStudy> stored = ReadStudy(run.directory);
   if (!stored.ok() && !absl::IsNotFound(stored.status())) return stored.status();
-  const auto missing = MissingPoints(run, stored.ok() ? stored->points : ScalePoints());
+  const auto missing = MissingPoints(run.points, stored.ok() ? stored->points : ScalePoints());
+  if (missing.empty()) return absl::OkStatus();
   int64_t ranks = 0;
   for (const ScaleKey& key : missing) ranks = std::max(ranks, key.ranks);
-  return missing.empty() ? absl::OkStatus() : TryLaunch(run.launch, ranks);
+  Progress progress(style, stderr, MonotonicSeconds(), "points");
+  ProgressState state;
+  state.total = static_cast<int64_t>(missing.size());
+  const absl::Status status = TryLaunch(run.launch, ranks, [&] {
+    progress.Update(state, MonotonicSeconds());
+    return OrderOfSignals();
+  });
+  progress.Clear();
+  return status;
 }
 
 absl::StatusOr<int> RunStudy(const StudyRun& run, ProgressStyle style) {
-  LONGSPAN_RETURN_IF_ERROR(CheckLaunch(run));
+  LONGSPAN_RETURN_IF_ERROR(CheckLaunch(run, style));
   LONGSPAN_ASSIGN_OR_RETURN(StudyWriter writer, OpenStudy(run));
-  const std::vector<ScaleKey> missing = MissingPoints(run, writer.points());
+  const std::vector<ScaleKey> missing = MissingPoints(run.points, writer.points());
   Progress progress(style, stderr, MonotonicSeconds(), "points");
   ProgressState state;
   state.total = static_cast<int64_t>(missing.size());
@@ -151,7 +160,7 @@ absl::Status WriteSlurm(const StudyRun& run) {
   }
   LONGSPAN_ASSIGN_OR_RETURN(const StudyWriter writer, OpenStudy(run));
   std::vector<SlurmPoint> points;
-  for (const ScaleKey& key : MissingPoints(run, writer.points())) {
+  for (const ScaleKey& key : MissingPoints(run.points, writer.points())) {
     points.push_back({PointFile(key), key.ranks, PointArguments(run.study, key)});
   }
   if (points.empty()) {
@@ -205,15 +214,12 @@ absl::StatusOr<StoredStudy> TakeUpStudy(const std::string& directory) {
   return stored;
 }
 
-// "; missing: 2 ranks, 64 tokens, batch 1, esa and 3 others", or nothing.
+// "; missing: 2 ranks, 64 tokens, batch 1, esa and 3 more", or nothing.
 std::string MissingText(const std::set<ScaleKey>& grid, const ScalePoints& there) {
-  StudyRun run;
-  run.points.assign(grid.begin(), grid.end());
-  const std::vector<ScaleKey> missing = MissingPoints(run, there);
+  const std::vector<ScaleKey> missing = MissingPoints({grid.begin(), grid.end()}, there);
   if (missing.empty()) return "";
-  return absl::StrCat(
-      "; missing: ", missing[0].ToString(),
-      missing.size() == 1 ? "" : absl::StrCat(" and ", missing.size() - 1, " more"));
+  const std::string others = absl::StrCat(" and ", missing.size() - 1, " more");
+  return absl::StrCat("; missing: ", missing[0].ToString(), missing.size() == 1 ? "" : others);
 }
 
 absl::StatusOr<int> Report(const std::vector<std::string>& positional) {

@@ -13,7 +13,6 @@
 #include "absl/strings/strip.h"
 #include "absl/types/span.h"
 #include "kernels/base/status_macros.h"
-#include "launcher/child_process.h"
 #include "launcher/flags.h"
 #include "launcher/hostfile.h"
 #include "launcher/rank_placement.h"
@@ -182,10 +181,11 @@ absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::str
   return here;
 }
 
-absl::Status TryLaunch(const std::vector<std::string>& launch, int64_t ranks) {
+absl::Status TryLaunch(const std::vector<std::string>& launch, int64_t ranks,
+                       absl::FunctionRef<ChildOrder()> order) {
   std::vector<std::string> command = launch;
   command.insert(command.end(), {"-n", absl::StrCat(ranks), OwnProgram(), "--version"});
-  LONGSPAN_ASSIGN_OR_RETURN(const ChildResult child, RunChild(command, OrderOfSignals));
+  LONGSPAN_ASSIGN_OR_RETURN(const ChildResult child, RunChild(command, order));
   if (child.stopped) return absl::CancelledError("stopped by a signal");
   if (child.exit_code == 0) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(

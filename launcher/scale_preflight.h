@@ -7,9 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "launcher/child_process.h"
 #include "launcher/scale_point.h"
 #include "launcher/scale_study.h"
 #include "runtime/config.h"
@@ -32,9 +34,10 @@ absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::str
                                                       const std::set<int64_t>& ranks);
 
 // Starts so many ranks that do nothing, as a study is about to: what is wrong with the command,
-// with its hosts or with this program on them is told once, and not by every point. Cancelled: by a
-// signal.
-absl::Status TryLaunch(const std::vector<std::string>& launch, int64_t ranks);
+// with its hosts or with this program on them is told once, and not by every point. `order` as
+// RunChild has it. Cancelled: it said so.
+absl::Status TryLaunch(const std::vector<std::string>& launch, int64_t ranks,
+                       absl::FunctionRef<ChildOrder()> order);
 
 // Refuses a --file that cannot be read or has no text. Returns what is worth to be said of it: that
 // prompts are longer than its text; empty: nothing.
