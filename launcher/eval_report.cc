@@ -100,10 +100,9 @@ std::string Description(const EvalData& data) {
     if (value == false || value == "auto" || value == "" || (is_own && value == 0)) continue;
     terms.emplace_back(key, SettingText(value));
   }
-  for (const char* key : {"haystack", "prompts"}) {
-    const std::string file = SettingText(about.value(key, ""));
-    if (!file.empty()) terms.emplace_back(key, file);
-  }
+  const std::string haystack = about.value("haystack", ""), prompts = about.value("prompts", "");
+  terms.emplace_back("haystack", haystack.empty() ? "generated" : haystack);
+  if (!prompts.empty()) terms.emplace_back("prompts", prompts);
   return Terms(terms);
 }
 

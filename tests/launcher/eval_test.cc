@@ -98,6 +98,7 @@ TEST(EvalReportTest, HasMapsCurvesAndIntervals) {
   EXPECT_THAT(page, Not(HasSubstr("a<b")));
   EXPECT_THAT(page, HasSubstr("<b>50.0%</b><br><span class=\"soft\">9.5% to 90.5%, n 2</span>"));
   EXPECT_THAT(page, HasSubstr("<dd>p.json</dd>"));
+  EXPECT_THAT(page, HasSubstr("<dd>generated</dd>"));
   EXPECT_THAT(page, HasSubstr("<b>1.23%</b>"));
   EXPECT_THAT(page, Not(HasSubstr("Incomplete")));
   EXPECT_THAT(EvalTable(data), HasSubstr("    1.23%     2     50.0%  9.5% to 90.5%"));
