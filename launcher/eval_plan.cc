@@ -165,7 +165,7 @@ absl::Status EvalPlan::RunMethod(int64_t method, int64_t ranks, Engine& engine,
   MethodRun run = {std::string(options_.methods[method]->name), engine, ranks};
   const bool selects = engine.config().attention == Attention::kEsa;
   if (selects && !options_.selection_stats.empty()) run.selections = &selections_[run.method];
-  const absl::Status status = RunCases(pending_[method], run, store_.get(), &*progress_, refusal);
+  absl::Status status = RunCases(pending_[method], run, store_.get(), &*progress_, refusal);
   progress_->Clear();
   if (!status.ok()) {
     if (const absl::Status written = Report(); !written.ok()) {
