@@ -28,6 +28,60 @@ Floats Multiply(const Floats& a, CBLAS_TRANSPOSE trans_a, const Floats& b, CBLAS
   return c;
 }
 
+// Rows to their hidden units before and behind the nonlinearity, and to what the map makes of them.
+struct Forward {
+  Floats before, active;  // [count, hidden]
+  Floats out;             // [count, dim]
+};
+
+// x: [count, width].
+Forward Run(const RowMap& map, const Floats& x, int64_t count) {
+  Forward run;
+  if (map.hidden == 0) {
+    run.out = Multiply(x, CblasNoTrans, map.second, CblasNoTrans, count, map.dim, map.width);
+    return run;
+  }
+  run.before = Multiply(x, CblasNoTrans, map.first, CblasNoTrans, count, map.hidden, map.width);
+  run.active.resize(run.before.size());
+  for (int64_t r = 0; r < count; ++r) {
+    float* before = run.before.data() + r * map.hidden;
+    float* active = run.active.data() + r * map.hidden;
+    for (int64_t h = 0; h < map.hidden; ++h) {
+      before[h] += map.bias[h];
+      active[h] = before[h] / (1 + std::exp(-before[h]));
+    }
+  }
+  run.out =
+      Multiply(run.active, CblasNoTrans, map.second, CblasNoTrans, count, map.dim, map.hidden);
+  return run;
+}
+
+// Of the parameters, as a map of the same shape. of_out: with respect to run.out.
+RowMap GradientOf(const RowMap& map, const Floats& x, const Forward& run, const Floats& of_out,
+                  int64_t count) {
+  RowMap gradient = {map.width, map.hidden, map.dim};
+  if (map.hidden == 0) {
+    gradient.second = Multiply(x, CblasTrans, of_out, CblasNoTrans, map.width, map.dim, count);
+    return gradient;
+  }
+  gradient.second =
+      Multiply(run.active, CblasTrans, of_out, CblasNoTrans, map.hidden, map.dim, count);
+  Floats of_before =
+      Multiply(of_out, CblasNoTrans, map.second, CblasTrans, count, map.hidden, map.dim);
+  gradient.bias.assign(map.hidden, 0.0f);
+  for (int64_t r = 0; r < count; ++r) {
+    const float* before = run.before.data() + r * map.hidden;
+    float* of_row = of_before.data() + r * map.hidden;
+    for (int64_t h = 0; h < map.hidden; ++h) {
+      const float sigmoid = 1 / (1 + std::exp(-before[h]));
+      of_row[h] *= sigmoid * (1 + before[h] * (1 - sigmoid));
+      gradient.bias[h] += of_row[h];
+    }
+  }
+  gradient.first = Multiply(x, CblasTrans, of_before, CblasNoTrans, map.width, map.hidden, count);
+  return gradient;
+}
+
 // One vector of parameters and Adam's moments of its gradient.
 class Parameters {
  public:
@@ -52,84 +106,48 @@ class Parameters {
   Floats mean_, square_;
 };
 
-// A map in training: what the backward pass needs of the forward pass.
-class TrainedMap {
+// Those of a map, which outlives them.
+class MapParameters {
  public:
-  TrainedMap(int64_t width, int64_t hidden, int64_t dim, std::mt19937_64* random)
-      : map_{width,
-             hidden,
-             dim,
-             Uniform(width * hidden, width, random),
-             Floats(hidden, 0.0f),
-             Uniform((hidden > 0 ? hidden : width) * dim, hidden > 0 ? hidden : width, random)},
-        first_(&map_.first),
-        bias_(&map_.bias),
-        second_(&map_.second) {}
-  TrainedMap(const TrainedMap&) = delete;
-  TrainedMap& operator=(const TrainedMap&) = delete;
+  explicit MapParameters(RowMap* map)
+      : first_(&map->first), bias_(&map->bias), second_(&map->second) {}
 
-  // x: [count, width]. Returns [count, dim].
-  const Floats& Forward(Floats x, int64_t count) {
-    x_ = std::move(x);
-    if (map_.hidden > 0) {
-      before_ =
-          Multiply(x_, CblasNoTrans, map_.first, CblasNoTrans, count, map_.hidden, map_.width);
-      active_.resize(before_.size());
-      for (size_t i = 0; i < before_.size(); ++i) {
-        before_[i] += map_.bias[i % map_.hidden];
-        active_[i] = before_[i] / (1 + std::exp(-before_[i]));
-      }
-    }
-    out_ = Multiply(Inner(), CblasNoTrans, map_.second, CblasNoTrans, count, map_.dim, inner());
-    return out_;
-  }
-
-  // gradient: of the loss with respect to what Forward returned, [count, dim].
-  void Backward(const Floats& gradient, int64_t count, double rate, int64_t step) {
-    const Floats of_second =
-        Multiply(Inner(), CblasTrans, gradient, CblasNoTrans, inner(), map_.dim, count);
-    if (map_.hidden > 0) {
-      Floats of_before =
-          Multiply(gradient, CblasNoTrans, map_.second, CblasTrans, count, map_.hidden, map_.dim);
-      Floats of_bias(map_.hidden, 0.0f);
-      for (size_t i = 0; i < of_before.size(); ++i) {
-        const float sigmoid = 1 / (1 + std::exp(-before_[i]));
-        of_before[i] *= sigmoid * (1 + before_[i] * (1 - sigmoid));
-        of_bias[i % map_.hidden] += of_before[i];
-      }
-      first_.Step(Multiply(x_, CblasTrans, of_before, CblasNoTrans, map_.width, map_.hidden, count),
-                  rate, step);
-      bias_.Step(of_bias, rate, step);
-    }
-    second_.Step(of_second, rate, step);
-  }
-
-  // The map of rows that were multiplied by `scale` in training, times `scale_out`.
-  RowMap Scaled(float scale, float scale_out) const {
-    RowMap map = map_;
-    for (float& value : map.first) value *= scale;
-    for (float& value : map.second) value *= map.hidden > 0 ? scale_out : scale * scale_out;
-    return map;
+  void Step(const RowMap& gradient, double rate, int64_t step) {
+    first_.Step(gradient.first, rate, step);
+    bias_.Step(gradient.bias, rate, step);
+    second_.Step(gradient.second, rate, step);
   }
 
  private:
-  // Of variance 1 / inputs, so that a map keeps the size of what it maps.
-  static Floats Uniform(int64_t count, int64_t inputs, std::mt19937_64* random) {
-    Floats values(count);
-    const double bound = std::sqrt(3.0 / static_cast<double>(inputs));
-    for (float& value : values) {
-      const double unit = static_cast<double>((*random)() >> 11) * 0x1p-53;
-      value = static_cast<float>((2 * unit - 1) * bound);
-    }
-    return values;
-  }
-  int64_t inner() const { return map_.hidden > 0 ? map_.hidden : map_.width; }
-  const Floats& Inner() const { return map_.hidden > 0 ? active_ : x_; }
-
-  RowMap map_;
   Parameters first_, bias_, second_;
-  Floats x_, before_, active_, out_;
 };
+
+// Of variance 1 / inputs, so that a map keeps the size of what it maps.
+Floats Uniform(int64_t count, int64_t inputs, std::mt19937_64* random) {
+  Floats values(count);
+  const double bound = std::sqrt(3.0 / static_cast<double>(inputs));
+  for (float& value : values) {
+    const double unit = static_cast<double>((*random)() >> 11) * 0x1p-53;
+    value = static_cast<float>((2 * unit - 1) * bound);
+  }
+  return values;
+}
+
+RowMap RandomMap(int64_t width, int64_t hidden, int64_t dim, std::mt19937_64* random) {
+  RowMap map = {width, hidden, dim};
+  const int64_t inner = hidden > 0 ? hidden : width;
+  map.first = Uniform(width * hidden, width, random);
+  map.bias.assign(hidden, 0.0f);
+  map.second = Uniform(inner * dim, inner, random);
+  return map;
+}
+
+// The map of rows that were multiplied by `scale` in training, times `scale_out`.
+RowMap Scaled(RowMap map, float scale, float scale_out) {
+  for (float& value : map.first) value *= scale;
+  for (float& value : map.second) value *= map.hidden > 0 ? scale_out : scale * scale_out;
+  return map;
+}
 
 // What brings the mean square of the values to `target`; 1 where all are 0.
 float ScaleTo(double target, const float* values, int64_t count) {
@@ -153,35 +171,25 @@ void Shuffle(std::mt19937_64* random, std::vector<int64_t>* values) {
     std::swap((*values)[i - 1], (*values)[(*random)() % i]);
 }
 
-// One step: all queries of the batch against all of its keys, both [batch, width].
-void Step(Floats queries, Floats keys, int64_t batch, int64_t width, double rate, int64_t step,
-          TrainedMap* query_map, TrainedMap* key_map) {
-  const Floats exact = Multiply(queries, CblasNoTrans, keys, CblasTrans, batch, batch, width);
-  const Floats& q = query_map->Forward(std::move(queries), batch);
-  const Floats& k = key_map->Forward(std::move(keys), batch);
-  const auto dim = static_cast<int64_t>(q.size()) / batch;
-  Floats error = Multiply(q, CblasNoTrans, k, CblasTrans, batch, batch, dim);
-  const float scale = 2.0f / static_cast<float>(batch * batch);
-  for (size_t i = 0; i < error.size(); ++i) error[i] = scale * (error[i] - exact[i]);
-  const Floats of_queries = Multiply(error, CblasNoTrans, k, CblasNoTrans, batch, dim, batch);
-  const Floats of_keys = Multiply(error, CblasTrans, q, CblasNoTrans, batch, dim, batch);
-  query_map->Backward(of_queries, batch, rate, step);
-  key_map->Backward(of_keys, batch, rate, step);
-}
-
 }  // namespace
 
 Floats Apply(const RowMap& map, const float* rows, int64_t count) {
-  Floats x(rows, rows + count * map.width);
-  if (map.hidden == 0) {
-    return Multiply(x, CblasNoTrans, map.second, CblasNoTrans, count, map.dim, map.width);
-  }
-  Floats hidden = Multiply(x, CblasNoTrans, map.first, CblasNoTrans, count, map.hidden, map.width);
-  for (size_t i = 0; i < hidden.size(); ++i) {
-    hidden[i] += map.bias[i % map.hidden];
-    hidden[i] /= 1 + std::exp(-hidden[i]);
-  }
-  return Multiply(hidden, CblasNoTrans, map.second, CblasNoTrans, count, map.dim, map.hidden);
+  return Run(map, {rows, rows + count * map.width}, count).out;
+}
+
+ScoreMaps GradientOfLoss(const ScoreMaps& maps, const Floats& queries, const Floats& keys,
+                         int64_t batch) {
+  const int64_t width = maps.query.width, dim = maps.query.dim;
+  const Floats exact = Multiply(queries, CblasNoTrans, keys, CblasTrans, batch, batch, width);
+  const Forward q = Run(maps.query, queries, batch);
+  const Forward k = Run(maps.key, keys, batch);
+  Floats error = Multiply(q.out, CblasNoTrans, k.out, CblasTrans, batch, batch, dim);
+  const float scale = 2.0f / static_cast<float>(batch * batch);
+  for (size_t i = 0; i < error.size(); ++i) error[i] = scale * (error[i] - exact[i]);
+  const Floats of_queries = Multiply(error, CblasNoTrans, k.out, CblasNoTrans, batch, dim, batch);
+  const Floats of_keys = Multiply(error, CblasTrans, q.out, CblasNoTrans, batch, dim, batch);
+  return {GradientOf(maps.query, queries, q, of_queries, batch),
+          GradientOf(maps.key, keys, k, of_keys, batch)};
 }
 
 ScoreMaps FitBySgd(const float* queries, const float* keys, int64_t rows, int64_t width,
@@ -193,7 +201,10 @@ ScoreMaps FitBySgd(const float* queries, const float* keys, int64_t rows, int64_
   const float query_scale = ScaleTo(mean_square, queries, rows * width);
   const float key_scale = ScaleTo(mean_square, keys, rows * width);
   std::mt19937_64 random(options.seed);
-  TrainedMap query_map(width, hidden, dim, &random), key_map(width, hidden, dim, &random);
+  ScoreMaps maps;
+  maps.query = RandomMap(width, hidden, dim, &random);
+  maps.key = RandomMap(width, hidden, dim, &random);
+  MapParameters of_query(&maps.query), of_key(&maps.key);
   const int64_t batch = std::min(options.batch, rows);
   const int64_t steps = rows / batch;  // of an epoch
   std::vector<int64_t> order(rows);
@@ -202,14 +213,18 @@ ScoreMaps FitBySgd(const float* queries, const float* keys, int64_t rows, int64_
     Shuffle(&random, &order);
     for (int64_t s = 0; s < steps; ++s) {
       const auto indices = absl::MakeConstSpan(order).subspan(s * batch, batch);
-      Step(Gather(queries, indices, width, query_scale), Gather(keys, indices, width, key_scale),
-           batch, width, options.learning_rate, ++step, &query_map, &key_map);
+      const ScoreMaps gradient = GradientOfLoss(maps, Gather(queries, indices, width, query_scale),
+                                                Gather(keys, indices, width, key_scale), batch);
+      ++step;
+      of_query.Step(gradient.query, options.learning_rate, step);
+      of_key.Step(gradient.key, options.learning_rate, step);
       if (progress) {
         progress(static_cast<double>(step) / static_cast<double>(steps * options.epochs));
       }
     }
   }
-  return {query_map.Scaled(query_scale, 1 / query_scale), key_map.Scaled(key_scale, 1 / key_scale)};
+  return {Scaled(std::move(maps.query), query_scale, 1 / query_scale),
+          Scaled(std::move(maps.key), key_scale, 1 / key_scale)};
 }
 
 }  // namespace longspan

@@ -18,6 +18,8 @@ struct SgdOptions {
   int64_t batch = 128;  // tokens; the last of an epoch are left out where they are fewer
   int64_t epochs = 10;
   uint64_t seed = 0;  // of the initial weights and the order of tokens
+
+  bool operator==(const SgdOptions&) const = default;
 };
 inline constexpr int64_t kSgdTokens = 50'000;  // of the text, at most
 
@@ -37,6 +39,11 @@ std::vector<float> Apply(const RowMap& map, const float* rows, int64_t count);
 struct ScoreMaps {
   RowMap query, key;
 };
+
+// Of the mean, over all queries and all keys of a batch, of the squared difference between the
+// maps' dot product and the exact one, as maps of the same shape. queries, keys: [batch, width].
+ScoreMaps GradientOfLoss(const ScoreMaps& maps, const std::vector<float>& queries,
+                         const std::vector<float>& keys, int64_t batch);
 
 // queries, keys: [rows, width], at least one row, the group-summed queries and the concatenated
 // keys. hidden: 0 for linear maps. The result depends on the arguments alone. `progress` is told

@@ -39,10 +39,10 @@ double Plain(const RowMap& map, const float* row, int64_t column) {
 }
 
 double MeanSquaredError(const ScoreMaps& maps, const std::vector<float>& queries,
-                        const std::vector<float>& keys) {
+                        const std::vector<float>& keys, int64_t rows = kRows) {
   double error = 0;
-  for (int64_t q = 0; q < kRows; ++q) {
-    for (int64_t k = 0; k < kRows; ++k) {
+  for (int64_t q = 0; q < rows; ++q) {
+    for (int64_t k = 0; k < rows; ++k) {
       double exact = 0, approximate = 0;
       for (int64_t i = 0; i < kWidth; ++i) exact += queries[q * kWidth + i] * keys[k * kWidth + i];
       for (int64_t c = 0; c < maps.key.dim; ++c) {
@@ -52,12 +52,41 @@ double MeanSquaredError(const ScoreMaps& maps, const std::vector<float>& queries
       error += (exact - approximate) * (exact - approximate);
     }
   }
-  return error / (kRows * kRows);
+  return error / static_cast<double>(rows * rows);
 }
 
 SgdOptions Fast() { return {.learning_rate = 0.01, .batch = 32, .epochs = 60, .seed = 3}; }
 
 class FitBySgdTest : public ::testing::TestWithParam<int64_t> {};
+
+TEST_P(FitBySgdTest, GradientsAreThoseOfFiniteDifferences) {
+  constexpr int64_t kBatch = 16, kDim = 2;
+  const int64_t hidden = GetParam();
+  const std::vector<float> queries = MakeRows(1), keys = MakeRows(2);
+  const std::vector<float> some_queries(queries.begin(), queries.begin() + kBatch * kWidth);
+  const std::vector<float> some_keys(keys.begin(), keys.begin() + kBatch * kWidth);
+  ScoreMaps maps = FitBySgd(queries.data(), keys.data(), kRows, kWidth, hidden, kDim,
+                            {.batch = 32, .epochs = 1, .seed = 5}, nullptr);
+  ScoreMaps gradient = GradientOfLoss(maps, some_queries, some_keys, kBatch);
+  for (const auto map : {&ScoreMaps::query, &ScoreMaps::key}) {
+    for (const auto part : {&RowMap::first, &RowMap::bias, &RowMap::second}) {
+      std::vector<float>& values = maps.*map.*part;
+      const std::vector<float>& analytic = gradient.*map.*part;
+      ASSERT_EQ(analytic.size(), values.size());
+      for (size_t i = 0; i < values.size(); ++i) {
+        const float value = values[i];
+        values[i] = value + 1e-3f;
+        const double above = MeanSquaredError(maps, some_queries, some_keys, kBatch);
+        const double upper = values[i];
+        values[i] = value - 1e-3f;
+        const double below = MeanSquaredError(maps, some_queries, some_keys, kBatch);
+        const double numeric = (above - below) / (upper - values[i]);
+        values[i] = value;
+        EXPECT_NEAR(analytic[i], numeric, 1e-2 + 1e-3 * std::abs(numeric)) << i;
+      }
+    }
+  }
+}
 
 // Linear and two-layer maps. All dot products have a mean square near 140.
 TEST_P(FitBySgdTest, LearnsTheDotProducts) {
