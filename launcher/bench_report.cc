@@ -1,10 +1,7 @@
 #include "launcher/bench_report.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
@@ -274,29 +271,6 @@ void AddTargets(BenchReport* report) {
 
 std::string FormatReport(const BenchReport& report, ReportFormat format) {
   return kFormats[static_cast<size_t>(format)].text(report);
-}
-
-absl::Status CheckReportPath(const std::string& path) {
-  if (path.empty()) return absl::OkStatus();
-  FILE* file = fopen(path.c_str(), "a");
-  if (file == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat("--output ", path, ": cannot be written to: ", strerror(errno)));
-  }
-  fclose(file);
-  return absl::OkStatus();
-}
-
-absl::Status WriteReport(const std::string& text, const std::string& path) {
-  FILE* file = path.empty() ? stdout : fopen(path.c_str(), "w");
-  const bool written = file != nullptr &&
-                       fwrite(text.data(), 1, text.size(), file) == text.size() &&
-                       fflush(file) == 0;
-  const int error = errno;
-  if (file != nullptr && file != stdout) fclose(file);
-  if (written) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(path.empty() ? "standard output" : path,
-                                          ": the results cannot be written: ", strerror(error)));
 }
 
 }  // namespace longspan

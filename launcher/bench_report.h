@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "launcher/bench_shape.h"
+#include "launcher/report_file.h"
 
 namespace longspan {
 
@@ -63,11 +63,6 @@ std::string FormatReport(const BenchReport& report, ReportFormat format);
 // "longspan 0.1.0", and a line of CSV, as all reports have them.
 std::string ReportVersion();
 std::string CsvLine(const std::vector<std::string>& cells);
-
-// To standard output, or to `path` if there is one. NotFound or DataLoss: it cannot be written.
-absl::Status WriteReport(const std::string& text, const std::string& path);
-// Whether WriteReport could begin, asked before hours of measuring.
-absl::Status CheckReportPath(const std::string& path);
 
 }  // namespace longspan
 

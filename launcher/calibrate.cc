@@ -97,7 +97,8 @@ struct CalibrateJob {
     }
     LONGSPAN_RETURN_IF_ERROR(options.writes_compressor()
                                  ? CheckOutput(OutputPath(config))
-                                 : CheckReportPath(absl::GetFlag(FLAGS_output)));
+                                 : CheckReportPath(absl::GetFlag(FLAGS_output), "output",
+                                                   {{"input", absl::GetFlag(FLAGS_input)}}));
     LONGSPAN_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(config.model));
     const std::string input = absl::GetFlag(FLAGS_input);
     CalibrationText text(input, *tokenizer);
