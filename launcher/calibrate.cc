@@ -12,6 +12,8 @@
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "collectives/mpi_communicator.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/bootstrap.h"
 #include "launcher/calibrate_options.h"
@@ -19,10 +21,12 @@
 #include "launcher/calibration_text.h"
 #include "launcher/flags.h"
 #include "launcher/progress.h"
+#include "launcher/report_file.h"
 #include "launcher/subcommand.h"
 #include "runtime/calibration.h"
 #include "runtime/clock.h"
 #include "runtime/compressor.h"
+#include "runtime/memory_plan.h"
 #include "runtime/safetensors.h"
 #include "runtime/tokenizer.h"
 
@@ -48,12 +52,10 @@ absl::Status Save(const Config& config, FitMethod method, const CalibrationRepor
 }
 
 void PrintReport(const Config& config, const CalibrationReport& report) {
-  printf("layer  variance kept  recall of the exact top %lld of %lld\n",
-         static_cast<long long>(report.recall_top_k), static_cast<long long>(report.recall_keys));
+  printf("%s\nlayer  variance kept  recall\n", RecallText(report).c_str());
   for (size_t i = 0; i < report.layers.size(); ++i) {
     const CalibrationReport::Layer& layer = report.layers[i];
-    printf("%5zu  %12.1f%%  ", i, 100 * layer.factors.explained);
-    printf("%.1f%%\n", 100 * layer.recall);
+    printf("%5zu  %12.1f%%  %.1f%%\n", i, 100 * layer.explained, 100 * layer.recall);
   }
   printf("%s: %zu layers, %lld dimensions, fitted on %lld tokens\n", OutputPath(config).c_str(),
          report.layers.size(), static_cast<long long>(config.esa.compressed_dim),
@@ -86,7 +88,7 @@ struct CalibrateJob {
   CalibrateOptions options;
   ProgressStyle style = ProgressStyle::kOff;
   int64_t tokens = 0;          // of the text; known to rank 0
-  std::vector<FitCase> cases;  // to compare or choose from
+  std::vector<FitCase> cases;  // known to rank 0
 
   // What can be told before anything is loaded.
   absl::StatusOr<bool> Prepare(const Config& config) {
@@ -104,7 +106,9 @@ struct CalibrateJob {
     CalibrationText text(input, *tokenizer);
     LONGSPAN_RETURN_IF_ERROR(text.status());
     LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
-    LONGSPAN_RETURN_IF_ERROR(CheckDims(config, model.num_kv_heads * model.head_dim));
+    LONGSPAN_ASSIGN_OR_RETURN(
+        cases, CasesOf(options, config.esa.compressed_dim, model.num_kv_heads * model.head_dim));
+    LONGSPAN_RETURN_IF_ERROR(CheckChoice(config, model));
     // All of the text: what is wrong with its last line must not cost a fit.
     const int64_t window = CalibrationWindow(model);
     while (true) {
@@ -121,6 +125,7 @@ struct CalibrateJob {
           input, ": has ", tokens, " tokens, which are too few: ", kMinCalibrationWindows * window,
           " are needed, 50,000 or more are better"));
     }
+    LONGSPAN_RETURN_IF_ERROR(CheckMemory(config, model));
     return true;
   }
 
@@ -161,19 +166,35 @@ struct CalibrateJob {
   }
 
  private:
-  absl::Status CheckDims(const Config& config, int64_t width) {
-    if (options.writes_compressor()) {
-      if (config.esa.compressed_dim <= width) return absl::OkStatus();
-      return absl::InvalidArgumentError(
-          absl::StrCat("esa.compressed_dim ", config.esa.compressed_dim, " must be at most ", width,
-                       ", the width of the concatenated keys"));
-    }
-    LONGSPAN_ASSIGN_OR_RETURN(cases, CasesOf(options, width));
-    if (options.recall && Budget(config) < cases[0].dim) {
+  absl::Status CheckChoice(const Config& config, const ModelConfig& model) const {
+    if (!options.recall) return absl::OkStatus();
+    if (Budget(config) < cases[0].dim) {
       return absl::InvalidArgumentError(
           absl::StrCat("--budget_dim ", Budget(config), " is less than ", cases[0].dim,
                        ", the fewest dimensions to try: raise it, or give smaller --dims"));
     }
+    if (RecallRangesOf(config.esa, CalibrationWindow(model)).top_k == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--recall: a trained context of ", model.max_position_embeddings,
+                       " tokens leaves no top k to find; leave the flag out"));
+    }
+    return absl::OkStatus();
+  }
+
+  // Hours before the memory would run out.
+  absl::Status CheckMemory(const Config& config, const ModelConfig& model) const {
+    constexpr double kGigabyte = 1e9;
+    const int64_t bytes = CalibrationRowBytes(model, config.esa, cases, tokens);
+    const int64_t available = AvailableMemory();
+    const std::string told = absl::StrFormat(
+        "rows of the text that are kept for the fits and their recall take %.1f GB over all ranks; "
+        "%.1f GB are available here",
+        static_cast<double>(bytes) / kGigabyte, static_cast<double>(available) / kGigabyte);
+    if (bytes > available && !LaunchedByMpirun()) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(told, ": use more hosts under mpirun, or the method closed_form"));
+    }
+    if (bytes > available / 2) spdlog::warn("{}", told);
     return absl::OkStatus();
   }
 
@@ -190,8 +211,9 @@ struct CalibrateJob {
     if (!options.writes_compressor()) {
       // Only rank 0 has prepared.
       LONGSPAN_ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model));
-      LONGSPAN_ASSIGN_OR_RETURN(const std::vector<FitCase> to_fit,
-                                CasesOf(options, model.num_kv_heads * model.head_dim));
+      LONGSPAN_ASSIGN_OR_RETURN(
+          const std::vector<FitCase> to_fit,
+          CasesOf(options, config.esa.compressed_dim, model.num_kv_heads * model.head_dim));
       return CalibrateEach(config, communicator, next_window, progress, to_fit, calibration);
     }
     LONGSPAN_ASSIGN_OR_RETURN(
@@ -213,8 +235,9 @@ struct CalibrateJob {
     if (options.compares) {
       return WriteReport(FormatComparison(source, options, cases, reports), output);
     }
+    const DimChoiceGoal goal = {*options.recall, Budget(config), SizeOf(ScoreKeyDType(config))};
     LONGSPAN_RETURN_IF_ERROR(
-        WriteReport(FormatDimChoice(source, options, Budget(config), cases, reports), output));
+        WriteReport(FormatDimChoice(source, options, goal, cases, reports), output));
     fputs(
         "longspan: no compressor is written: the cache has one esa.compressed_dim for all layers\n",
         stderr);

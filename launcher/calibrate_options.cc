@@ -12,7 +12,7 @@
 
 ABSL_FLAG(std::string, compare, "",
           "Methods, separated by commas, of which each layer's recall is told instead of writing a "
-          "compressor: closed_form, pca, sgd, sgd_mlp");
+          "compressor: closed_form, pca, sgd, sgd_mlp (core-hours where keys are 1,024 wide)");
 ABSL_FLAG(std::string, dims, "",
           "With --compare or --recall: numbers of compressed dimensions to try, separated by "
           "commas; by default 16 to 256 in powers of two, up to the width of the keys");
@@ -33,6 +33,7 @@ namespace longspan {
 namespace {
 
 constexpr int64_t kMostDims = 1 << 20;
+constexpr int64_t kMostBatch = 4096;  // a step holds its square of dot products twice
 
 absl::StatusOr<SgdOptions> ParseSgd() {
   SgdOptions sgd;
@@ -42,10 +43,15 @@ absl::StatusOr<SgdOptions> ParseSgd() {
         absl::StrCat("--sgd_learning_rate must be above 0 and at most 1, not ", sgd.learning_rate));
   }
   LONGSPAN_ASSIGN_OR_RETURN(
-      sgd.batch, ParseNumber("sgd_batch", absl::StrCat(absl::GetFlag(FLAGS_sgd_batch)), 1 << 16));
+      sgd.batch,
+      ParseNumber("sgd_batch", absl::StrCat(absl::GetFlag(FLAGS_sgd_batch)), kMostBatch));
   LONGSPAN_ASSIGN_OR_RETURN(
       sgd.epochs,
       ParseNumber("sgd_epochs", absl::StrCat(absl::GetFlag(FLAGS_sgd_epochs)), 1 << 20));
+  if (absl::GetFlag(FLAGS_sgd_seed) < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--sgd_seed must not be negative, as ", absl::GetFlag(FLAGS_sgd_seed), " is"));
+  }
   sgd.seed = static_cast<uint64_t>(absl::GetFlag(FLAGS_sgd_seed));
   return sgd;
 }
@@ -82,16 +88,20 @@ absl::Status CheckTask(const CalibrateOptions& options) {
     return refuse("--recall must be above 0 and at most 1");
   }
   if (options.budget_dim && !options.recall) return refuse("--budget_dim needs --recall");
+  if (options.sgd != SgdOptions() &&
+      std::none_of(options.methods.begin(), options.methods.end(), NeedsRows)) {
+    return refuse("--sgd_* flags are of the methods sgd and sgd_mlp, of which none is asked for");
+  }
+  if (!options.compares && !IsLinear(options.methods[0])) {
+    return refuse(
+        "--method sgd_mlp: a compressor holds two matrices a layer, and kernels multiply by them; "
+        "two-layer maps have no place there. --compare sgd_mlp tells what they would gain");
+  }
   if (!options.writes_compressor()) return absl::OkStatus();
   if (!options.dims.empty()) {
     return refuse("--dims needs --compare or --recall; a compressor has esa.compressed_dim");
   }
   if (options.format != ReportFormat::kTable) return refuse("--format needs --compare or --recall");
-  if (!IsLinear(options.methods[0])) {
-    return refuse(
-        "--method sgd_mlp: a compressor holds two matrices a layer, and kernels multiply by them; "
-        "two-layer maps have no place there. --compare sgd_mlp tells what they would gain");
-  }
   return absl::OkStatus();
 }
 
@@ -122,17 +132,21 @@ absl::StatusOr<CalibrateOptions> ParseCalibrateOptions() {
   return options;
 }
 
-absl::StatusOr<std::vector<FitCase>> CasesOf(const CalibrateOptions& options, int64_t width) {
+absl::StatusOr<std::vector<FitCase>> CasesOf(const CalibrateOptions& options,
+                                             int64_t compressed_dim, int64_t width) {
   std::vector<int64_t> dims = options.dims;
-  if (dims.empty()) {
+  if (options.writes_compressor()) {
+    dims = {compressed_dim};
+  } else if (dims.empty()) {
     for (const int64_t dim : kUsualDims) {
       if (dim <= width) dims.push_back(dim);
     }
     if (dims.empty()) dims = {width};
   }
   if (dims.back() > width) {
-    return absl::InvalidArgumentError(absl::StrCat("--dims ", dims.back(), " must be at most ",
-                                                   width, ", the width of the concatenated keys"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        options.writes_compressor() ? "esa.compressed_dim" : "--dims", " ", dims.back(),
+        " must be at most ", width, ", the width of the concatenated keys"));
   }
   std::vector<FitCase> cases;
   for (const FitMethod method : options.methods) {

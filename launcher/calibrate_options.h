@@ -33,9 +33,11 @@ inline constexpr absl::string_view kCalibrateFlags[] = {
 
 absl::StatusOr<CalibrateOptions> ParseCalibrateOptions();
 
-// Every method with every number of dimensions to try, for keys of that width (kv_heads *
-// head_dim): method by method, dims ascending. InvalidArgument if one exceeds the width.
-absl::StatusOr<std::vector<FitCase>> CasesOf(const CalibrateOptions& options, int64_t width);
+// What is to be fitted, for keys of that width (kv_heads * head_dim): every method with every
+// number of dimensions to try, method by method, dims ascending; or the compressor that is to be
+// written, of `compressed_dim`. InvalidArgument if a number of dimensions exceeds the width.
+absl::StatusOr<std::vector<FitCase>> CasesOf(const CalibrateOptions& options,
+                                             int64_t compressed_dim, int64_t width);
 
 }  // namespace longspan
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "runtime/layer_fits.h"
 
 namespace longspan {
 namespace {
@@ -20,7 +21,6 @@ constexpr char kTarget[] = "target";
 constexpr char kMethod[] = "method";
 constexpr char kCompressedDim[] = "compressed_dim";
 constexpr char kCalibration[] = "calibration";
-constexpr char kUnorderedMethod[] = "sgd";  // FitMethodName
 
 std::string QueryName(int64_t layer) { return absl::StrCat("layers.", layer, ".query"); }
 std::string KeyName(int64_t layer) { return absl::StrCat("layers.", layer, ".key"); }
@@ -63,7 +63,7 @@ absl::StatusOr<int64_t> CheckMetadata(const SafetensorsFile& file, absl::string_
         absl::StrCat("esa.compressed_dim is ", compressed_dim, " but ", file.path(), " has ",
                      columns, " dimensions: lower it, or run `longspan calibrate` for more"));
   }
-  if (compressed_dim < columns && MetadataValue(file, kMethod) == kUnorderedMethod) {
+  if (compressed_dim < columns && MetadataValue(file, kMethod) == FitMethodName(FitMethod::kSgd)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "esa.compressed_dim is ", compressed_dim, " but ", file.path(), " has ", columns,
         " dimensions, which gradient descent does not order by what they matter: set ", columns,

@@ -27,7 +27,7 @@ RowMap LinearMap(int64_t width, std::vector<float> matrix) {
 class LayerFitter {
  public:
   LayerFitter(const LayerFitArgs& args, int64_t layer)
-      : args_(args), moments_(args.moments[layer]) {}
+      : args_(args), moments_(args.moments[layer]), variance_(args.moments[layer], args.width) {}
 
   absl::StatusOr<Fits> Fit(const RowSample::Layer& rows,
                            const std::function<void(double share)>& progress) {
@@ -39,8 +39,7 @@ class LayerFitter {
       LONGSPAN_ASSIGN_OR_RETURN(ScoreMaps maps, FitCaseOf(fit_case, rows, of_case));
       ScoreFit& fit = fits.emplace_back();
       fit.explained = IsLinear(fit_case.method)
-                          ? ExplainedShare(moments_, maps.query.second, maps.key.second,
-                                           args_.width, fit_case.dim)
+                          ? variance_.Explained({maps.query.second, maps.key.second}, fit_case.dim)
                           : std::nan("");
       fit.maps = std::move(maps);
       of_case(1);
@@ -80,6 +79,7 @@ class LayerFitter {
 
   const LayerFitArgs& args_;
   const LayerMoments& moments_;
+  ScoreVariance variance_;
   std::map<FitMethod, LayerFactors> widest_;
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -39,14 +40,7 @@ struct Covariances {
   Matrix query, key;  // upper triangles: E qq^T, and of the keys about their mean
 };
 
-// Checks what every fit needs.
-absl::StatusOr<Covariances> CovariancesOf(const LayerMoments& moments, int64_t width, int64_t dim) {
-  if (dim > width || dim < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("esa.compressed_dim ", dim,
-                                                   " must be between 1 and ", width,
-                                                   ", the width of the concatenated keys"));
-  }
-  if (moments.count == 0) return absl::InvalidArgumentError("there is no text to calibrate on");
+Covariances CovariancesOf(const LayerMoments& moments, int64_t width) {
   Covariances of = {moments.query, moments.key};
   for (int64_t i = 0; i < width; ++i) {
     for (int64_t j = i; j < width; ++j) {
@@ -57,6 +51,18 @@ absl::StatusOr<Covariances> CovariancesOf(const LayerMoments& moments, int64_t w
     }
   }
   return of;
+}
+
+// Checks what every fit needs.
+absl::StatusOr<Covariances> CovariancesToFit(const LayerMoments& moments, int64_t width,
+                                             int64_t dim) {
+  if (dim > width || dim < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("esa.compressed_dim ", dim,
+                                                   " must be between 1 and ", width,
+                                                   ", the width of the concatenated keys"));
+  }
+  if (moments.count == 0) return absl::InvalidArgumentError("there is no text to calibrate on");
+  return CovariancesOf(moments, width);
 }
 
 // Ascending eigenvalues of a symmetric matrix given by its upper triangle, which its eigenvectors
@@ -98,13 +104,26 @@ void FillLowerTriangle(Matrix* symmetric, int64_t n) {
   }
 }
 
-// E_q Var_k( q . W k ) = tr(Cq W Ck W^T), of whole covariances.
-double ScoreVariance(const Covariances& of, const Matrix& w, int64_t n) {
-  const Matrix left = Times(of.query, w, n);
-  const Matrix right = Times(w, of.key, n);
-  double trace = 0;
-  for (int64_t i = 0; i < n * n; ++i) trace += left[i] * right[i];
-  return trace;
+double Trace(const Matrix& a, const Matrix& b) {
+  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+}
+
+// m^T [dim, n] times s [n, n].
+Matrix TransposedTimes(const Matrix& m, const Matrix& s, int64_t n, int64_t dim) {
+  Matrix product(dim * n);
+  const auto rows = static_cast<int>(dim), size = static_cast<int>(n);
+  cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, rows, size, size, 1.0, m.data(), rows,
+              s.data(), size, 0.0, product.data(), size);
+  return product;
+}
+
+// a [dim, n] times m [n, dim].
+Matrix TimesFactor(const Matrix& a, const Matrix& m, int64_t n, int64_t dim) {
+  Matrix product(dim * dim);
+  const auto rows = static_cast<int>(dim), size = static_cast<int>(n);
+  cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, rows, size, 1.0, a.data(), size,
+              m.data(), rows, 0.0, product.data(), rows);
+  return product;
 }
 
 }  // namespace
@@ -125,7 +144,7 @@ void LayerMoments::Add(const float* queries, const float* keys, int64_t rows, in
 }
 
 absl::StatusOr<LayerFactors> FitFactors(const LayerMoments& moments, int64_t width, int64_t dim) {
-  LONGSPAN_ASSIGN_OR_RETURN(Covariances covariances, CovariancesOf(moments, width, dim));
+  LONGSPAN_ASSIGN_OR_RETURN(Covariances covariances, CovariancesToFit(moments, width, dim));
   LONGSPAN_ASSIGN_OR_RETURN(const Roots q, SquareRoots(std::move(covariances.query), width));
   LONGSPAN_ASSIGN_OR_RETURN(const Roots k, SquareRoots(std::move(covariances.key), width));
   const auto n = static_cast<int>(width);
@@ -138,12 +157,6 @@ absl::StatusOr<LayerFactors> FitFactors(const LayerMoments& moments, int64_t wid
     return absl::InternalError(absl::StrCat("singular values failed (dgesdd: ", failed, ")"));
   }
   LayerFactors factors;
-  double kept = 0, all = 0;
-  for (int64_t i = 0; i < width; ++i) {
-    all += s[i] * s[i];
-    if (i < dim) kept += s[i] * s[i];
-  }
-  factors.explained = all > 0 ? kept / all : 1;
   // Columns i of A and B: Cq^-1/2 u_i sqrt(s_i) and Ck^-1/2 v_i sqrt(s_i).
   const auto factor = [&](const Matrix& inverse_root, auto&& vector_at) {
     std::vector<float> out(width * dim);
@@ -162,7 +175,7 @@ absl::StatusOr<LayerFactors> FitFactors(const LayerMoments& moments, int64_t wid
 }
 
 absl::StatusOr<LayerFactors> FitPca(const LayerMoments& moments, int64_t width, int64_t dim) {
-  LONGSPAN_ASSIGN_OR_RETURN(Covariances covariances, CovariancesOf(moments, width, dim));
+  LONGSPAN_ASSIGN_OR_RETURN(Covariances covariances, CovariancesToFit(moments, width, dim));
   Matrix& vectors = covariances.key;
   LONGSPAN_RETURN_IF_ERROR(Eigenvalues(&vectors, width).status());
   LayerFactors factors;
@@ -173,35 +186,34 @@ absl::StatusOr<LayerFactors> FitPca(const LayerMoments& moments, int64_t width, 
     }
   }
   factors.query = factors.key;
-  factors.explained = ExplainedShare(moments, factors.query, factors.key, width, dim);
   return factors;
 }
 
-double ExplainedShare(const LayerMoments& moments, const std::vector<float>& query,
-                      const std::vector<float>& key, int64_t width, int64_t dim) {
-  absl::StatusOr<Covariances> of = CovariancesOf(moments, width, dim);
-  if (!of.ok()) return 0;
-  FillLowerTriangle(&of->query, width);
-  FillLowerTriangle(&of->key, width);
-  Matrix identity(width * width, 0.0), lost(width * width);
-  for (int64_t i = 0; i < width; ++i) {
-    identity[i * width + i] = 1;
-    for (int64_t j = 0; j < width; ++j) {
-      double w = 0;
-      for (int64_t c = 0; c < dim; ++c) {
-        w += static_cast<double>(query[i * dim + c]) * key[j * dim + c];
-      }
-      lost[i * width + j] = (i == j ? 1 : 0) - w;
-    }
-  }
-  const double all = ScoreVariance(*of, identity, width);
-  return all > 0 ? 1 - ScoreVariance(*of, lost, width) / all : 1;
+ScoreVariance::ScoreVariance(const LayerMoments& moments, int64_t width) : width_(width) {
+  Covariances of = CovariancesOf(moments, width);
+  FillLowerTriangle(&of.query, width);
+  FillLowerTriangle(&of.key, width);
+  query_ = std::move(of.query);
+  key_ = std::move(of.key);
+  all_ = Trace(query_, key_);
+}
+
+// E_q Var_k( q . M k ) = tr(Cq M Ck M^T), of which I - A B^T loses
+// tr(Cq Ck) - 2 tr(B^T Ck Cq A) + tr(A^T Cq A B^T Ck B).
+double ScoreVariance::Explained(const LayerFactors& factors, int64_t dim) const {
+  if (!(all_ > 0)) return 1;
+  const Matrix a(factors.query.begin(), factors.query.end());
+  const Matrix b(factors.key.begin(), factors.key.end());
+  const Matrix of_query = TransposedTimes(a, query_, width_, dim);  // A^T Cq
+  const Matrix of_key = TransposedTimes(b, key_, width_, dim);      // B^T Ck
+  const Matrix query_part = TimesFactor(of_query, a, width_, dim);
+  const Matrix key_part = TimesFactor(of_key, b, width_, dim);
+  return (2 * Trace(of_key, of_query) - Trace(query_part, key_part)) / all_;
 }
 
 LayerFactors FirstColumns(const LayerFactors& factors, int64_t width, int64_t count) {
   const int64_t dim = static_cast<int64_t>(factors.query.size()) / width;
-  LayerFactors first = {std::vector<float>(width * count), std::vector<float>(width * count),
-                        factors.explained};
+  LayerFactors first = {std::vector<float>(width * count), std::vector<float>(width * count)};
   for (int64_t r = 0; r < width; ++r) {
     std::copy_n(factors.query.data() + r * dim, count, first.query.data() + r * count);
     std::copy_n(factors.key.data() + r * dim, count, first.key.data() + r * count);

@@ -31,7 +31,6 @@ struct LayerMoments {
 struct LayerFactors {
   std::vector<float> query;  // A [width, dim]
   std::vector<float> key;    // B [width, dim]
-  double explained = 0;      // share of the centred scores' variance that the factors keep
 };
 
 // InvalidArgument if dim exceeds width or nothing was added. Columns are ordered by singular value.
@@ -40,13 +39,23 @@ absl::StatusOr<LayerFactors> FitFactors(const LayerMoments& moments, int64_t wid
 // done, and knows nothing of the queries. Columns are ordered by variance. Errors as above.
 absl::StatusOr<LayerFactors> FitPca(const LayerMoments& moments, int64_t width, int64_t dim);
 
-// 1 - E_q Var_k( q . (I - A B^T) k ) / E_q Var_k( q . k ) of any factors [width, dim]; below 0
-// where no factors at all would do better.
-double ExplainedShare(const LayerMoments& moments, const std::vector<float>& query,
-                      const std::vector<float>& key, int64_t width, int64_t dim);
+// Tells what share of the centred scores' variance factors keep, of one layer.
+class ScoreVariance {
+ public:
+  ScoreVariance(const LayerMoments& moments, int64_t width);
+
+  // 1 - E_q Var_k( q . (I - A B^T) k ) / E_q Var_k( q . k ) of any factors [width, dim]; below 0
+  // where no factors at all would do better.
+  double Explained(const LayerFactors& factors, int64_t dim) const;
+
+ private:
+  int64_t width_;
+  std::vector<double> query_, key_;  // [width, width]: E qq^T, and of the keys about their mean
+  double all_ = 0;                   // E_q Var_k( q . k )
+};
 
 // The first `count` columns of both factors [width, dim]: the fit of a smaller dim, where columns
-// are ordered. `explained` is left as it is.
+// are ordered.
 LayerFactors FirstColumns(const LayerFactors& factors, int64_t width, int64_t count);
 
 // `esa.target: far`: factors that were fitted to queries rotated to `position`, changed so that

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <iterator>
 
-#include "absl/types/span.h"
 #include "kernels/base/check.h"
 #include "kernels/score.h"
 #include "kernels/select.h"
@@ -29,14 +28,27 @@ TopKeys SelectTopKeys(const std::vector<float>& queries, const std::vector<float
   return top_keys;
 }
 
-int64_t CountCommon(const TopKeys& a, const TopKeys& b) {
-  LONGSPAN_CHECK(a.size() == b.size());
+int64_t CountCommon(absl::Span<const int64_t> a, absl::Span<const int64_t> b) {
   std::vector<int64_t> both;
-  for (size_t q = 0; q < a.size(); ++q) {
-    std::set_intersection(a[q].begin(), a[q].end(), b[q].begin(), b[q].end(),
-                          std::back_inserter(both));
-  }
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
   return static_cast<int64_t>(both.size());
+}
+
+std::vector<double> RecallOf(const HeldOut& window, int64_t width, int64_t k,
+                             absl::Span<const ScoreFit> fits) {
+  const auto num_queries = static_cast<int64_t>(window.queries.size()) / width;
+  const auto num_keys = static_cast<int64_t>(window.keys.size()) / width;
+  const TopKeys exact = SelectTopKeys(window.queries, window.keys, width, k);
+  std::vector<double> recalls;
+  for (const ScoreFit& fit : fits) {
+    const TopKeys found =
+        SelectTopKeys(Apply(fit.maps.query, window.queries.data(), num_queries),
+                      Apply(fit.maps.key, window.keys.data(), num_keys), fit.maps.key.dim, k);
+    int64_t common = 0;
+    for (int64_t q = 0; q < num_queries; ++q) common += CountCommon(exact[q], found[q]);
+    recalls.push_back(static_cast<double>(common) / static_cast<double>(k * num_queries));
+  }
+  return recalls;
 }
 
 }  // namespace longspan

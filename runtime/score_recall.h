@@ -4,12 +4,15 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
+#include "runtime/layer_fits.h"
+
 namespace longspan {
 
-// Queries and keys of one layer that no fit has seen.
+// What one layer selects from in a window of text that no fit has seen.
 struct HeldOut {
   std::vector<float> queries;  // [queries, width] summed over groups
-  std::vector<float> keys;     // [keys, width]
+  std::vector<float> keys;     // [keys, width] all of them before each query
 };
 
 // The k best keys of each query by their dot product, ascending; ties go to the earlier key.
@@ -18,8 +21,13 @@ using TopKeys = std::vector<std::vector<int64_t>>;
 TopKeys SelectTopKeys(const std::vector<float>& queries, const std::vector<float>& keys,
                       int64_t dim, int64_t k);
 
-// How many a and b have in common, over all queries.
-int64_t CountCommon(const TopKeys& a, const TopKeys& b);
+// How many numbers two ascending lists have in common.
+int64_t CountCommon(absl::Span<const int64_t> a, absl::Span<const int64_t> b);
+
+// Of each fit: what share of the exact top k of the window's queries its own top k has. k: from 1
+// to the number of keys; there is a query.
+std::vector<double> RecallOf(const HeldOut& window, int64_t width, int64_t k,
+                             absl::Span<const ScoreFit> fits);
 
 }  // namespace longspan
 

@@ -43,7 +43,7 @@ class CompressorTest : public ::testing::Test {
   absl::Status Save() {
     std::vector<LayerCompressorData> layers;
     for (int64_t i = 0; i < kLayers; ++i) layers.push_back({Matrix(2 * i), Matrix(2 * i + 1)});
-    return SaveCompressor(path_, config_, kFingerprint, "far 17", kColumns, layers, "closed form",
+    return SaveCompressor(path_, config_, kFingerprint, "far 17", kColumns, layers, "closed_form",
                           "a book");
   }
   absl::StatusOr<Compressor> Load(int64_t dim) {
@@ -84,7 +84,7 @@ TEST_F(CompressorTest, ReadsBackWhatItSaved) {
   ASSERT_THAT(compressor, IsOk());
   EXPECT_EQ(compressor->dim, kColumns);
   EXPECT_EQ(compressor->target, "far 17");
-  EXPECT_EQ(compressor->method, "closed form");
+  EXPECT_EQ(compressor->method, "closed_form");
   EXPECT_EQ(compressor->calibration, "a book");
   ASSERT_EQ(compressor->layers.size(), 2u);
   for (int64_t i = 0; i < kLayers; ++i) {

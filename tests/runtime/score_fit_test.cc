@@ -69,7 +69,7 @@ TEST(FitFactorsTest, FullWidthReproducesTheScore) {
   moments.Add(rows.queries.data(), rows.keys.data(), rows.count, kWidth);
   const auto factors = FitFactors(moments, kWidth, kWidth);
   ASSERT_TRUE(factors.ok()) << factors.status();
-  EXPECT_NEAR(factors->explained, 1, 1e-12);
+  EXPECT_NEAR(ScoreVariance(moments, kWidth).Explained(*factors, kWidth), 1, 1e-5);
   EXPECT_LT(CentredError(rows, *factors, kWidth), 1e-4);
 }
 
@@ -109,7 +109,6 @@ TEST(FitFactorsTest, NoNeighbouringMapDoesBetter) {
   const int64_t dim = 2;
   const auto factors = FitFactors(moments, kWidth, dim);
   ASSERT_TRUE(factors.ok()) << factors.status();
-  EXPECT_LT(factors->explained, 1);
   // The error is estimated on the fit's own keys but on 200 of its queries, hence the margin.
   const double best = CentredError(rows, *factors, dim);
   std::mt19937 generator(6);
@@ -176,21 +175,27 @@ TEST(FitPcaTest, TheClosedFormKeepsMoreOfTheScores) {
   const auto pca = FitPca(moments, kWidth, 2);
   const auto closed_form = FitFactors(moments, kWidth, 2);
   ASSERT_TRUE(pca.ok() && closed_form.ok());
-  EXPECT_LT(pca->explained, closed_form->explained);
+  const ScoreVariance variance(moments, kWidth);
+  EXPECT_LT(variance.Explained(*pca, 2), variance.Explained(*closed_form, 2));
   EXPECT_LT(CentredError(rows, *closed_form, 2), CentredError(rows, *pca, 2));
   EXPECT_EQ(FitPca(moments, kWidth, kWidth + 1).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
-TEST(ExplainedShareTest, IsWhatTheClosedFormSays) {
-  const LayerMoments moments = MomentsOf(MakeRows(400));
+TEST(ScoreVarianceTest, IsThatOfTheRows) {
+  const Rows rows = MakeRows(200);  // as many as CentredError takes queries of
+  const LayerMoments moments = MomentsOf(rows);
+  const ScoreVariance variance(moments, kWidth);
+  const LayerFactors nothing = {std::vector<float>(kWidth), std::vector<float>(kWidth)};
+  EXPECT_NEAR(variance.Explained(nothing, 1), 0, 1e-12);
+  const double all = CentredError(rows, nothing, 1);
   for (const int64_t dim : {1, 2, 4, 6}) {
-    const auto fit = FitFactors(moments, kWidth, dim);
-    ASSERT_TRUE(fit.ok());
-    EXPECT_NEAR(ExplainedShare(moments, fit->query, fit->key, kWidth, dim), fit->explained, 1e-5);
+    for (const auto& fit : {FitFactors(moments, kWidth, dim), FitPca(moments, kWidth, dim)}) {
+      ASSERT_TRUE(fit.ok());
+      const double expected = 1 - CentredError(rows, *fit, dim) / all;
+      EXPECT_NEAR(variance.Explained(*fit, dim), expected, 1e-5);
+    }
   }
-  const std::vector<float> nothing(kWidth);
-  EXPECT_NEAR(ExplainedShare(moments, nothing, nothing, kWidth, 1), 0, 1e-12);
 }
 
 TEST(FitFactorsTest, RefusesWhatCannotBeFitted) {
