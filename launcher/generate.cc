@@ -1,17 +1,20 @@
+#include <spdlog/spdlog.h>
+
 #include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/flags/flag.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "collectives/mpi_communicator.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/batch_runner.h"
-#include "launcher/bench_report.h"
 #include "launcher/bootstrap.h"
 #include "launcher/flags.h"
 #include "launcher/progress.h"
+#include "launcher/report_file.h"
 #include "launcher/subcommand.h"
 #include "runtime/batch.h"
 #include "runtime/chat_prompt.h"
@@ -25,6 +28,30 @@ ABSL_FLAG(
 namespace longspan {
 namespace {
 
+// What can be told before anything is loaded.
+absl::Status CheckSelectionStats(const Config& config) {
+  const std::string path = absl::GetFlag(FLAGS_selection_stats);
+  if (path.empty()) return absl::OkStatus();
+  if (config.attention != Attention::kEsa) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--selection_stats: `attention: ", ConfigValue(config, "attention"),
+                     "` selects nothing; leave the flag out, or set `attention: esa`"));
+  }
+  return CheckReportPath(
+      path, "selection_stats",
+      {{"input", absl::GetFlag(FLAGS_input)}, {"output", absl::GetFlag(FLAGS_output)}});
+}
+
+void WarnOfGaps(const SelectionStats& stats) {
+  if (stats.num_selections() == 0) {
+    spdlog::warn(
+        "--selection_stats: nothing was counted, as no context had more than esa.top_k tokens to "
+        "select from");
+  } else if (!stats.no_recall().empty()) {
+    spdlog::warn("--selection_stats: recall is null: {}", stats.no_recall());
+  }
+}
+
 // Rank 0's side of the job.
 struct GenerateJob {
   ProgressStyle style = ProgressStyle::kOff;
@@ -33,7 +60,7 @@ struct GenerateJob {
   std::optional<ChatTemplate> chat_template;  // if a line is a chat
 
   absl::StatusOr<bool> Prepare(const Config& config) {
-    LONGSPAN_RETURN_IF_ERROR(CheckReportPath(absl::GetFlag(FLAGS_selection_stats)));
+    LONGSPAN_RETURN_IF_ERROR(CheckSelectionStats(config));
     LONGSPAN_ASSIGN_OR_RETURN(input, BatchInput::Open(absl::GetFlag(FLAGS_input)));
     LONGSPAN_ASSIGN_OR_RETURN(output, BatchOutput::Open(absl::GetFlag(FLAGS_output), *input));
     bool work = false, chats = false;
@@ -46,8 +73,10 @@ struct GenerateJob {
       LONGSPAN_ASSIGN_OR_RETURN(chat_template, LoadTriedChatTemplate(config.model));
     }
     if (work) return true;
-    absl::FPrintF(stderr, "requests      %d, nothing left to do: %s answers each custom_id\n",
-                  input->lines().size(), absl::GetFlag(FLAGS_output));
+    absl::FPrintF(
+        stderr, "requests      %d, nothing left to do: %s answers each custom_id%s\n",
+        input->lines().size(), absl::GetFlag(FLAGS_output),
+        absl::GetFlag(FLAGS_selection_stats).empty() ? "" : "; no --selection_stats written");
     return false;
   }
 
@@ -67,6 +96,7 @@ struct GenerateJob {
     if (!selection_stats.empty()) {
       const absl::Status written = WriteReport(engine.selection_stats()->ToJson(), selection_stats);
       if (!written.ok()) return ReportError(written, 0);
+      WarnOfGaps(*engine.selection_stats());
     }
     if (counts.failed > 0) {
       absl::FPrintF(stderr, "longspan: first of %d errors, which stand in %s: %s\n", counts.failed,

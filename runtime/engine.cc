@@ -14,13 +14,13 @@
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "runtime/clock.h"
-#include "runtime/exact_selection.h"
 #include "runtime/model.h"
 #include "runtime/phase_clock.h"
 #include "runtime/prefix_store.h"
 #include "runtime/rank_stats.h"
 #include "runtime/sampling.h"
 #include "runtime/scheduler.h"
+#include "runtime/selection_counter.h"
 #include "runtime/sequence.h"
 #include "runtime/sequence_caches.h"
 #include "sharding/step_schedule.h"
@@ -52,10 +52,11 @@ class StepRunner {
         selection_block_(selection_block),
         caches_(model->pool.get(), model->attention.layout, communicator->rank(),
                 std::move(cached)),
-        clock_(*communicator) {}
+        clock_(*communicator),
+        selections_(&model->attention, model->config.num_layers, model->gpu != nullptr) {}
 
-  // Rank 0: where plans that count selections have them counted.
-  void CountSelectionsIn(SelectionStats* stats) { selections_ = stats; }
+  SelectionCounter& selections() { return selections_; }
+  const SelectionCounter& selections() const { return selections_; }
 
   // This rank's pages of the prefix cache, by their nodes.
   const std::map<int64_t, PageRef>& cached() const { return caches_.cached(); }
@@ -63,11 +64,7 @@ class StepRunner {
   // `greedy`, of rank 0: all decodes take the likeliest token and want no log-probabilities.
   absl::StatusOr<StepResult> Run(const StepPlan& plan, bool greedy) {
     StepResult result;
-    counts_selections_ = plan.counts_selections && model_->attention.selects;
-    if (selections_ != nullptr) {
-      for (const int64_t sequence : plan.closes) selections_->Forget(sequence);
-      selections_->BeginStep();
-    }
+    selections_.BeginStep(plan.counts_selections, plan.closes);
     const absl::Status opened = caches_.Update(plan);
     if (!plan.opens.empty()) LONGSPAN_RETURN_IF_ERROR(AgreeOnStatus(communicator_, opened));
     if (plan.prefill) {
@@ -127,11 +124,10 @@ class StepRunner {
     const Outputs outputs = prefill.logprobs >= 0 ? Outputs::kAll
                             : prefill.last        ? Outputs::kLastBlock
                                                   : Outputs::kNone;
-    if (counts_selections_) {
+    if (selections_.counts()) {
       model_->attention.on_selection = [&](int64_t layer, Range block,
                                            absl::Span<const int64_t> chosen) {
-        if (!IsDriver() || !IsChoice(block, chosen)) return;
-        selections_->Add(SelectionStats::kPrefill, prefill.sequence, layer, block, chosen);
+        selections_.AddPrefill(prefill.sequence, layer, block, chosen);
       };
     }
     const absl::Status prefilled = model_->transformer->Prefill(chunk, prefill.ids, outputs);
@@ -228,47 +224,29 @@ class StepRunner {
     return absl::OkStatus();
   }
 
-  // Whether there was more to select from than could be taken.
-  bool IsChoice(Range block, absl::Span<const int64_t> chosen) const {
-    const Range middle = RangesOfBlock(model_->attention.sizes, block).middle;
-    return !chosen.empty() && static_cast<int64_t>(chosen.size()) < middle.size();
-  }
-
   // Every layer tells of all decodes in turn. On all ranks, since GPUs take another way then, and
   // exact scores need all.
   void Observe(const std::vector<StepPlan::Decode>& decodes, absl::Span<const DecodeToken> tokens,
                StepResult* result) {
     result->selected.resize(decodes.size());
-    queries_ = nullptr;
-    counted_ = absl::OkStatus();
-    if (counts_selections_) {
-      model_->transformer->set_observer(
-          [this](int64_t, const float* queries, const float*, int64_t) { queries_ = queries; });
+    if (selections_.counts()) {
+      std::vector<int64_t> sequences;
+      for (const StepPlan::Decode& decode : decodes) sequences.push_back(decode.sequence);
+      selections_.BeginDecode(sequences, tokens);
+      model_->transformer->set_observer([this](int64_t, const float* queries, const float*,
+                                               int64_t) { selections_.SetQueries(queries); });
     }
-    model_->attention.on_selection = [this, &decodes, tokens, result, call = size_t{0}](
+    model_->attention.on_selection = [this, &decodes, result, call = size_t{0}](
                                          int64_t layer, Range block,
                                          absl::Span<const int64_t> chosen) mutable {
       const size_t d = call++ % decodes.size();
       if (IsDriver() && decodes[d].observed) {
         result->selected[d].insert(result->selected[d].end(), chosen.begin(), chosen.end());
       }
-      if (!counts_selections_ || !IsChoice(block, chosen)) return;
-      if (IsDriver()) {
-        selections_->Add(SelectionStats::kDecode, decodes[d].sequence, layer, block, chosen);
+      if (selections_.counts()) {
+        selections_.AddDecode(layer, static_cast<int64_t>(d), block, chosen);
       }
-      if (queries_ == nullptr || block.begin % kTokensPerRecall != 0 || !counted_.ok()) return;
-      counted_ = CountRecall(layer, tokens[d], d, chosen);
     };
-  }
-
-  // Collective.
-  absl::Status CountRecall(int64_t layer, const DecodeToken& token, size_t row,
-                           absl::Span<const int64_t> chosen) {
-    const float* query = queries_ + static_cast<int64_t>(row) * model_->attention.shape.query_dim();
-    LONGSPAN_ASSIGN_OR_RETURN(const std::vector<int64_t> exact,
-                              SelectExactly(model_->attention, layer, token, query));
-    if (IsDriver()) selections_->AddRecall(layer, chosen, exact);
-    return absl::OkStatus();
   }
 
   absl::Status Decode(const std::vector<StepPlan::Decode>& decodes, bool greedy,
@@ -280,14 +258,14 @@ class StepRunner {
       ids.push_back(decode.id);
     }
     const bool observes =
-        counts_selections_ || std::any_of(decodes.begin(), decodes.end(),
-                                          [](const StepPlan::Decode& d) { return d.observed; });
+        selections_.counts() || std::any_of(decodes.begin(), decodes.end(),
+                                            [](const StepPlan::Decode& d) { return d.observed; });
     if (observes) Observe(decodes, tokens, result);
     const absl::Status decoded = model_->transformer->Decode(tokens, ids);
     model_->attention.on_selection = nullptr;
     model_->transformer->set_observer(nullptr);
     LONGSPAN_RETURN_IF_ERROR(decoded);
-    LONGSPAN_RETURN_IF_ERROR(counted_);
+    LONGSPAN_RETURN_IF_ERROR(selections_.EndDecode());
     if (!IsDriver()) return absl::OkStatus();
     const auto count = static_cast<int64_t>(decodes.size());
     if (greedy) {
@@ -309,10 +287,7 @@ class StepRunner {
   int64_t decodes_ = 0;    // since counts_
   StagePhases recording_;  // of a GPU's steps that recorded their graph
   std::set<size_t> recorded_;
-  bool counts_selections_ = false;        // in this step
-  SelectionStats* selections_ = nullptr;  // on rank 0, once asked for
-  const float* queries_ = nullptr;        // [tokens, heads, head_dim] of the layer under way
-  absl::Status counted_;                  // how the step's exact scores went
+  SelectionCounter selections_;
 };
 
 // Broadcasts a plan as a fixed first message, which small plans fit, and the rest.
@@ -440,12 +415,8 @@ class EngineImpl final : public Engine {
     return stats_;
   }
 
-  void CountSelections() override {
-    selection_stats_ =
-        std::make_unique<SelectionStats>(model_->config.num_layers, model_->attention.layout);
-    runner_.CountSelectionsIn(selection_stats_.get());
-  }
-  const SelectionStats* selection_stats() const override { return selection_stats_.get(); }
+  void CountSelections() override { runner_.selections().Start(); }
+  const SelectionStats* selection_stats() const override { return runner_.selections().stats(); }
 
   absl::Status RunWorker() override {
     while (true) {
@@ -486,7 +457,7 @@ class EngineImpl final : public Engine {
     Scheduler::Work work = scheduler_.Next();
     StepPlan plan;
     const double now = MonotonicSeconds();
-    plan.counts_selections = selection_stats_ != nullptr;
+    plan.counts_selections = selection_stats() != nullptr;
     plan.gathers_stats = now - gathered_ >= kStatsSeconds;
     if (plan.gathers_stats) gathered_ = now;
     plan.publishes = std::move(work.publishes);
@@ -621,7 +592,6 @@ class EngineImpl final : public Engine {
   EngineStats stats_;
   std::vector<RankStats> rank_stats_;
   double gathered_ = -kStatsSeconds;  // when they were
-  std::unique_ptr<SelectionStats> selection_stats_;
 };
 
 }  // namespace

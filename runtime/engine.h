@@ -60,8 +60,6 @@ struct EngineLoad {
   int64_t total_pages = 0;
 };
 
-inline constexpr int64_t kTokensPerRecall = 8;  // those at multiples of it in the sequence
-
 // The engine of one rank. Rank 0 schedules: it turns requests into steps and broadcasts each step;
 // every rank runs it (docs/ARCHITECTURE.md, "The way of a token"). All ranks create the engine;
 // then rank 0 calls Submit and Step, and Shutdown at the end, while the others sit in RunWorker.
@@ -118,7 +116,8 @@ class Engine {
   virtual absl::Status RunWorker() = 0;
 
   // Rank 0. From the next step on all selections are counted, anew if some were before. On CPUs one
-  // decoded token of kTokensPerRecall is also scored exactly; GPUs decode without graphs meanwhile.
+  // decoded token of kTokensPerRecall (selection_counter.h) is also scored exactly; GPUs decode
+  // without graphs meanwhile.
   virtual void CountSelections() = 0;
   // Rank 0. Null before CountSelections.
   virtual const SelectionStats* selection_stats() const = 0;

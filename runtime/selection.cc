@@ -26,29 +26,17 @@ void ApplyFactor(const AttentionContext& context, const std::vector<float>& fact
   decode ? LinearFewRows(args) : Linear(args, context.panel_rows);
 }
 
-// Queries [rows, heads, head_dim] as attention to far keys has them.
-std::vector<float> RotatedToFar(const AttentionContext& context, const float* queries,
-                                int64_t rows) {
-  const int64_t dim = context.shape.query_dim();
-  std::vector<float> rotated(rows * dim);
-  for (int64_t r = 0; r < rows; ++r) {
-    context.rope->Rotate(queries + r * dim, context.shape.heads, context.esa.far_position,
-                         rotated.data() + r * dim);
-  }
-  return rotated;
-}
-
 // What the score reads of queries: [rows, voters.query_dim()]. Compressed ones get their rotation
 // to far_position, where there is one, from the factors.
 std::vector<float> QueriesToScore(const AttentionContext& context, int64_t layer,
                                   const float* queries, int64_t rows, bool decode) {
   const AttentionShape& shape = context.shape;
-  std::vector<float> rotated;
-  if (context.exact() && context.esa.target == ScoreTarget::kFar) {
-    rotated = RotatedToFar(context, queries, rows);
-    queries = rotated.data();
+  std::vector<float> at_target;
+  if (context.exact()) {
+    at_target = AtTarget(context, queries, rows);
+    queries = at_target.data();
   }
-  if (context.score_reads_heads()) return {queries, queries + rows * shape.query_dim()};
+  if (context.score_reads_heads()) return at_target;
   std::vector<float> sums = SumGroups(shape, queries, rows);
   if (context.exact()) return sums;
   std::vector<float> compressed(rows * context.kv.score_dim);
@@ -117,7 +105,25 @@ void ScoreTokensByHeadSum(const AttentionContext& context, absl::Span<const Scor
   }
 }
 
-// The positions of the units that were selected of a middle.
+std::vector<int64_t> AllOf(Range range) {
+  std::vector<int64_t> positions(range.size());
+  std::iota(positions.begin(), positions.end(), range.begin);
+  return positions;
+}
+
+}  // namespace
+
+std::vector<float> AtTarget(const AttentionContext& context, const float* queries, int64_t rows) {
+  const int64_t dim = context.shape.query_dim();
+  std::vector<float> at_target(queries, queries + rows * dim);
+  if (context.esa.target != ScoreTarget::kFar) return at_target;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = at_target.data() + r * dim;
+    context.rope->Rotate(row, context.shape.heads, context.esa.far_position, row);
+  }
+  return at_target;
+}
+
 std::vector<int64_t> TokensOf(const AttentionContext& context, std::vector<int64_t> selected,
                               Range middle) {
   const int64_t unit_tokens = context.esa.unit_tokens;
@@ -129,14 +135,6 @@ std::vector<int64_t> TokensOf(const AttentionContext& context, std::vector<int64
   }
   return positions;
 }
-
-std::vector<int64_t> AllOf(Range range) {
-  std::vector<int64_t> positions(range.size());
-  std::iota(positions.begin(), positions.end(), range.begin);
-  return positions;
-}
-
-}  // namespace
 
 std::vector<float> SumGroups(const AttentionShape& shape, const float* queries, int64_t rows) {
   std::vector<float> sums(rows * shape.kv_dim(), 0.0f);

@@ -24,6 +24,14 @@ absl::StatusOr<Selections> SelectForTokens(const AttentionContext& context, int6
                                            absl::Span<const DecodeToken> tokens,
                                            const float* queries);
 
+// Queries [rows, heads, head_dim] before RoPE as exact scores of `esa.target` have them: rotated to
+// far_position, or as they are.
+std::vector<float> AtTarget(const AttentionContext& context, const float* queries, int64_t rows);
+
+// The positions in `middle` of what was selected: units of `esa.unit_tokens`, ascending.
+std::vector<int64_t> TokensOf(const AttentionContext& context, std::vector<int64_t> selected,
+                              Range middle);
+
 // Queries [rows, heads, head_dim] summed over each group that shares a key: [rows, kv_dim]. The
 // head-summed score is one dot product of that with the concatenated keys.
 std::vector<float> SumGroups(const AttentionShape& shape, const float* queries, int64_t rows);

@@ -2,21 +2,16 @@
 
 #include <algorithm>
 #include <bit>
-#include <iterator>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "kernels/base/check.h"
+#include "runtime/score_recall.h"
 
 namespace longspan {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-int64_t CountCommon(absl::Span<const int64_t> a, absl::Span<const int64_t> b) {
-  std::vector<int64_t> both;
-  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
-  return static_cast<int64_t>(both.size());
-}
 
 void AddOverlap(absl::Span<const int64_t> a, absl::Span<const int64_t> b,
                 SelectionCounts::Mean* mean) {
@@ -56,7 +51,8 @@ Json CountsJson(const SelectionCounts& counts, SelectionStats::Stage stage) {
 
 }  // namespace
 
-SelectionStats::SelectionStats(int64_t layers, const SequenceLayout& layout) : layout_(layout) {
+SelectionStats::SelectionStats(int64_t layers, const SequenceLayout& layout, std::string no_recall)
+    : layout_(layout), no_recall_(std::move(no_recall)) {
   SelectionCounts none;
   none.of_rank.resize(layout.num_ranks);
   for (std::vector<SelectionCounts>& counts : counts_) counts.assign(layers, none);
@@ -108,8 +104,17 @@ void SelectionStats::Forget(int64_t sequence) {
   for (const Stage stage : {kPrefill, kDecode}) recent_.erase({sequence, stage});
 }
 
+int64_t SelectionStats::num_selections() const {
+  int64_t selections = 0;
+  for (const std::vector<SelectionCounts>& layers : counts_) {
+    for (const SelectionCounts& counts : layers) selections += counts.selections;
+  }
+  return selections;
+}
+
 std::string SelectionStats::ToJson() const {
   Json json = {{"ranks", layout_.num_ranks}};
+  if (!no_recall_.empty()) json["no_recall"] = no_recall_;
   for (const auto& [stage, name] : {std::pair(kPrefill, "prefill"), std::pair(kDecode, "decode")}) {
     Json layers = Json::array();
     for (const SelectionCounts& counts : counts_[stage]) {

@@ -34,7 +34,8 @@ class SelectionStats {
  public:
   enum Stage { kPrefill, kDecode };
 
-  SelectionStats(int64_t layers, const SequenceLayout& layout);
+  // no_recall: why recall cannot be told; empty if it can.
+  SelectionStats(int64_t layers, const SequenceLayout& layout, std::string no_recall = "");
 
   // Layers come in order in each step, and of each the blocks in order. `selected` ascends.
   void BeginStep();
@@ -47,6 +48,9 @@ class SelectionStats {
   void Forget(int64_t sequence);
 
   const std::vector<SelectionCounts>& counts(Stage stage) const { return counts_[stage]; }
+  // Over all layers and both stages.
+  int64_t num_selections() const;
+  const std::string& no_recall() const { return no_recall_; }
   std::string ToJson() const;
 
  private:
@@ -58,6 +62,7 @@ class SelectionStats {
   using Recent = std::vector<std::vector<Selection>>;
 
   SequenceLayout layout_;
+  std::string no_recall_;
   std::array<std::vector<SelectionCounts>, 2> counts_;  // [stages][layers]
   std::map<std::pair<int64_t, Stage>, Recent> recent_;  // of each sequence
 };

@@ -217,7 +217,21 @@ case $case in
       --selection_stats stats.json
     same_answers low1.jsonl stats.jsonl
     grep -q '"overlap_of_layers": 0' stats.json
-    grep -q '"recall": 0' stats.json
+    grep -Eq '"recall": (0\.[0-9]*[1-9]|1)' stats.json
+    # It replaces neither prompts nor answers, and is refused where there is nothing to select.
+    cp in.jsonl prompts
+    expect 1 "$longspan" "${generate[@]}" --output new.jsonl "${low[@]}" --selection_stats in.jsonl
+    says 'is also --input'
+    expect 1 "$longspan" "${generate[@]}" --output new.jsonl "${low[@]}" --selection_stats new.jsonl
+    says 'is also --output'
+    cmp prompts in.jsonl
+    expect 1 "$longspan" "${generate[@]}" --output new.jsonl --selection_stats new.json \
+      --set attention=streaming
+    says 'selects nothing'
+    expect 0 "$longspan" "${generate[@]}" --output low1.jsonl "${low[@]}" --selection_stats new.json
+    says 'no --selection_stats written'
+    [ ! -e new.json ] || fail "statistics of no run"
+    [ ! -e new.jsonl ] || fail "answers of a refused run"
 
     # Ways of fitting: by name, compared, and with a d' for each layer.
     cp model/compressor.safetensors closed_form
@@ -226,8 +240,16 @@ case $case in
     [ "$(wc -l < stdout)" = 17 ] || fail "expected 4 methods x 2 dimensions x 2 layers"
     expect 0 "$longspan" calibrate --config run.yaml --input text.txt --recall 0.99 \
       --budget_dim 3 --dims 2,4
-    grep -q '^ mean' stdout
+    grep -Eq '^ mean +[23]\.[0-9] +[0-9.]+%, [0-9.]+% in layer [01], the lowest; [0-9]+ bytes' stdout
     says 'no compressor is written'
+    cp text.txt text
+    expect 1 "$longspan" calibrate --config run.yaml --input text.txt --compare pca --dims 2 \
+      --output text.txt
+    says 'is also --input'
+    cmp text text.txt
+    expect 1 "$longspan" calibrate --config run.yaml --input text.txt --compare pca --dims 2 \
+      --output model/compressor.safetensors
+    says 'name another file'
     cmp closed_form model/compressor.safetensors
     expect 2 "$longspan" calibrate --config run.yaml --input text.txt --method sgd_mlp
     says 'two-layer maps have no place'

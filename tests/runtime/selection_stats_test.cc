@@ -85,6 +85,11 @@ TEST(SelectionStatsTest, JsonHasMeansAndSharesOrNull) {
   EXPECT_EQ(layers[1]["distances"], nlohmann::json::parse("[{\"at_least\":32,\"tokens\":4}]"));
   EXPECT_TRUE(layers[1]["overlap_of_steps"].is_null());
   EXPECT_EQ(json["prefill"]["layers"][0]["selections"], 0);
+  EXPECT_EQ(stats.num_selections(), 1);
+  EXPECT_FALSE(json.contains("no_recall"));
+  const SelectionStats without(2, {8, 2}, "votes");
+  EXPECT_EQ(nlohmann::json::parse(without.ToJson())["no_recall"], "votes");
+  EXPECT_EQ(without.num_selections(), 0);
 }
 
 }  // namespace
