@@ -79,7 +79,8 @@ absl::StatusOr<std::vector<T>> ParseLines(absl::string_view text, const std::str
     const absl::StatusOr<nlohmann::json> json = ParseJsonObject({line.data(), line.size()});
     absl::StatusOr<T> one = json.ok() ? parse(*json) : json.status();
     if (!one.ok()) {
-      return absl::DataLossError(absl::StrCat(path, ":", number, ": ", one.status().message()));
+      return absl::DataLossError(absl::StrCat(path, ":", number, ": ", one.status().message(),
+                                              ": delete this line, and its case is run again"));
     }
     parsed.push_back(*std::move(one));
   }

@@ -16,6 +16,7 @@
 #include "launcher/eval_plan.h"
 #include "launcher/eval_report.h"
 #include "launcher/flags.h"
+#include "launcher/report_file.h"
 #include "launcher/subcommand.h"
 
 // `longspan eval`: the cases of several tasks, by several methods one after the other.
@@ -142,7 +143,9 @@ absl::StatusOr<int> Report(const std::vector<std::string>& positional) {
   const std::string text = format == "json"       ? SummaryJson(*data).dump(2) + "\n"
                            : format == "markdown" ? EvalMarkdown(*data)
                                                   : EvalTable(*data);
-  fputs(text.c_str(), stdout);
+  if (const absl::Status written = WriteReport(text, ""); !written.ok()) {
+    return ReportError(written, 0);
+  }
   return kExitOk;
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/flags/flag.h"
+#include "absl/flags/reflection.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -63,16 +64,41 @@ absl::StatusOr<std::optional<int64_t>> FactsFlag(absl::string_view flag, int64_t
   return ParseNumber(flag, absl::StrCat(value), kMostNeedles);
 }
 
-absl::StatusOr<int64_t> StrideFlag(absl::Span<const TaskRequest> tasks) {
-  const int64_t stride = absl::GetFlag(FLAGS_stride);
-  if (stride == 0) return 0;
-  const auto is_perplexity = [](const TaskRequest& request) {
-    return request.task->name == "perplexity";
-  };
-  if (std::none_of(tasks.begin(), tasks.end(), is_perplexity)) {
-    return absl::InvalidArgumentError("--stride is of perplexity:FILE, which --task does not name");
+// A flag that some tasks read, and no other.
+struct TaskFlag {
+  const char* name;
+  const char* tasks;
+  bool (*reads)(const EvalTask& task);
+};
+
+constexpr TaskFlag kTaskFlags[] = {
+    {"depth", "tasks that hide a fact at a depth",
+     [](const EvalTask& task) { return task.sweeps_depth; }},
+    {"haystack", "tasks that hide facts in a text",
+     [](const EvalTask& task) { return task.draft != nullptr; }},
+    {"prompts", "longbench:FILE and infinitebench:FILE",
+     [](const EvalTask& task) { return task.open != nullptr && task.name != "perplexity"; }},
+    {"stride", "perplexity:FILE", [](const EvalTask& task) { return task.name == "perplexity"; }},
+};
+
+// That what is stated is read by one of the tasks at least.
+absl::Status CheckTaskFlags(absl::Span<const TaskRequest> tasks) {
+  for (const TaskFlag& flag : kTaskFlags) {
+    const absl::CommandLineFlag* stated = absl::FindCommandLineFlag(flag.name);
+    if (stated->CurrentValue() == stated->DefaultValue()) continue;
+    const bool is_read = std::any_of(tasks.begin(), tasks.end(), [&](const TaskRequest& request) {
+      return flag.reads(*request.task);
+    });
+    if (is_read) continue;
+    return absl::InvalidArgumentError(absl::StrCat("--", flag.name, " is of ", flag.tasks,
+                                                   ", which --task does not name: leave it out"));
   }
-  return ParseNumber("stride", absl::StrCat(stride), kMaxPosition);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> StrideFlag() {
+  const int64_t stride = absl::GetFlag(FLAGS_stride);
+  return stride == 0 ? stride : ParseNumber("stride", absl::StrCat(stride), kMaxPosition);
 }
 
 template <typename T>
@@ -136,6 +162,7 @@ absl::StatusOr<EvalOptions> EvalOptionsFromFlags() {
     if (value.empty()) return absl::InvalidArgumentError(absl::StrCat("--", flag, " is needed"));
   }
   LONGSPAN_ASSIGN_OR_RETURN(options.tasks, ParseTasks(absl::GetFlag(FLAGS_task)));
+  LONGSPAN_RETURN_IF_ERROR(CheckTaskFlags(options.tasks));
   LONGSPAN_ASSIGN_OR_RETURN(options.methods, ParseEvalMethods(absl::GetFlag(FLAGS_method)));
   LONGSPAN_ASSIGN_OR_RETURN(options.lengths, ParseLengths("length", absl::GetFlag(FLAGS_length)));
   LONGSPAN_ASSIGN_OR_RETURN(options.depths, ParseShares("depth", absl::GetFlag(FLAGS_depth)));
@@ -151,7 +178,7 @@ absl::StatusOr<EvalOptions> EvalOptionsFromFlags() {
   LONGSPAN_ASSIGN_OR_RETURN(options.task_options.asked,
                             FactsFlag("asked", absl::GetFlag(FLAGS_asked)));
   options.chat = absl::GetFlag(FLAGS_chat);
-  LONGSPAN_ASSIGN_OR_RETURN(options.stride, StrideFlag(options.tasks));
+  LONGSPAN_ASSIGN_OR_RETURN(options.stride, StrideFlag());
   options.haystack = absl::GetFlag(FLAGS_haystack);
   options.prompts = absl::GetFlag(FLAGS_prompts);
   options.output = absl::GetFlag(FLAGS_output);

@@ -37,7 +37,7 @@ std::vector<CaseId> GridOf(const CaseSource& source, const EvalOptions& options)
 }  // namespace
 
 absl::StatusOr<bool> EvalPlan::Prepare(const Config& config) {
-  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options_.selection_stats));
+  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options_.selection_stats, "selection_stats"));
   LONGSPAN_ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(config));
   LONGSPAN_ASSIGN_OR_RETURN(model_, LoadModelConfig(config.model));
   LONGSPAN_RETURN_IF_ERROR(OpenSources(config));
@@ -180,9 +180,10 @@ absl::Status EvalPlan::RunMethod(int64_t method, int64_t ranks, Engine& engine,
 
 absl::Status EvalPlan::Report() {
   LONGSPAN_RETURN_IF_ERROR(WriteEvalReport(store_->data(), options_.output));
-  fputs(EvalTable(store_->data()).c_str(), stdout);
-  if (selections_.empty()) return absl::OkStatus();
-  return WriteReport(selections_.dump(2) + "\n", options_.selection_stats);
+  if (!selections_.empty()) {
+    LONGSPAN_RETURN_IF_ERROR(WriteReport(selections_.dump(2) + "\n", options_.selection_stats));
+  }
+  return WriteReport(EvalTable(store_->data()), "");
 }
 
 }  // namespace longspan

@@ -123,6 +123,11 @@ class EvalTest(unittest.TestCase):
         self.assertEqual(report.returncode, 0, report.stderr)
         self.assertIn("| passkey | 600 | 700 |\n|---|---|---|\n| `esa_exact` |", report.stdout)
         self.assertEqual(report.stdout.count(", n 4) |"), 8)
+        with open("/dev/full", "w") as full:
+            report = subprocess.run([LONGSPAN, "eval", "report", "out"], stdout=full,
+                                    stderr=subprocess.PIPE, text=True, cwd=self.directory)
+        self.assertEqual(report.returncode, 1)
+        self.assertIn("standard output: the results cannot be written", report.stderr)
         self.assertTrue((self.directory / "out/report.html").exists())
 
     def test_the_page_needs_nothing_else(self):
@@ -266,6 +271,7 @@ class EvalTest(unittest.TestCase):
             self.assertEqual(words, list(getattr(tool, name.upper())), name)
 
     def test_bad_input_is_named_before_anything_is_loaded(self):
+        all_depths = ("--depth", "0.1,0.3,0.5,0.7,0.9")  # as if it were not given
         (self.directory / "model/model.safetensors").write_text("not loaded")
         (self.directory / "short.txt").write_text("Short.\n")
         (self.directory / "bad.jsonl").write_text('{"dataset": "hotpotqa"}\n')
@@ -282,6 +288,14 @@ class EvalTest(unittest.TestCase):
                  ("--task", "key_value", "--asked", "9")),
                 (1, "--asked 9: a prompt of passkey has one fact", ("--asked", "9")),
                 (2, "--stride is of perplexity:FILE", ("--stride", "9")),
+                (2, "--depth is of tasks that hide a fact at a depth",
+                 ("--task", "counting_stars")),
+                (2, "--prompts is of longbench:FILE and", ("--prompts", "bad.jsonl")),
+                (2, "--haystack is of tasks that hide facts",
+                 ("--task", "perplexity:short.txt", *all_depths, "--haystack", "short.txt")),
+                (1, "the data set `short`, as the file is called, is not known",
+                 ("--task", "infinitebench:short.jsonl", *all_depths)),
+                (1, "--selection_stats absent/file", ("--selection_stats", "absent/file")),
                 (1, "the model has no chat template", ("--chat",)),
                 (1, "--method block: `esa.initial_tokens`, ", ("--method", "block")),
                 (1, "--haystack short.txt is too short: it has 7 tokens, and the longest prompt "
@@ -290,8 +304,8 @@ class EvalTest(unittest.TestCase):
                 (1, "--length 4096: with 37 tokens for an answer of passkey it exceeds "
                     "`max_model_len` 4096", ("--length", "600,4096")),
                 (1, "--length 50: passkey: 50 tokens do not hold", ("--length", "50")),
-                (1, "bad.jsonl:1: `context` must be a text", ("--task", "longbench:bad.jsonl")),
-                (1, "short.txt has 7 tokens, too few", ("--task", "perplexity:short.txt")),
+                (1, "bad.jsonl:1: `context` must be a text", ("--task", "longbench:bad.jsonl", *all_depths)),
+                (1, "short.txt has 7 tokens, too few", ("--task", "perplexity:short.txt", *all_depths)),
                 (1, "there is no model/compressor.safetensors; `longspan calibrate`",
                  ("--method", "esa_low_rank")),
                 (1, "`ask.prompt_template` has no {question}",
