@@ -178,7 +178,7 @@ absl::StatusOr<const BenchmarkForm*> FindForm(absl::Span<const BenchmarkForm> fo
     absl::StrAppend(out, form.name);
   };
   return absl::InvalidArgumentError(absl::StrCat(
-      path, ": the data set `", name, "`, as the file is called, is not known; there are ",
+      path, ": the data set `", name, "` is not known; there are ",
       absl::StrJoin(forms, ", ", append)));
 }
 

@@ -240,13 +240,18 @@ absl::StatusOr<BenchmarkRecord> RecordOf(const JsonLine& line, const std::string
 absl::StatusOr<CaseSource> OpenInfiniteBench(const std::string& file,
                                              const PromptMaterial& material) {
   const std::string name = std::filesystem::path(file).stem().string();
-  LONGSPAN_ASSIGN_OR_RETURN(const BenchmarkForm* form, FindForm(kForms, name, file));
+  const absl::StatusOr<const BenchmarkForm*> found = FindForm(kForms, name, file);
+  if (!found.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(found.status().message(), "; the file must be called as its data set is"));
+  }
+  const BenchmarkForm& form = **found;
   LONGSPAN_ASSIGN_OR_RETURN(const std::vector<JsonLine> lines, ReadJsonLines(file));
   std::vector<BenchmarkRecord> records;
   for (const JsonLine& line : lines) {
-    LONGSPAN_ASSIGN_OR_RETURN(records.emplace_back(), RecordOf(line, file, *form));
+    LONGSPAN_ASSIGN_OR_RETURN(records.emplace_back(), RecordOf(line, file, form));
   }
-  return RecordCases("infinitebench", *form, file, std::move(records), material);
+  return RecordCases("infinitebench", form, file, std::move(records), material);
 }
 
 }  // namespace longspan

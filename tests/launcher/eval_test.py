@@ -293,7 +293,7 @@ class EvalTest(unittest.TestCase):
                 (2, "--prompts is of longbench:FILE and", ("--prompts", "bad.jsonl")),
                 (2, "--haystack is of tasks that hide facts",
                  ("--task", "perplexity:short.txt", *all_depths, "--haystack", "short.txt")),
-                (1, "the data set `short`, as the file is called, is not known",
+                (1, "; the file must be called as its data set is",
                  ("--task", "infinitebench:short.jsonl", *all_depths)),
                 (1, "--selection_stats absent/file", ("--selection_stats", "absent/file")),
                 (1, "the model has no chat template", ("--chat",)),
