@@ -1,5 +1,4 @@
 #include <cstdio>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "launcher/bench_report.h"
 #include "launcher/bootstrap.h"
 #include "launcher/flags.h"
+#include "launcher/plan_files.h"
 #include "launcher/plan_fit.h"
 #include "launcher/plan_hardware.h"
 #include "launcher/plan_prediction.h"
@@ -144,16 +144,18 @@ absl::StatusOr<PlanSubject> SubjectFromFlags(const std::string& hardware) {
   return MakePlanSubject(std::move(config), profile);
 }
 
-// That what is written is not what was read: a study takes hours.
-absl::Status CheckOverwrites(const std::string& output, std::vector<std::string> read) {
-  read.push_back(absl::GetFlag(FLAGS_config));
-  for (const std::string& file : read) {
-    std::error_code error;  // one of them is not there
-    if (!std::filesystem::equivalent(output, file, error)) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("--output ", output, ": is read, and would be lost: give another name"));
+// Whatever the task is.
+std::vector<std::string> FilesRead(const PlanOptions& options, std::vector<std::string> files) {
+  const std::string config = absl::GetFlag(FLAGS_config), model = absl::GetFlag(FLAGS_model);
+  files.push_back(config);
+  const absl::StatusOr<std::vector<ConfigOverride>> overrides = SetFlags();  // checked before
+  const absl::StatusOr<Config> loaded = LoadConfig(config, model, *overrides);
+  for (const auto& more : {HardwareFiles(options.hardware),
+                           // What keeps it from being loaded is told by who needs it.
+                           ModelFiles(loaded.ok() ? loaded->model : model)}) {
+    files.insert(files.end(), more.begin(), more.end());
   }
-  return absl::OkStatus();
+  return files;
 }
 
 absl::Status Fit(const PlanOptions& options, const std::vector<std::string>& files) {
@@ -184,7 +186,7 @@ absl::StatusOr<int> Plan(const std::vector<std::string>& files) {
     return absl::InvalidArgumentError("nothing is run: one process plans, without mpirun");
   }
   LONGSPAN_ASSIGN_OR_RETURN(const PlanOptions options, OptionsFromFlags(files));
-  LONGSPAN_RETURN_IF_ERROR(CheckOverwrites(options.output, files));
+  LONGSPAN_RETURN_IF_ERROR(CheckNotRead(options.output, FilesRead(options, files)));
   if (absl::GetFlag(FLAGS_fit)) {
     const absl::Status status = Fit(options, files);
     return status.ok() ? int{kExitOk} : ReportError(status, 0);

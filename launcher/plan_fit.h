@@ -85,8 +85,9 @@ struct FitJob {
 };
 
 // Prints the table to standard output, and a warning to standard error, and writes the profile
-// whatever its errors are, with what it comes from in a comment. InvalidArgument: a file that is
-// given twice, or to be read and written.
+// whatever its errors are, with what it comes from in a comment; that it is none of the files that
+// `job` names is the caller's to see to. InvalidArgument: a file that is given twice, or an output
+// that is a file of a point's model.
 absl::Status FitFiles(const FitJob& job, const HardwareProfile& start);
 
 }  // namespace longspan

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <map>
 #include <set>
 
@@ -12,6 +11,7 @@
 #include "absl/strings/str_replace.h"
 #include "kernels/base/status_macros.h"
 #include "launcher/bench_report.h"
+#include "launcher/plan_files.h"
 #include "launcher/plan_fit.h"
 #include "launcher/plan_report.h"
 #include "runtime/hardware_profile.h"
@@ -71,28 +71,25 @@ std::string ChecksTable(const FitReport& report) {
   return text;
 }
 
-bool IsSameFile(const std::string& a, const std::string& b) {
-  std::error_code error;  // neither may be there
-  return a == b || std::filesystem::equivalent(a, b, error);
-}
-
-absl::Status CheckPaths(const FitJob& job) {
-  for (size_t i = 0; i < job.inputs.size(); ++i) {
+absl::Status CheckInputs(const std::vector<std::string>& inputs) {
+  for (size_t i = 0; i < inputs.size(); ++i) {
     for (size_t k = 0; k < i; ++k) {
-      if (!IsSameFile(job.inputs[i], job.inputs[k])) continue;
+      if (!IsSameFile(inputs[i], inputs[k])) continue;
       return absl::InvalidArgumentError(
-          absl::StrCat("--fit: ", job.inputs[i], " is given twice: its points would count twice"));
+          absl::StrCat("--fit: ", inputs[i], " is given twice: its points would count twice"));
     }
   }
-  std::vector<std::string> read = job.inputs;
-  read.push_back(job.hardware);
-  for (const std::string& input : read) {
-    if (job.output.empty() || !IsSameFile(input, job.output)) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("--output ", job.output,
-                     ": is read for the fit, and would be lost: give the profile another file"));
-  }
   return absl::OkStatus();
+}
+
+// Models are those of the points.
+absl::Status CheckOutput(const FitJob& job, const FitInput& input) {
+  for (const ScalePoint& point : input.points) {
+    const auto model = point.config.find("model");
+    if (model == point.config.end()) continue;
+    LONGSPAN_RETURN_IF_ERROR(CheckNotRead(job.output, ModelFiles(model->second)));
+  }
+  return CheckReportPath(job.output);
 }
 
 // What the profile comes from.
@@ -148,10 +145,10 @@ std::string FitWarning(const FitReport& report) {
 }
 
 absl::Status FitFiles(const FitJob& job, const HardwareProfile& start) {
-  LONGSPAN_RETURN_IF_ERROR(CheckPaths(job));
+  LONGSPAN_RETURN_IF_ERROR(CheckInputs(job.inputs));
   FitInput input;
   for (const std::string& file : job.inputs) LONGSPAN_RETURN_IF_ERROR(ReadFitFile(file, &input));
-  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(job.output));
+  LONGSPAN_RETURN_IF_ERROR(CheckOutput(job, input));
   LONGSPAN_ASSIGN_OR_RETURN(const FitReport report,
                             FitHardware(start, input, job.holdout, job.model));
   LONGSPAN_RETURN_IF_ERROR(WriteReport(FitTable(report), ""));

@@ -544,6 +544,24 @@ case $case in
       --output ./point.json
     refuse 2 '--output run.yaml: is read, and would be lost' --config run.yaml --gpus 1 \
       --hardware h200 --output run.yaml
+    cp mine.yaml mine_kept.yaml
+    cp shape/config.json shape_kept.json
+    refuse 2 '--output mine.yaml: is read, and would be lost' --model shape --gpus 1 \
+      --hardware ./mine.yaml --output mine.yaml
+    refuse 2 '--output mine.yaml: is read, and would be lost' --hardware ./mine.yaml \
+      --fit point.json --output mine.yaml
+    for of_model in '--model shape' '--config run.yaml --set model=shape'; do
+      refuse 2 '--output shape/config.json: is read, and would be lost' $of_model --gpus 1 \
+        --hardware h200 --output shape/config.json
+    done
+    refuse 1 '--output model/config.json: is read, and would be lost' --hardware intel_xeon \
+      --fit point.json --output model/config.json
+    cp "$source"/configs/hardware/{h200,links}.yaml .
+    refuse 2 '--output ./links.yaml: is read, and would be lost' --model shape --gpus 1 \
+      --hardware ./h200.yaml --output ./links.yaml
+    cmp links.yaml "$source/configs/hardware/links.yaml"
+    cmp mine.yaml mine_kept.yaml
+    cmp shape/config.json shape_kept.json
     cmp point.json kept.json
     refuse 1 'shape: is no file' --model shape --gpus 1 --hardware ./shape
     refuse 1 'at most 1024 GPUs, not 2048: use auto or histogram; --simulate looks beyond' \

@@ -128,15 +128,6 @@ TEST_F(FitFilesTest, TheProfileSaysWhatItIsFrom) {
   EXPECT_TRUE(LoadHardwareProfile(job_.output).ok());
 }
 
-TEST_F(FitFilesTest, LeavesWhatItReadsAlone) {
-  const std::string points = Read(job_.inputs[0]);
-  job_.output = ::testing::TempDir() + "/./plan_fit_points.jsonl";
-  EXPECT_THAT(ErrorOf(Fit()), HasSubstr("is read for the fit, and would be lost"));
-  EXPECT_EQ(Read(job_.inputs[0]), points);
-  job_.hardware = job_.output = Write("profile.yaml", "name: mine\n");
-  EXPECT_THAT(ErrorOf(Fit()), HasSubstr("is read for the fit, and would be lost"));
-}
-
 TEST_F(FitFilesTest, RefusesFilesThatAreTheSame) {
   job_.inputs.push_back(::testing::TempDir() + "/./plan_fit_points.jsonl");
   EXPECT_THAT(ErrorOf(Fit()), HasSubstr("is given twice"));
