@@ -47,7 +47,11 @@ std::string StudyDifference(const ScaleStudy& there, const ScaleStudy& here) {
   const nlohmann::ordered_json before = ToJson(there), now = ToJson(here);
   for (const auto& [key, value] : now.items()) {
     if (key == "launch" || key == "hostfile" || before.at(key) == value) continue;
-    if (key == "config") return ConfigDifference(there.config, here.config);
+    if (key == "config") {
+      const std::string difference = ConfigDifference(there.config, here.config);
+      if (!difference.empty()) return difference;
+      continue;  // the order of its keys, say
+    }
     if (value.is_array() && Contains(value, before.at(key))) continue;
     return absl::StrCat("`", key, "` is ", before.at(key).dump(), " there and ", value.dump(),
                         " here", value.is_array() ? ", and may only grow" : "");

@@ -16,6 +16,15 @@ TEST(ScaleDifferenceTest, NamesTheKeyOfAConfig) {
   EXPECT_EQ(StudyDifference(here, there), "`b` is the default there and 2 here");
 }
 
+TEST(ScaleDifferenceTest, LooksPastAConfigThatIsWrittenInAnotherWay) {
+  ScaleStudy there, here;
+  there.config = "a: 1\nb: 2\n";
+  here.config = "b: 2\na: 1\n";
+  EXPECT_EQ(StudyDifference(there, here), "");
+  here.steps = 4;
+  EXPECT_EQ(StudyDifference(there, here), "`decode` is 0 there and 4 here");
+}
+
 TEST(ScaleDifferenceTest, LetsAGridGrow) {
   ScaleStudy there, here;
   there.ranks = {1, 2};
