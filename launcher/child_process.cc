@@ -134,6 +134,20 @@ void KeepEnd(std::string* text) {
   text->erase(0, line == text->npos ? text->size() - kErrorBytes : line + 1);
 }
 
+// Programs that a stopped one left in its group: a shell, say, passes no signal on. `listen` waits.
+void EndGroup(pid_t group, double patience_s, absl::FunctionRef<ChildOrder()> order,
+              absl::FunctionRef<void()> listen) {
+  const double told = MonotonicSeconds();
+  kill(-group, SIGTERM);
+  while (kill(-group, 0) == 0) {
+    if (order() == ChildOrder::kKill || MonotonicSeconds() - told > patience_s) {
+      kill(-group, SIGKILL);
+      return;
+    }
+    listen();
+  }
+}
+
 }  // namespace
 
 ChildOrder OrderOfSignals() {
@@ -157,6 +171,13 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
   ChildResult result;
   double told = 0;
   int status = 0;
+  const auto listen = [&](int ending) {
+    pollfd ends[] = {{output.read, POLLIN, 0}, {errors.read, POLLIN, 0}, {ending, POLLIN, 0}};
+    if (poll(ends, std::size(ends), kPollMs) <= 0) return;
+    if (ends[0].revents != 0) ReadSome(&output.read, &result.output);
+    if (ends[1].revents != 0) ReadSome(&errors.read, &result.errors);
+    KeepEnd(&result.errors);
+  };
   // Its own children may keep the pipes open: it has ended when it has ended.
   pid_t ended = 0;
   while ((ended = waitpid(child, &status, WNOHANG)) == 0) {
@@ -168,16 +189,13 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
     }
     const bool waited = result.stopped && MonotonicSeconds() - told > patience_s;
     if (ordered == ChildOrder::kKill || waited) kill(-child, SIGKILL);
-    pollfd ends[] = {{output.read, POLLIN, 0}, {errors.read, POLLIN, 0}, {end, POLLIN, 0}};
-    if (poll(ends, std::size(ends), kPollMs) <= 0) continue;
-    if (ends[0].revents != 0) ReadSome(&output.read, &result.output);
-    if (ends[1].revents != 0) ReadSome(&errors.read, &result.errors);
-    KeepEnd(&result.errors);
+    listen(end);
   }
   if (ended < 0) {  // SIGCHLD is ignored, say
     return absl::InternalError(
         absl::StrCat("how ", arguments[0], " ended cannot be told: ", strerror(errno)));
   }
+  if (result.stopped) EndGroup(child, patience_s, order, [&] { listen(-1); });
   ReadRest(output.read, &result.output);
   ReadRest(errors.read, &result.errors);
   KeepEnd(&result.errors);

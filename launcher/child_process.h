@@ -18,7 +18,8 @@ struct ChildResult {
 
 enum class ChildOrder {
   kRun,
-  kStop,  // SIGTERM; if the program has not ended when patience has, kKill
+  kStop,  // SIGTERM, and when the program has ended, to what is left of its group; kKill if either
+          // takes longer than patience
   kKill,  // SIGKILL to its group
 };
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -60,6 +61,19 @@ std::string FreshFile() {
 
 constexpr double kForever = 1e9;
 
+// Within a minute, for a test that fails rather than hangs.
+bool Becomes(absl::FunctionRef<bool()> is_so) {
+  for (int turn = 0; turn < 60000 && !is_so(); ++turn) usleep(1000);
+  return is_so();
+}
+
+// False for a process that has ended, whoever is to collect it.
+bool Runs(pid_t pid) {
+  std::string words;
+  std::getline(std::ifstream(absl::StrCat("/proc/", pid, "/stat")), words);
+  return !words.empty() && !absl::StrContains(words, ") Z ");
+}
+
 TEST(ChildProcessTest, StopsAProgramInOrder) {
   const std::string trapped = FreshFile();
   const std::string script = absl::StrCat("trap 'echo told; exit 3' TERM; touch ", trapped,
@@ -92,6 +106,27 @@ TEST(ChildProcessTest, KillsWhenOrderedOrWhenPatienceEnds) {
   }
 }
 
+// A shell that waits for a program and passes no signal on.
+TEST(ChildProcessTest, StopsWhatAWrapperStarted) {
+  for (const bool is_deaf : {false, true}) {
+    const std::string file = FreshFile(), told = file + "_told";
+    std::filesystem::remove(told);
+    const std::string program = absl::StrCat(
+        "trap '", is_deaf ? "" : absl::StrCat("touch ", told, "; exit"), "' TERM; echo $$ > ", file,
+        "_new; mv ", file, "_new ", file, "; while :; do sleep 0.01; done");
+    const absl::StatusOr<ChildResult> result = RunChild(
+        {"/bin/sh", "-c", "/bin/sh -c \"$1\"; true", "wrapper", program},
+        [&] { return std::filesystem::exists(file) ? ChildOrder::kStop : ChildOrder::kRun; },
+        is_deaf ? 0 : kForever);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_TRUE(result->stopped);
+    EXPECT_EQ(std::filesystem::exists(told), !is_deaf);
+    pid_t pid = 0;
+    ASSERT_TRUE(std::ifstream(file) >> pid);
+    EXPECT_TRUE(Becomes([&] { return !Runs(pid); }));
+  }
+}
+
 // Whoever runs it is killed: the program gets SIGTERM and not what its parent does with it.
 TEST(ChildProcessTest, ProgramsDoNotOutliveTheirCaller) {
   const std::string running = FreshFile(), told = running + "_told";
@@ -104,10 +139,10 @@ TEST(ChildProcessTest, ProgramsDoNotOutliveTheirCaller) {
     (void)RunChild({"/bin/sh", "-c", script}, [] { return ChildOrder::kRun; });
     _exit(0);
   }
-  while (!std::filesystem::exists(running)) usleep(1000);
+  EXPECT_TRUE(Becomes([&] { return std::filesystem::exists(running); }));
   EXPECT_EQ(kill(caller, SIGKILL), 0);
   EXPECT_EQ(waitpid(caller, nullptr, 0), caller);
-  while (!std::filesystem::exists(told)) usleep(1000);
+  EXPECT_TRUE(Becomes([&] { return std::filesystem::exists(told); }));
 }
 
 // In a process of its own, as signals are counted from its start.
