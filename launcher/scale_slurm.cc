@@ -45,10 +45,13 @@ set -euo pipefail
 directory=$DIRECTORY
 longspan=$PROGRAM
 task=${SLURM_ARRAY_TASK_ID:?"submit this file with sbatch"}
-# The report is made when all tasks have ended, well or not.
+report=$(printf '%q scale report %q' "$longspan" "$directory")
+# The report is made when all tasks have ended, well or not. A cluster may refuse jobs of a job.
 if [ "$task" = "${SLURM_ARRAY_TASK_MIN:-0}" ]; then
   sbatch --ntasks=1 --job-name=longspan-report --dependency="afterany:$SLURM_ARRAY_JOB_ID" \
-    --wrap "$(printf '%q scale report %q' "$longspan" "$directory")"
+    ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} \
+    ${SLURM_JOB_PARTITION:+--partition="$SLURM_JOB_PARTITION"} --wrap "$report" ||
+    echo "no job makes the report: run \`$report\` when all tasks have ended" >&2
 fi
 measure() {  # FILE RANKS ARGUMENTS...
   local point=$directory/$1 ranks=$2

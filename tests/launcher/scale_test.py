@@ -481,14 +481,16 @@ class ScaleTest(unittest.TestCase):
 while [ "$1" != -n ]; do shift; done
 exec {MPIRUN} "$@"
 """)
-        (bin_directory / "sbatch").write_text('#!/bin/bash\nprintf "%s\\n" "$@" >> submitted\n')
+        (bin_directory / "sbatch").write_text(
+            '#!/bin/bash\n[ ! -e closed ] || exit 1\nprintf "%s\\n" "$@" >> submitted\n')
         for name in "srun", "sbatch":
             (bin_directory / name).chmod(0o755)
 
         def task(number):
-            self.run_command(["bash", script], SLURM_ARRAY_TASK_ID=str(number),
-                             SLURM_ARRAY_TASK_MIN="0", SLURM_ARRAY_JOB_ID="7",
-                             PATH=f"{bin_directory}:{os.environ['PATH']}")
+            return self.run_command(
+                ["bash", script], SLURM_ARRAY_TASK_ID=str(number), SLURM_ARRAY_TASK_MIN="0",
+                SLURM_ARRAY_JOB_ID="7", SLURM_JOB_ACCOUNT="own account",
+                PATH=f"{bin_directory}:{os.environ['PATH']}")
 
         def write(path, points, **options):
             result = self.scale(0, "--ranks", "1,2", "--context", "64", "--set", "ask.stop=it's",
@@ -505,10 +507,16 @@ exec {MPIRUN} "$@"
         write(own, "points        1 of 2; ", mpirun="mpirun --bind-to core")
         self.assertIn('  mpirun --bind-to core -n "$ranks" "$longspan"', own.read_text())
         self.assertIn("#SBATCH --array=0-0\n", own.read_text())
+        # A cluster where a job may submit none.
+        (self.directory / "closed").touch()
+        self.assertIn(f"no job makes the report: run `{LONGSPAN} scale report study` when all",
+                      task(0).stderr)
+        self.assertTrue((self.directory / "study/point-esa-64-1-1.json").exists())
+        (self.directory / "closed").unlink()
         task(0)
         task(1)
         submitted = (self.directory / "submitted").read_text()
-        self.assertIn("--dependency=afterany:7", submitted)
+        self.assertIn("--dependency=afterany:7\n--account=own account\n--wrap\n", submitted)
         self.assertEqual(submitted.count("scale report study"), 1)
         self.run_command([LONGSPAN, "scale", "report", "study"])
         self.assertEqual([key[3] for key in self.keys()], [2, 1])
