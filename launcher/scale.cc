@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <set>
 #include <string>
@@ -167,8 +168,11 @@ absl::Status WriteSlurm(const StudyRun& run) {
     Warn(absl::StrCat("all ", run.points.size(), " points are there: no script is written"));
     return absl::OkStatus();
   }
+  std::error_code error;
+  const std::string folder = std::filesystem::current_path(error).string();
+  if (error) return absl::InternalError(absl::StrCat("working directory: ", error.message()));
   LONGSPAN_RETURN_IF_ERROR(
-      file->Write(SlurmScript(run.directory, OwnProgram(), run.launch, points)));
+      file->Write(SlurmScript(folder, run.directory, OwnProgram(), run.launch, points)));
   LONGSPAN_RETURN_IF_ERROR(file->Commit());
   absl::FPrintF(stderr, "points        %d of %d; sbatch %s runs them and makes %s/report.html\n",
                 points.size(), run.points.size(), path, run.directory);

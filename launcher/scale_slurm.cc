@@ -41,6 +41,7 @@ constexpr absl::string_view kHead =
 #SBATCH --time=12:00:00
 #SBATCH --output=longspan-scale-%A-%a.log
 set -euo pipefail
+cd $FOLDER
 
 directory=$DIRECTORY
 longspan=$PROGRAM
@@ -77,8 +78,8 @@ absl::Status CheckSlurmPath(const std::string& path) {
                    ": is there, and no script of a study: name a new file, or delete this one"));
 }
 
-std::string SlurmScript(const std::string& directory, const std::string& program,
-                        const std::vector<std::string>& launch,
+std::string SlurmScript(const std::string& folder, const std::string& directory,
+                        const std::string& program, const std::vector<std::string>& launch,
                         const std::vector<SlurmPoint>& points) {
   int64_t most = 1;
   for (const SlurmPoint& point : points) most = std::max(most, point.ranks);
@@ -86,6 +87,7 @@ std::string SlurmScript(const std::string& directory, const std::string& program
       kBeginning, absl::StrReplaceAll(kHead, {{"$POINTS", absl::StrCat(points.size())},
                                               {"$LAST", absl::StrCat(points.size() - 1)},
                                               {"$MOST", absl::StrCat(most)},
+                                              {"$FOLDER", Quoted(folder)},
                                               {"$DIRECTORY", Quoted(directory)},
                                               {"$PROGRAM", Quoted(program)},
                                               {"$START", QuotedLine(launch) + " -n \"$ranks\""}}));

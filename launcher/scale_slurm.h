@@ -19,9 +19,10 @@ struct SlurmPoint {
 absl::Status CheckSlurmPath(const std::string& path);
 
 // The script of a job array, a task a point: each writes its file unless it is there, and the
-// report is made when all have ended. `launch`: words of a command that takes -n RANKS.
-std::string SlurmScript(const std::string& directory, const std::string& program,
-                        const std::vector<std::string>& launch,
+// report is made when all have ended. `folder`: where other paths begin, wherever sbatch is called.
+// `launch`: words of a command that takes -n RANKS.
+std::string SlurmScript(const std::string& folder, const std::string& directory,
+                        const std::string& program, const std::vector<std::string>& launch,
                         const std::vector<SlurmPoint>& points);
 
 }  // namespace longspan

@@ -113,9 +113,9 @@ class ScaleTest(unittest.TestCase):
         return [LONGSPAN, "scale", "--config", "run.yaml", "--decode", "3", *start,
                 *map(str, arguments)]
 
-    def run_command(self, command, code=0, preexec=None, **environment):
+    def run_command(self, command, code=0, preexec=None, folder=None, **environment):
         result = subprocess.run(command, capture_output=True, text=True, timeout=120,
-                                cwd=self.directory, env=os.environ | environment,
+                                cwd=folder or self.directory, env=os.environ | environment,
                                 preexec_fn=preexec)
         self.assertEqual(result.returncode, code, result.stdout + result.stderr)
         return result
@@ -488,7 +488,7 @@ exec {MPIRUN} "$@"
 
         def task(number):
             return self.run_command(
-                ["bash", script], SLURM_ARRAY_TASK_ID=str(number), SLURM_ARRAY_TASK_MIN="0",
+                ["bash", script], folder="/", SLURM_ARRAY_TASK_ID=str(number), SLURM_ARRAY_TASK_MIN="0",
                 SLURM_ARRAY_JOB_ID="7", SLURM_JOB_ACCOUNT="own account",
                 PATH=f"{bin_directory}:{os.environ['PATH']}")
 
