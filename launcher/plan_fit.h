@@ -27,6 +27,7 @@ struct MeasuredCall {
 struct FitInput {
   std::vector<ScalePoint> points;
   std::vector<MeasuredCall> calls;
+  std::vector<std::string> notes;  // on what was left out
 };
 
 // Adds what the file has: lines of a study's points.jsonl, or a report of `bench collectives` in

@@ -148,6 +148,7 @@ absl::Status FitFiles(const FitJob& job, const HardwareProfile& start) {
   LONGSPAN_RETURN_IF_ERROR(CheckInputs(job.inputs));
   FitInput input;
   for (const std::string& file : job.inputs) LONGSPAN_RETURN_IF_ERROR(ReadFitFile(file, &input));
+  for (const std::string& note : input.notes) absl::FPrintF(stderr, "longspan: %s\n", note);
   LONGSPAN_RETURN_IF_ERROR(CheckOutput(job, input));
   LONGSPAN_ASSIGN_OR_RETURN(const FitReport report,
                             FitHardware(start, input, job.holdout, job.model));

@@ -15,6 +15,7 @@
 #include "kernels/base/status_macros.h"
 #include "launcher/flags.h"
 #include "launcher/plan_fit.h"
+#include "launcher/scale_study.h"
 #include "runtime/read_bytes.h"
 #include "sharding/topk_merge.h"
 
@@ -114,20 +115,13 @@ absl::Status ReadReport(const std::string& path, const Json& json, FitInput* inp
 }
 
 absl::Status ReadPoints(const std::string& path, absl::string_view text, FitInput* input) {
-  int64_t line_number = 0;
-  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
-    ++line_number;
-    if (line.empty()) continue;
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object()) {
-      return NoInput(path, absl::StrCat("line ", line_number, " is no JSON object"));
-    }
-    absl::StatusOr<ScalePoint> point = ParseScalePoint(json);
-    if (!point.ok()) {
-      return NoInput(path, absl::StrCat("line ", line_number, " ", point.status().message()));
-    }
-    input->points.push_back(*std::move(point));
+  absl::StatusOr<PointLines> lines = ParsePointLines(text, path);
+  if (!lines.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(lines.status().message(), "; ", kWhatIsRead));
   }
+  if (lines->points.empty()) return NoInput(path, "has no whole line");
+  for (auto& [key, point] : lines->points) input->points.push_back(std::move(point));
+  if (!lines->note.empty()) input->notes.push_back(std::move(lines->note));
   return absl::OkStatus();
 }
 

@@ -87,6 +87,7 @@ void Warn(absl::string_view text) { absl::FPrintF(stderr, "longspan: %s\n", text
 absl::StatusOr<StudyWriter> OpenStudy(const StudyRun& run) {
   LONGSPAN_ASSIGN_OR_RETURN(StudyWriter writer, StudyWriter::Open(run.directory, run.study));
   for (const std::string& note : run.notes) Warn(note);
+  if (!writer.note().empty()) Warn(writer.note());
   if (const std::string difference = LaunchDifference(writer.begun(), run.study);
       !difference.empty() && !writer.points().empty()) {
     Warn(absl::StrCat("warning: ranks are started ", difference,
@@ -213,6 +214,7 @@ absl::StatusOr<int> Scale(const std::vector<std::string>& positional) {
 // has done it.
 absl::StatusOr<StoredStudy> TakeUpStudy(const std::string& directory) {
   LONGSPAN_ASSIGN_OR_RETURN(StoredStudy stored, ReadStudy(directory));
+  if (!stored.note.empty()) Warn(stored.note);
   const absl::StatusOr<StudyWriter> writer = StudyWriter::Open(directory, stored.study);
   if (!writer.ok() && !absl::IsFailedPrecondition(writer.status())) return writer.status();
   return stored;

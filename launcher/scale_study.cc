@@ -35,16 +35,22 @@ absl::Status Damaged(const std::string& where, const absl::Status& why) {
   return absl::DataLossError(absl::StrCat(where, ": ", why.message()));
 }
 
+// `where` is for messages.
 absl::StatusOr<ScalePoint> ParseLine(absl::string_view line, const std::string& where) {
   const absl::StatusOr<nlohmann::json> json = ParseJsonObject({line.data(), line.size()});
-  if (!json.ok()) return Damaged(where, json.status());
-  absl::StatusOr<ScalePoint> point = ParseScalePoint(*json);
-  return point.ok() ? std::move(point) : Damaged(where, point.status());
+  const absl::StatusOr<ScalePoint> point =
+      json.ok() ? ParseScalePoint(*json) : absl::StatusOr<ScalePoint>(json.status());
+  if (point.ok()) return point;
+  return absl::InvalidArgumentError(absl::StrCat(where, ": ", point.status().message()));
 }
+
+// A line of which a part was written is no JSON.
+bool IsWhole(absl::string_view line) { return ParseJsonObject({line.data(), line.size()}).ok(); }
 
 // The points of a directory.
 struct PointsOnDisk {
   ScalePoints points;
+  std::string note;                       // of PointLines
   std::map<ScaleKey, std::string> apart;  // lines of those that points.jsonl lacks
 };
 
@@ -52,20 +58,14 @@ absl::Status ReadLines(const std::string& path, PointsOnDisk* read) {
   std::string text;
   const absl::Status status = ReadBytes(path, 0, -1, &text);
   if (!status.ok()) return absl::IsNotFound(status) ? absl::OkStatus() : status;
-  text.resize(text.rfind('\n') + 1);  // npos + 1 is 0
-  int64_t number = 0;
-  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
-    ++number;
-    if (line.empty()) continue;
-    absl::StatusOr<ScalePoint> point = ParseLine(line, absl::StrCat(path, ":", number));
-    if (!point.ok()) {
-      return absl::DataLossError(absl::StrCat(
-          point.status().message(),
-          ": delete this line, and the command of the study measures the point again"));
-    }
-    const ScaleKey key = point->key;
-    read->points.insert_or_assign(key, *std::move(point));
+  absl::StatusOr<PointLines> lines = ParsePointLines(text, path);
+  if (!lines.ok()) {
+    return absl::DataLossError(
+        absl::StrCat(lines.status().message(),
+                     ": delete this line, and the command of the study measures the point again"));
   }
+  read->points = std::move(lines->points);
+  read->note = std::move(lines->note);
   return absl::OkStatus();
 }
 
@@ -152,7 +152,38 @@ absl::Status Write(int file, absl::string_view bytes) {
   return fsync(file) == 0 ? absl::OkStatus() : absl::InternalError(strerror(errno));
 }
 
+// Goes to the end of a file of lines, behind a line's end: a last one that breaks off is cut.
+absl::Status EndLastLine(int file, const std::string& path) {
+  std::string text;
+  LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
+  const size_t last = text.rfind('\n') + 1;  // npos + 1 is 0
+  const bool lacks_end = IsWhole(absl::string_view(text).substr(last));
+  if (!lacks_end && ftruncate(file, static_cast<off_t>(last)) != 0) {
+    return ErrorOf(path, "written to");
+  }
+  if (lseek(file, 0, SEEK_END) < 0) return ErrorOf(path, "written to");
+  return lacks_end ? Write(file, "\n") : absl::OkStatus();
+}
+
 }  // namespace
+
+absl::StatusOr<PointLines> ParsePointLines(absl::string_view text, const std::string& path) {
+  PointLines lines;
+  int64_t number = 0;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::string where = absl::StrCat(path, ":", ++number);
+    const size_t end = line.data() + line.size() - text.data();
+    if (end == text.size() && !line.empty() && !IsWhole(line)) {
+      lines.note = absl::StrCat(where, ": the last line breaks off and is left out");
+      break;
+    }
+    if (line.empty()) continue;
+    LONGSPAN_ASSIGN_OR_RETURN(ScalePoint point, ParseLine(line, where));
+    const ScaleKey key = point.key;
+    lines.points.insert_or_assign(key, std::move(point));
+  }
+  return lines;
+}
 
 nlohmann::ordered_json ToJson(const ScaleStudy& study) {
   return {{"config", study.config},        {"ranks", study.ranks},
@@ -216,6 +247,7 @@ absl::StatusOr<StoredStudy> ReadStudy(const std::string& directory) {
   LONGSPAN_ASSIGN_OR_RETURN(stored.study, ReadStudyFile(directory));
   LONGSPAN_ASSIGN_OR_RETURN(PointsOnDisk read, ReadAllPoints(directory));
   stored.points = std::move(read.points);
+  stored.note = std::move(read.note);
   return stored;
 }
 
@@ -264,6 +296,7 @@ absl::Status StudyWriter::TakeUp(const ScaleStudy& study) {
   }
   LONGSPAN_ASSIGN_OR_RETURN(PointsOnDisk read, ReadAllPoints(directory_));
   points_ = std::move(read.points);
+  note_ = std::move(read.note);
   for (const auto& [key, line] : read.apart) LONGSPAN_RETURN_IF_ERROR(Add(key, line));
   return absl::OkStatus();
 }
@@ -272,7 +305,8 @@ StudyWriter::StudyWriter(StudyWriter&& other) noexcept
     : directory_(std::move(other.directory_)),
       lock_(std::exchange(other.lock_, -1)),
       begun_(std::move(other.begun_)),
-      points_(std::move(other.points_)) {}
+      points_(std::move(other.points_)),
+      note_(std::move(other.note_)) {}
 
 StudyWriter::~StudyWriter() {
   if (lock_ >= 0) close(lock_);
@@ -287,12 +321,7 @@ absl::Status StudyWriter::Add(const ScaleKey& key, const std::string& line) {
   }
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (file < 0) return ErrorOf(path, "written to");
-  std::string text;
-  absl::Status status = ReadBytes(path, 0, -1, &text);
-  const auto whole_lines = static_cast<off_t>(text.rfind('\n') + 1);
-  if (status.ok() && (ftruncate(file, whole_lines) != 0 || lseek(file, 0, SEEK_END) < 0)) {
-    status = ErrorOf(path, "written to");
-  }
+  absl::Status status = EndLastLine(file, path);
   if (status.ok()) status = Write(file, line);
   close(file);
   if (status.ok()) points_.insert_or_assign(key, std::move(point));

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "launcher/scale_point.h"
 
 // A study on disk: DIR/study.json says which it is, DIR/points.jsonl has a line for each point that
@@ -46,11 +47,19 @@ std::string PointFile(const ScaleKey& key);
 
 using ScalePoints = std::map<ScaleKey, ScalePoint>;
 
+// The text of points.jsonl. Of two lines of one key the last counts.
+struct PointLines {
+  ScalePoints points;
+  std::string note;  // that a last line was left out, for it breaks off, as a crash leaves it
+};
+// InvalidArgument: which line is no point, and why. `path` is for messages.
+absl::StatusOr<PointLines> ParsePointLines(absl::string_view text, const std::string& path);
+
 // What is in the directory. NotFound: no study. DataLoss: a file is damaged, where, and what to do.
-// A last line that is incomplete, as a crash leaves it, is left out.
 struct StoredStudy {
   ScaleStudy study;
   ScalePoints points;
+  std::string note;  // of PointLines
 };
 absl::StatusOr<StoredStudy> ReadStudy(const std::string& directory);
 
@@ -66,6 +75,7 @@ class StudyWriter {
 
   const ScaleStudy& begun() const { return begun_; }  // as it was when its directory was made
   const ScalePoints& points() const { return points_; }
+  const std::string& note() const { return note_; }  // of PointLines, when it was opened
   // The line is on disk when this returns. `line`: the point `key` as `scale point` writes it.
   absl::Status Add(const ScaleKey& key, const std::string& line);
 
@@ -78,6 +88,7 @@ class StudyWriter {
   int lock_ = -1;
   ScaleStudy begun_;
   ScalePoints points_;
+  std::string note_;
 };
 
 }  // namespace longspan

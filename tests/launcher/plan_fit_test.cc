@@ -128,6 +128,27 @@ TEST_F(FitFilesTest, TheProfileSaysWhatItIsFrom) {
   EXPECT_TRUE(LoadHardwareProfile(job_.output).ok());
 }
 
+// As `longspan scale` reads them.
+TEST_F(FitFilesTest, ReadsLinesOfAStudy) {
+  ScalePoint point = PointOf(4096, 1);
+  point.version = "old";
+  const std::string old = ToJson(point).dump();
+  point.version = "new";
+  const std::string line = ToJson(point).dump();
+  FitInput input;
+  const std::string whole = Write("lines.jsonl", old + "\n\n" + line);
+  ASSERT_EQ(ErrorOf(ReadFitFile(whole, &input)), "");
+  ASSERT_EQ(input.points.size(), 1u);
+  EXPECT_EQ(input.points[0].version, "new");
+  EXPECT_TRUE(input.notes.empty());
+  input = {};
+  const std::string cut = Write("cut.jsonl", old + "\n" + line.substr(0, line.size() / 2));
+  ASSERT_EQ(ErrorOf(ReadFitFile(cut, &input)), "");
+  ASSERT_EQ(input.points.size(), 1u);
+  EXPECT_EQ(input.points[0].version, "old");
+  EXPECT_THAT(input.notes, ElementsAre(cut + ":2: the last line breaks off and is left out"));
+}
+
 TEST_F(FitFilesTest, RefusesFilesThatAreTheSame) {
   job_.inputs.push_back(::testing::TempDir() + "/./plan_fit_points.jsonl");
   EXPECT_THAT(ErrorOf(Fit()), HasSubstr("is given twice"));

@@ -402,8 +402,9 @@ TEST(PlanFitTest, ReadsReportsOfCollectives) {
   const auto error = [&](const std::string& text) { return ErrorOf(read(text)); };
   EXPECT_THAT(error(""), HasSubstr("is empty; expected lines of a study's points.jsonl"));
   EXPECT_THAT(error("hello"), HasSubstr("is neither CSV nor JSON"));
-  EXPECT_THAT(error("{\"ranks\": 1}\n"), HasSubstr("line 1 is no point of a study"));
-  EXPECT_THAT(error("{\n"), HasSubstr("line 1 is no JSON object"));
+  EXPECT_THAT(error("{\"ranks\": 1}\n"), HasSubstr("plan_calls:1: is no point of a study"));
+  EXPECT_THAT(error("{\n"), HasSubstr("plan_calls:1: not valid JSON"));
+  EXPECT_THAT(error("{"), HasSubstr("has no whole line"));
   EXPECT_THAT(error(R"({"benchmark": "decode"})"), HasSubstr("is a report of bench decode"));
   EXPECT_THAT(error("benchmark,name\n"), HasSubstr("has no column shape"));
   EXPECT_THAT(error("benchmark,name,shape,median_us,ranks\nkernels,a,b,1,2\n"),

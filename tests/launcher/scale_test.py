@@ -227,10 +227,21 @@ class ScaleTest(unittest.TestCase):
         lines = self.lines()
         # As a crash within the last line leaves it.
         (study / "points.jsonl").write_text("\n".join(lines[:3]) + "\n" + lines[3][:100])
-        self.scale(0, *self.STUDY)
+        result = self.scale(0, *self.STUDY)
+        self.assertIn("study/points.jsonl:4: the last line breaks off and is left out",
+                      result.stderr)
         self.assertEqual(self.lines()[:3], lines[:3])
         self.assertEqual(len(self.keys()), 4)
         self.assertEqual(len(set(self.keys())), 4)
+        before = self.lines()
+        # A last line that is whole counts, and is kept where others follow.
+        (study / "points.jsonl").write_text("\n".join(before))
+        result = self.scale(0, *self.STUDY, mpirun="false")
+        self.assertNotIn("left out", result.stderr)
+        (study / "points.jsonl").write_text("\n".join(before[:3]))
+        self.scale(0, *self.STUDY)
+        self.assertEqual(self.lines()[:3], before[:3])
+        self.assertEqual(len(self.lines()), 4)
         before = self.lines()
         # Nothing is left to do, in whatever order.
         self.scale(0, *self.STUDY, "--ranks", "3,1", "--method", "dense,esa", mpirun="false")
