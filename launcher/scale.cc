@@ -109,10 +109,8 @@ void WarnOfEnvironment(const ScaleKey& key, const ScalePoints& points) {
 }
 
 // That ranks can be started, before anything is written. A host that does not answer takes a while.
-absl::Status CheckLaunch(const StudyRun& run, ProgressStyle style) {
-  const absl::StatusOr<StoredStudy> stored = ReadStudy(run.directory);
-  if (!stored.ok() && !absl::IsNotFound(stored.status())) return stored.status();
-  const auto missing = MissingPoints(run.points, stored.ok() ? stored->points : ScalePoints());
+absl::Status CheckLaunch(const StudyRun& run, const std::vector<ScaleKey>& missing,
+                         ProgressStyle style) {
   if (missing.empty()) return absl::OkStatus();
   int64_t ranks = 0;
   for (const ScaleKey& key : missing) ranks = std::max(ranks, key.ranks);
@@ -128,9 +126,10 @@ absl::Status CheckLaunch(const StudyRun& run, ProgressStyle style) {
 }
 
 absl::StatusOr<int> RunStudy(const StudyRun& run, ProgressStyle style) {
-  LONGSPAN_RETURN_IF_ERROR(CheckLaunch(run, style));
   LONGSPAN_ASSIGN_OR_RETURN(StudyWriter writer, OpenStudy(run));
   const std::vector<ScaleKey> missing = MissingPoints(run.points, writer.points());
+  LONGSPAN_RETURN_IF_ERROR(CheckLaunch(run, missing, style));
+  LONGSPAN_RETURN_IF_ERROR(writer.Begin());
   Progress progress(style, stderr, MonotonicSeconds(), "points");
   ProgressState state;
   state.total = static_cast<int64_t>(missing.size());
@@ -160,7 +159,8 @@ absl::Status WriteSlurm(const StudyRun& run) {
     return absl::InvalidArgumentError(
         absl::StrCat("--slurm ", path, ": ", file.status().message()));
   }
-  LONGSPAN_ASSIGN_OR_RETURN(const StudyWriter writer, OpenStudy(run));
+  LONGSPAN_ASSIGN_OR_RETURN(StudyWriter writer, OpenStudy(run));
+  LONGSPAN_RETURN_IF_ERROR(writer.Begin());
   std::vector<SlurmPoint> points;
   for (const ScaleKey& key : MissingPoints(run.points, writer.points())) {
     points.push_back({PointFile(key), key.ranks, PointArguments(run.study, key)});
@@ -215,8 +215,10 @@ absl::StatusOr<int> Scale(const std::vector<std::string>& positional) {
 absl::StatusOr<StoredStudy> TakeUpStudy(const std::string& directory) {
   LONGSPAN_ASSIGN_OR_RETURN(StoredStudy stored, ReadStudy(directory));
   if (!stored.note.empty()) Warn(stored.note);
-  const absl::StatusOr<StudyWriter> writer = StudyWriter::Open(directory, stored.study);
-  if (!writer.ok() && !absl::IsFailedPrecondition(writer.status())) return writer.status();
+  absl::StatusOr<StudyWriter> writer = StudyWriter::Open(directory, stored.study);
+  if (absl::IsFailedPrecondition(writer.status())) return stored;
+  LONGSPAN_RETURN_IF_ERROR(writer.status());
+  LONGSPAN_RETURN_IF_ERROR(writer->Begin());
   return stored;
 }
 

@@ -25,6 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string StudyPath(const std::string& directory) { return directory + "/study.json"; }
+std::string LockPath(const std::string& directory) { return directory + "/lock"; }
 std::string PointsPath(const std::string& directory) { return directory + "/points.jsonl"; }
 
 absl::Status ErrorOf(const std::string& path, absl::string_view action) {
@@ -255,7 +256,7 @@ absl::StatusOr<StudyWriter> StudyWriter::Open(const std::string& directory,
                                               const ScaleStudy& study) {
   LONGSPAN_RETURN_IF_ERROR(CheckDirectory(directory));
   std::error_code error;
-  fs::create_directories(directory, error);
+  const bool is_made = fs::create_directories(directory, error);
   if (error) {
     return absl::InternalError(
         absl::StrCat("--output ", directory, ": cannot be made: ", error.message()));
@@ -264,16 +265,27 @@ absl::StatusOr<StudyWriter> StudyWriter::Open(const std::string& directory,
   writer.directory_ = directory;
   writer.begun_ = study;
   LONGSPAN_RETURN_IF_ERROR(writer.Lock());
+  writer.is_made_ = is_made;
   if (fs::exists(StudyPath(directory), error)) {
     LONGSPAN_RETURN_IF_ERROR(writer.TakeUp(study));
   } else {
-    LONGSPAN_RETURN_IF_ERROR(WriteStudy(directory, study));
+    writer.write_ = study;
   }
   return writer;
 }
 
+absl::Status StudyWriter::Begin() {
+  if (write_.has_value()) LONGSPAN_RETURN_IF_ERROR(WriteStudy(directory_, *write_));
+  write_.reset();
+  is_made_ = false;
+  for (const auto& [key, line] : std::exchange(apart_, {})) {
+    LONGSPAN_RETURN_IF_ERROR(Add(key, line));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status StudyWriter::Lock() {
-  const std::string lock = directory_ + "/lock";
+  const std::string lock = LockPath(directory_);
   lock_ = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (lock_ < 0) return ErrorOf("--output " + lock, "written to");
   if (flock(lock_, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
@@ -289,26 +301,30 @@ absl::Status StudyWriter::TakeUp(const ScaleStudy& study) {
                                                       "; give this one a directory of its own"));
   }
   if (GridOf(study) != GridOf(begun_)) {
-    ScaleStudy grown = study;
-    grown.launch = begun_.launch;
-    grown.hostfile = begun_.hostfile;
-    LONGSPAN_RETURN_IF_ERROR(WriteStudy(directory_, grown));
+    write_ = study;
+    write_->launch = begun_.launch;
+    write_->hostfile = begun_.hostfile;
   }
   LONGSPAN_ASSIGN_OR_RETURN(PointsOnDisk read, ReadAllPoints(directory_));
   points_ = std::move(read.points);
   note_ = std::move(read.note);
-  for (const auto& [key, line] : read.apart) LONGSPAN_RETURN_IF_ERROR(Add(key, line));
+  apart_ = std::move(read.apart);
   return absl::OkStatus();
 }
 
 StudyWriter::StudyWriter(StudyWriter&& other) noexcept
     : directory_(std::move(other.directory_)),
       lock_(std::exchange(other.lock_, -1)),
+      is_made_(std::exchange(other.is_made_, false)),
+      write_(std::move(other.write_)),
       begun_(std::move(other.begun_)),
+      apart_(std::move(other.apart_)),
       points_(std::move(other.points_)),
       note_(std::move(other.note_)) {}
 
 StudyWriter::~StudyWriter() {
+  std::error_code error;  // somebody else's files keep the directory
+  if (is_made_) fs::remove(LockPath(directory_), error), fs::remove(directory_, error);
   if (lock_ >= 0) close(lock_);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -66,12 +67,16 @@ absl::StatusOr<StoredStudy> ReadStudy(const std::string& directory);
 // A directory that this process alone adds points to.
 class StudyWriter {
  public:
-  // Makes the directory and study.json, or takes up what is there. FailedPrecondition: it is of
-  // another study or of nobody knows which, and is left as it is, or another process adds to it.
+  // Makes the directory, or reads what is there. FailedPrecondition: it is of another study or of
+  // nobody knows which, and is left as it is, or another process adds to it. Without Begin, a
+  // directory that was made here is removed again.
   static absl::StatusOr<StudyWriter> Open(const std::string& directory, const ScaleStudy& study);
   StudyWriter(StudyWriter&& other) noexcept;
   StudyWriter& operator=(StudyWriter&&) = delete;
   ~StudyWriter();
+
+  // Writes study.json, and takes points of a Slurm array into points.jsonl.
+  absl::Status Begin();
 
   const ScaleStudy& begun() const { return begun_; }  // as it was when its directory was made
   const ScalePoints& points() const { return points_; }
@@ -86,7 +91,10 @@ class StudyWriter {
 
   std::string directory_;
   int lock_ = -1;
+  bool is_made_ = false;             // the directory, and study.json is not there yet
+  std::optional<ScaleStudy> write_;  // what study.json is to say, if it does not
   ScaleStudy begun_;
+  std::map<ScaleKey, std::string> apart_;  // lines of points that points.jsonl lacks
   ScalePoints points_;
   std::string note_;
 };

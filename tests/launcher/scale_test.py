@@ -453,6 +453,18 @@ class ScaleTest(unittest.TestCase):
         self.assertEqual(result.stderr.count("there is no such host"), 1)
         self.assertFalse((self.directory / "study").exists())
 
+    def test_no_rank_is_started_for_another_study(self):
+        fake = self.fake_mpirun()
+        self.scale(0, *self.RANKS, mpirun=fake)
+        (self.directory / "broken").touch()
+        result = self.scale(1, *self.RANKS, "--ranks", "1,2,3,4", "--decode", 4, mpirun=fake)
+        self.assertIn("holds another study: `decode` is 3 there and 4 here", result.stderr)
+        # Ranks that do not start leave study.json as it was.
+        before = (self.directory / "study/study.json").read_text()
+        result = self.scale(1, *self.RANKS, "--ranks", "1,2,3,4", mpirun=fake)
+        self.assertIn("ranks cannot be started", result.stderr)
+        self.assertEqual((self.directory / "study/study.json").read_text(), before)
+
     def test_a_point_that_fails_is_told_and_tried_again(self):
         fake = self.fake_mpirun()
         (self.directory / "fail").write_text("2")
