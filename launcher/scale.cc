@@ -53,6 +53,14 @@ absl::Status RunPoint(const StudyRun& run, const ScaleKey& key, StudyWriter* wri
   return added;
 }
 
+std::vector<ScaleKey> MissingPoints(const std::vector<ScaleKey>& points, const ScalePoints& there) {
+  std::vector<ScaleKey> missing;
+  for (const ScaleKey& key : points) {
+    if (!there.contains(key)) missing.push_back(key);
+  }
+  return missing;
+}
+
 int Finish(const StudyRun& run, const StudyWriter& writer, int failed) {
   if (const absl::Status written = WriteScaleReport({run.study, writer.points()}, run.directory);
       !written.ok()) {
@@ -65,21 +73,14 @@ int Finish(const StudyRun& run, const StudyWriter& writer, int failed) {
     ++differ;
     absl::FPrintF(stderr, "longspan: %s: outputs differ: %s\n", key.ToString(), check.text);
   }
+  const size_t missing = MissingPoints(run.points, writer.points()).size();
   absl::FPrintF(stderr, "points        %d of %d, %d with outputs that differ; see %s/report.html\n",
-                writer.points().size(), run.points.size(), differ, run.directory);
+                run.points.size() - missing, run.points.size(), differ, run.directory);
   if (failed > 0) {
     absl::FPrintF(stderr, "longspan: %d points failed: the same command tries them again\n",
                   failed);
   }
   return failed > 0 || differ > 0 ? kExitFailed : kExitOk;
-}
-
-std::vector<ScaleKey> MissingPoints(const std::vector<ScaleKey>& points, const ScalePoints& there) {
-  std::vector<ScaleKey> missing;
-  for (const ScaleKey& key : points) {
-    if (!there.contains(key)) missing.push_back(key);
-  }
-  return missing;
 }
 
 void Warn(absl::string_view text) { absl::FPrintF(stderr, "longspan: %s\n", text); }

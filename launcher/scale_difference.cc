@@ -1,13 +1,17 @@
 #include "launcher/scale_difference.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 
 namespace longspan {
 namespace {
+
+constexpr absl::string_view kMayDiffer[] = {"reference", "launch", "hostfile"};
 
 // Keys of a config and their values.
 std::map<std::string, std::string> SettingsOf(const std::string& yaml) {
@@ -46,7 +50,9 @@ bool Contains(const nlohmann::ordered_json& list, const nlohmann::ordered_json& 
 std::string StudyDifference(const ScaleStudy& there, const ScaleStudy& here) {
   const nlohmann::ordered_json before = ToJson(there), now = ToJson(here);
   for (const auto& [key, value] : now.items()) {
-    if (key == "launch" || key == "hostfile" || before.at(key) == value) continue;
+    const bool may_differ =
+        std::find(std::begin(kMayDiffer), std::end(kMayDiffer), key) != std::end(kMayDiffer);
+    if (may_differ || before.at(key) == value) continue;
     if (key == "config") {
       const std::string difference = ConfigDifference(there.config, here.config);
       if (!difference.empty()) return difference;

@@ -300,11 +300,11 @@ absl::Status StudyWriter::TakeUp(const ScaleStudy& study) {
                                                       " holds another study: ", difference,
                                                       "; give this one a directory of its own"));
   }
-  if (GridOf(study) != GridOf(begun_)) {
-    write_ = study;
-    write_->launch = begun_.launch;
-    write_->hostfile = begun_.hostfile;
-  }
+  ScaleStudy grown = study;
+  grown.references |= begun_.references;
+  grown.launch = begun_.launch;
+  grown.hostfile = begun_.hostfile;
+  if (ToJson(grown) != ToJson(begun_)) write_ = grown;
   LONGSPAN_ASSIGN_OR_RETURN(PointsOnDisk read, ReadAllPoints(directory_));
   points_ = std::move(read.points);
   note_ = std::move(read.note);

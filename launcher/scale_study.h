@@ -20,7 +20,7 @@
 namespace longspan {
 
 // What a study measures, and how. It is the same study whatever starts its ranks, and goes on with
-// a grid that has grown.
+// a grid that has grown, or with one-rank runs beside it.
 struct ScaleStudy {
   std::string config;  // ConfigToYaml before anything was resolved, without `attention`
   std::vector<int64_t> ranks, contexts, batches;

@@ -34,6 +34,13 @@ TEST(ScaleDifferenceTest, LetsAGridGrow) {
             "`ranks` is [4,2,1] there and [1,2] here, and may only grow");
 }
 
+TEST(ScaleDifferenceTest, LetsReferencesComeAndGo) {
+  ScaleStudy there, here;
+  there.references = false;
+  EXPECT_EQ(StudyDifference(there, here), "");
+  EXPECT_EQ(StudyDifference(here, there), "");
+}
+
 TEST(ScaleDifferenceTest, TellsOfAnotherLaunch) {
   ScaleStudy there, here;
   there.launch = here.launch = "mpirun --hostfile hosts";

@@ -317,6 +317,12 @@ class ScaleTest(unittest.TestCase):
         self.scale(0, "--ranks", "2", "--context", 64, "--noreference", "--output", "none",
                    mpirun=fake)
         self.assertEqual(self.keys("none"), [("esa", 64, 1, 2)])
+        # They may come later, and then belong to it.
+        for option in "--reference", "--noreference":
+            self.scale(0, "--ranks", "2", "--context", 64, option, "--output", "none", mpirun=fake)
+            self.assertEqual([key[3] for key in self.keys("none")], [2, 1])
+            result = self.run_command([LONGSPAN, "scale", "report", "none"])
+            self.assertIn("points        2 of 2, ", result.stderr)
 
     def test_points_that_share_cores_are_no_curve(self):
         study = self.study()
