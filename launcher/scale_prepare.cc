@@ -12,6 +12,7 @@
 #include "launcher/scale_flags.h"
 #include "launcher/scale_preflight.h"
 #include "launcher/scale_slurm.h"
+#include "runtime/checksum.h"
 #include "runtime/read_bytes.h"
 #include "sharding/topk_merge.h"
 
@@ -134,6 +135,11 @@ absl::StatusOr<StudyRun> PrepareStudy(ScaleStudy study) {
   }
   LONGSPAN_ASSIGN_OR_RETURN(std::string note, CheckPromptFile(study));
   if (!note.empty()) run.notes.push_back(std::move(note));
+  if (!study.file.empty()) {
+    std::string text;
+    LONGSPAN_RETURN_IF_ERROR(ReadBytes(study.file, 0, -1, &text));
+    study.text = Checksum(text);
+  }
   for (const ScaleKey& key : references) {
     if (!left_out.contains(key)) grid.insert(key);
   }

@@ -187,12 +187,19 @@ absl::StatusOr<PointLines> ParsePointLines(absl::string_view text, const std::st
 }
 
 nlohmann::ordered_json ToJson(const ScaleStudy& study) {
-  return {{"config", study.config},        {"ranks", study.ranks},
-          {"context", study.contexts},     {"batch", study.batches},
-          {"method", study.methods},       {"weak", study.weak},
-          {"reference", study.references}, {"decode", study.steps},
-          {"repeat", study.runs},          {"file", study.file},
-          {"launch", study.launch},        {"hostfile", study.hostfile}};
+  return {{"config", study.config},
+          {"ranks", study.ranks},
+          {"context", study.contexts},
+          {"batch", study.batches},
+          {"method", study.methods},
+          {"weak", study.weak},
+          {"reference", study.references},
+          {"decode", study.steps},
+          {"repeat", study.runs},
+          {"file", study.file},
+          {"text", study.text},
+          {"launch", study.launch},
+          {"hostfile", study.hostfile}};
 }
 
 absl::StatusOr<ScaleStudy> ParseScaleStudy(const nlohmann::json& json) {
@@ -208,6 +215,7 @@ absl::StatusOr<ScaleStudy> ParseScaleStudy(const nlohmann::json& json) {
     study.steps = json.at("decode");
     study.runs = json.at("repeat");
     study.file = json.at("file");
+    study.text = json.value("text", "");
     study.launch = json.value("launch", "");
     study.hostfile = json.value("hostfile", "");
   } catch (const nlohmann::json::exception& error) {

@@ -30,6 +30,7 @@ struct ScaleStudy {
   int64_t steps = 0;       // --decode
   int64_t runs = 0;        // --repeat
   std::string file;        // of the prompts' text; empty: random tokens
+  std::string text;        // checksum of the text; empty: of a study begun by an earlier version
 
   std::string launch;    // words that start ranks, without -n
   std::string hostfile;  // its text

@@ -1,5 +1,8 @@
 #include "launcher/scale_difference.h"
 
+#include <string>
+#include <utility>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -32,6 +35,22 @@ TEST(ScaleDifferenceTest, LetsAGridGrow) {
   EXPECT_EQ(StudyDifference(there, here), "");
   EXPECT_EQ(StudyDifference(here, there),
             "`ranks` is [4,2,1] there and [1,2] here, and may only grow");
+}
+
+ScaleStudy StudyOf(std::string file, std::string text) {
+  ScaleStudy study;
+  study.file = std::move(file);
+  study.text = std::move(text);
+  return study;
+}
+
+TEST(ScaleDifferenceTest, TellsOfAnotherText) {
+  const ScaleStudy here = StudyOf("text.txt", "checksum");
+  EXPECT_EQ(StudyDifference(StudyOf("text.txt", ""), here), "");  // of an earlier version
+  EXPECT_EQ(StudyDifference(StudyOf("text.txt", "another"), here),
+            "`file` has another text than there");
+  EXPECT_EQ(StudyDifference(StudyOf("other.txt", "another"), here),
+            "`file` is \"other.txt\" there and \"text.txt\" here");
 }
 
 TEST(ScaleDifferenceTest, LetsReferencesComeAndGo) {

@@ -647,6 +647,17 @@ exit 7
             self.assertIn("failed: exit code 7", result.stderr)
             self.assertNotIn("does not fit", result.stderr)
 
+    def test_a_file_keeps_its_text(self):
+        fake = self.fake_mpirun()
+        start = ("--ranks", 1, "--context", 64, "--file", "text.txt", "--output", "study")
+        (self.directory / "text.txt").write_text("One text. " * 20)
+        self.scale(0, *start, mpirun=fake)
+        self.scale(0, *start, mpirun="false")
+        (self.directory / "text.txt").write_text("Other text. " * 20)
+        result = self.scale(1, *start, mpirun=fake)
+        self.assertIn("study holds another study: `file` has another text than there",
+                      result.stderr)
+
     def test_the_shipped_model(self):
         text = self.directory / "text.txt"
         text.write_text("The pass key is 31337. Remember it. " * 20)
