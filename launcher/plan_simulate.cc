@@ -22,15 +22,18 @@ const char* MergeName(MergeWay merge) {
   return merge == MergeWay::kAllGather ? "all_gather" : "histogram";
 }
 
-// Whether candidates of these blocks are merged, and in this way.
-bool MergesBy(MergeWay merge, const JobShape& job, const std::vector<Range>& blocks) {
-  if (job.layer.top_k == 0 || job.ranks() == 1) return false;
+// Whether candidates of these blocks are merged, and in this way, whose prediction is given: blocks
+// without far tokens merge nothing.
+bool MergesBy(MergeWay merge, const JobShape& job, const std::vector<Range>& blocks,
+              const Prediction& predicted) {
+  const char* call = merge == MergeWay::kAllGather ? "select.candidates" : "select.winners";
+  if (job.ranks() == 1 || !predicted.calls.contains(call)) return false;
   // GPUs make the same calls for blocks that have no more than they may take.
   const auto merged = std::count_if(blocks.begin(), blocks.end(), [&](const Range& block) {
     return job.backend == Backend::kGpu ||
            RangesOfBlock(job.layer.sizes, block).middle.size() > job.layer.top_k;
   });
-  return merged > 0 && MergeOf(job, merged) == merge;
+  return MergeOf(job, merged) == merge;
 }
 
 absl::StatusOr<SimulatedRanks> Simulate(const PlanSubject& subject, MergeWay merge,
@@ -43,19 +46,22 @@ absl::StatusOr<SimulatedRanks> Simulate(const PlanSubject& subject, MergeWay mer
   // A whole one, so that its time divides by its tokens, if there is one.
   const Range tokens = {std::max<int64_t>(0, last.begin - row.chunk_tokens),
                         last.begin > 0 ? last.begin : last.end};
-  JobShape job = ShapeOf(filled, settled, size.ranks);
+  const JobShape asked = ShapeOf(filled, settled, size.ranks);
+  JobShape job = asked;
   row.can_run = merge == MergeWay::kHistogram || job.backend == Backend::kCpu ||
                 size.ranks <= kMostGatheringGpus;
-  const Range newest = {size.context - 1, size.context};
-  row.token_runs = row.can_run && MergesBy(merge, job, std::vector(size.batch, newest));
-  row.chunk_runs =
-      row.can_run && MergesBy(merge, job, SelectionBlocks(tokens, job.model.block_tokens));
   job.merge = merge;
   const SelectionSource select = DrawUniformly(job, kSeed);
   row.token =
       PredictDecode(subject.hardware, job, std::vector<int64_t>(size.batch, size.context), select);
   row.chunk =
       PredictChunk(subject.hardware, job, {tokens, size.context}, /*is_last=*/false, select);
+  const Range newest = {size.context - 1, size.context};
+  row.token_runs =
+      row.can_run && MergesBy(merge, asked, std::vector(size.batch, newest), row.token);
+  row.chunk_runs =
+      row.can_run &&
+      MergesBy(merge, asked, SelectionBlocks(tokens, job.model.block_tokens), row.chunk);
   return row;
 }
 

@@ -212,6 +212,18 @@ TEST(PlanSimulateTest, TellsWhichMergeRuns) {
   EXPECT_TRUE(SimulateToken(LlamaOn(false), {1025})[0].can_run);
 }
 
+TEST(PlanSimulateTest, NothingIsMergedWithoutFarTokens) {
+  for (const bool is_gpu : {false, true}) {
+    const auto rows = SimulateRanks(LlamaOn(is_gpu), {8}, 100, 1, [](int64_t, int64_t) {});
+    ASSERT_TRUE(rows.ok()) << rows.status();
+    for (const SimulatedRanks& row : *rows) {
+      EXPECT_FALSE(row.chunk_runs);
+      EXPECT_FALSE(row.chunk.calls.contains("select.candidates"));
+      EXPECT_FALSE(row.chunk.calls.contains("select.winners"));
+    }
+  }
+}
+
 TEST(PlanTaskTest, RefusesBeforeAnythingIsPredicted) {
   PlanSubject subject = LlamaOn(true);
   int predicted = 0;
