@@ -31,7 +31,11 @@
 namespace longspan {
 namespace {
 
-// Runs one point. Cancelled: by a signal. Another error is the point's own, already told.
+std::string PointsText(size_t points) {
+  return absl::StrCat(points, points == 1 ? " point" : " points");
+}
+
+// Runs one point. Cancelled: a signal ended it. Another error is the point's own, already told.
 absl::Status RunPoint(const StudyRun& run, const ScaleKey& key, StudyWriter* writer,
                       Progress* progress, const ProgressState& state) {
   std::vector<std::string> command = run.launch;
@@ -43,7 +47,7 @@ absl::Status RunPoint(const StudyRun& run, const ScaleKey& key, StudyWriter* wri
                               return OrderOfSignals();
                             }));
   progress->Clear();
-  if (child.stopped) return absl::CancelledError("stopped by a signal");
+  if (child.stopped && child.exit_code != 0) return absl::CancelledError("stopped by a signal");
   absl::Status added = absl::UnknownError(absl::StrCat("exit code ", child.exit_code));
   if (child.exit_code == 0) added = writer->Add(key, child.output);
   if (!added.ok()) {
@@ -77,8 +81,8 @@ int Finish(const StudyRun& run, const StudyWriter& writer, int failed) {
   absl::FPrintF(stderr, "points        %d of %d, %d with outputs that differ; see %s/report.html\n",
                 run.points.size() - missing, run.points.size(), differ, run.directory);
   if (failed > 0) {
-    absl::FPrintF(stderr, "longspan: %d points failed: the same command tries them again\n",
-                  failed);
+    absl::FPrintF(stderr, "longspan: %s failed: the same command tries again\n",
+                  PointsText(failed));
   }
   return failed > 0 || differ > 0 ? kExitFailed : kExitOk;
 }
@@ -135,21 +139,23 @@ absl::StatusOr<int> RunStudy(const StudyRun& run, ProgressStyle style) {
   ProgressState state;
   state.total = static_cast<int64_t>(missing.size());
   int failed = 0;
-  for (const ScaleKey& key : missing) {
-    if (StopRequested()) break;  // between two points
+  size_t next = 0;
+  for (; next < missing.size() && !StopRequested(); ++next) {
+    const ScaleKey& key = missing[next];
     state.fraction = static_cast<double>(state.done) / static_cast<double>(state.total);
     const absl::Status status = RunPoint(run, key, &writer, &progress, state);
-    if (absl::IsCancelled(status)) {
-      Warn(absl::StrCat("stopped by a signal at ", key.ToString(), "; ", writer.points().size(),
-                        " points are kept, and the same command goes on with the others"));
-      return kExitFailed;
-    }
+    if (absl::IsCancelled(status)) break;
     if (!status.ok()) ++failed;
     if (status.ok() && state.done == failed) WarnOfEnvironment(key, writer.points());
     ++state.done;
   }
   progress.Clear();
-  if (StopRequested()) ++failed;  // what is missing
+  if (next < missing.size()) {
+    Warn(absl::StrCat("stopped by a signal at ", missing[next].ToString(),
+                      "; kept: ", PointsText(writer.points().size()),
+                      "; the same command goes on with the others"));
+    return kExitFailed;
+  }
   return Finish(run, writer, failed);
 }
 

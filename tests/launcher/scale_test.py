@@ -34,7 +34,7 @@ deterministic: true
 
 # An mpirun that answers with a line that was measured, as if its ranks had. Where `broken` is it
 # starts nothing; `fail` has a number of ranks that end badly, `hang` one whose ranks wait for `go`: they tell their process id, and that
-# they are told to stop, and then end, unless `deaf` is there.
+# they are told to stop, and then end, unless `deaf` is there; `calm` ones end as if nothing was.
 FAKE_MPIRUN = r"""
 import json, os, pathlib, signal, sys, time
 words = sys.argv
@@ -51,7 +51,8 @@ if has("fail", str(ranks)):
 if has("hang", str(ranks)):
     def stop(*_):
         pathlib.Path("told").touch()
-        has("deaf") or sys.exit(3)
+        has("deaf") or has("calm") or sys.exit(3)
+        has("calm") and pathlib.Path("go").touch()
     signal.signal(signal.SIGTERM, stop)
     pathlib.Path("new_pid").write_text(str(os.getpid()))
     os.rename("new_pid", "pid")
@@ -402,14 +403,26 @@ class ScaleTest(unittest.TestCase):
                 process.send_signal(number)
             errors = process.communicate(timeout=60)[1]
             self.assertEqual(process.returncode, 1, errors)
-            self.assertIn("stopped by a signal at 2 ranks, 64 tokens, batch 1, esa; 1 points are "
-                          "kept, and the same command goes on with the others", errors)
+            self.assertIn("stopped by a signal at 2 ranks, 64 tokens, batch 1, esa; kept: 1 point; "
+                          "the same command goes on with the others", errors)
             self.assertFalse(pathlib.Path(f"/proc/{child}").exists(), "its point runs on")
             self.assertTrue((self.directory / "told").exists(), "it was not stopped in order")
             self.assertEqual([key[3] for key in self.keys()], [1])
         (self.directory / "hang").unlink()
         self.scale(0, *self.RANKS, mpirun=fake)
         self.assertEqual([key[3] for key in self.keys()], [1, 2, 3])
+
+    def test_a_point_that_ends_well_counts_when_stopped(self):
+        fake = self.fake_mpirun()
+        (self.directory / "calm").touch()
+        process, _ = self.hanging_study(fake)
+        process.terminate()
+        errors = process.communicate(timeout=60)[1]
+        self.assertEqual(process.returncode, 1, errors)
+        self.assertIn("stopped by a signal at 3 ranks, 64 tokens, batch 1, esa; kept: 2 points; "
+                      "the same command goes on with the others", errors)
+        self.assertNotIn("failed", errors)
+        self.assertEqual([key[3] for key in self.keys()], [1, 2])
 
     def test_a_second_signal_does_not_wait(self):
         fake = self.fake_mpirun()
@@ -477,7 +490,7 @@ class ScaleTest(unittest.TestCase):
         result = self.scale(1, *self.RANKS, mpirun=fake)
         self.assertIn("rank 1 lost its way", result.stderr)
         self.assertIn("2 ranks, 64 tokens, batch 1, esa: failed: exit code 7", result.stderr)
-        self.assertIn("1 points failed: the same command tries them again", result.stderr)
+        self.assertIn("1 point failed: the same command tries again", result.stderr)
         self.assertEqual([key[3] for key in self.keys()], [1, 3])
         (self.directory / "fail").unlink()
         self.scale(0, *self.RANKS, mpirun=fake)
