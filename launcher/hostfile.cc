@@ -42,6 +42,27 @@ std::vector<std::string> WordsOf(absl::string_view line) {
                         absl::SkipEmpty());
 }
 
+// Line breaks stay where they were. A comment that is not closed goes on to the end.
+std::string WithoutComments(absl::string_view text) {
+  std::string rest;
+  while (!text.empty()) {
+    const bool to_end_of_line = text[0] == '#' || absl::StartsWith(text, "//");
+    size_t skipped = 0;
+    if (to_end_of_line) skipped = std::min(text.find('\n'), text.size());
+    if (absl::StartsWith(text, "/*")) {
+      const size_t end = text.find("*/", 2);
+      skipped = end == text.npos ? text.size() : end + 2;
+    }
+    const absl::string_view comment = text.substr(0, skipped);
+    rest.append(std::count(comment.begin(), comment.end(), '\n'), '\n');
+    text.remove_prefix(skipped);
+    if (skipped > 0) continue;
+    rest += text[0];
+    text.remove_prefix(1);
+  }
+  return rest;
+}
+
 // What is wrong with a line; empty: nothing.
 std::string CheckLine(absl::string_view line) {
   if (absl::EndsWith(line, "\r")) return "it ends in a carriage return, as lines of Windows do";
@@ -51,7 +72,8 @@ std::string CheckLine(absl::string_view line) {
     const bool has_value = w + 2 < words.size() && words[w + 1] == "=";
     int64_t number = 0;
     const bool counts = has_value && IsOneOf(words[w], kCounts) &&
-                        absl::SimpleAtoi(words[w + 2], &number) && number >= 0;
+                        absl::ascii_isdigit(words[w + 2][0]) &&
+                        absl::SimpleAtoi(words[w + 2], &number);
     if (counts || (has_value && IsOneOf(words[w], kUsers))) continue;
     const size_t end = std::min(w + 3, words.size());
     return absl::StrCat("`", absl::StrJoin(words.begin() + w, words.begin() + end, ""),
@@ -67,9 +89,9 @@ absl::Status CheckHostfile(const std::string& path) {
   LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
   bool names_hosts = false;
   int64_t number = 0;
-  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+  const std::string rest = WithoutComments(text);
+  for (const absl::string_view line : absl::StrSplit(rest, '\n')) {
     ++number;
-    line = line.substr(0, std::min(line.find('#'), line.find("//")));
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     names_hosts = true;
     if (const std::string error = CheckLine(line); !error.empty()) {

@@ -24,7 +24,8 @@ TEST(HostfileTest, TakesWhatMpirunTakes) {
   for (const char* text :
        {"a", "a slots=2", "a slots = 2 max_slots= 4", "a cpu=2 slots-max =3", "u@a.b-c_d count=1",
         "a slots=0\nb slots=2\n", "a username=joe slots=2 # comment\n\n", "10.0.0.1 // comment",
-        "fe80::1 slots=02"}) {
+        "fe80::1 slots=02", "/* two\n * of them */\na slots=2 /* one */\nb // /* none\n",
+        "a # /*\nb /* the rest"}) {
     EXPECT_EQ(ErrorOf(text), "") << text;
   }
 }
@@ -34,6 +35,9 @@ TEST(HostfileTest, NamesTheLineAtFault) {
       {"a\nb slots=many", ":2: `slots=many` is neither slots=N nor max_slots=N"},
       {"a slots = many", ":1: `slots=many` is neither"},
       {"a slots=-1", ":1: `slots=-1` is neither"},
+      {"a slots=+2", ":1: `slots=+2` is neither"},
+      {"/* one\ntwo */ a\nb slots=many", ":3: `slots=many` is neither"},
+      {"/* a", ": names no host"},
       {"a slots", ":1: `slots` is neither"},
       {"a slots=", ":1: `slots=` is neither"},
       {"a slots==2", ":1: `slots==` is neither"},
