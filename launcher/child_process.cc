@@ -64,7 +64,7 @@ struct Pipe {
     if (sigaction(number, nullptr, &action) != 0 || action.sa_handler == SIG_IGN) continue;
     signal(number, SIG_DFL);
   }
-  setpgid(0, 0);
+  setsid();  // also without a terminal: an ssh that wants a password fails and says so
   // A parent that was killed just before sends nothing.
   if (prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == parent) {
     const int input = open("/dev/null", O_RDONLY);

@@ -28,10 +28,11 @@ ChildOrder OrderOfSignals();
 
 inline constexpr double kStopPatienceSeconds = 10;
 
-// Runs a program, without a shell and with nothing to read, in a process group of its own, so that
-// a terminal's Ctrl-C reaches it only from here. If this process is killed, or the thread that
-// called, the program gets SIGTERM. `order` is asked several times a second. What programs that it
-// leaves behind write after its end is lost. NotFound: there is no such program.
+// Runs a program, without a shell and with nothing to read, in a session of its own: no terminal's
+// Ctrl-C reaches it but from here, and it can ask nobody for a password. If this process is killed,
+// or the thread that called, the program gets SIGTERM. `order` is asked several times a second.
+// What programs that it leaves behind write after its end is lost. NotFound: there is no such
+// program.
 absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments,
                                      absl::FunctionRef<ChildOrder()> order,
                                      double patience_s = kStopPatienceSeconds);

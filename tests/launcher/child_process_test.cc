@@ -50,6 +50,14 @@ TEST(ChildProcessTest, WaitsForNobodyElse) {
   EXPECT_EQ(kill(sleeper, SIGKILL), 0) << "it had ended before";
 }
 
+TEST(ChildProcessTest, ProgramsHaveASessionAndNoTerminal) {
+  const ChildResult result = Shell(
+      "read -r pid name state parent group session terminal rest "
+      "< /proc/$$/stat; echo $((session - $$)) $terminal; "
+      "(: < /dev/tty) || echo none");
+  EXPECT_EQ(result.output, "0 0\nnone\n");
+}
+
 // A file of this test alone, which is not there yet.
 std::string FreshFile() {
   const std::string file =
