@@ -5,13 +5,13 @@
 #include <map>
 #include <utility>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "kernels/base/status_macros.h"
 #include "launcher/bootstrap.h"
 #include "launcher/child_process.h"
 #include "runtime/clock.h"
@@ -55,15 +55,20 @@ std::optional<AllocatedHost> ParseHost(absl::string_view line) {
   return host;
 }
 
-// All that a command writes to its output. Empty: it could not be run, or was stopped.
-std::string AnswerOf(std::vector<std::string> command, const std::vector<std::string>& words) {
+// All that a command writes to its output. Empty: it could not be run. DeadlineExceeded: it was
+// stopped, as it takes too long or by a signal.
+absl::StatusOr<std::string> AnswerOf(std::vector<std::string> command,
+                                     const std::vector<std::string>& words) {
   command.insert(command.end(), words.begin(), words.end());
   const double began = MonotonicSeconds();
   const absl::StatusOr<ChildResult> answer = RunChild(command, [&] {
     const bool is_late = MonotonicSeconds() - began > kPatienceSeconds;
     return is_late && !StopRequested() ? ChildOrder::kStop : OrderOfSignals();
   });
-  return answer.ok() && !answer->stopped ? answer->output : "";
+  if (answer.ok() && answer->stopped) {
+    return absl::DeadlineExceededError(absl::StrCat(command[0], " does not answer"));
+  }
+  return answer.ok() ? answer->output : "";
 }
 
 std::string NameOfThisMachine() {
@@ -119,17 +124,19 @@ std::optional<int64_t> ParseSlots(absl::string_view answer) {
 }
 
 // mpiexec of Open MPI 4 calls itself after its runtime.
-bool IsOpenMpi(const std::vector<std::string>& launch) {
-  const std::string answer = AnswerOf({launch[0]}, {"--version"});
+absl::StatusOr<bool> IsOpenMpi(const std::vector<std::string>& launch) {
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string answer, AnswerOf({launch[0]}, {"--version"}));
   return absl::StrContains(answer, "(Open MPI)") || absl::StrContains(answer, "(OpenRTE)");
 }
 
-std::optional<RankPlacement> AskPlacement(const std::vector<std::string>& launch, int64_t ranks) {
+absl::StatusOr<std::optional<RankPlacement>> AskPlacement(const std::vector<std::string>& launch,
+                                                          int64_t ranks) {
   // Verbose, it lists the hosts as it learns of them; later, all slots would look stated.
-  const std::string answer = AnswerOf(launch, {"--mca", "ras_base_verbose", "5", "--do-not-launch",
-                                               "--display-map", "-n", absl::StrCat(ranks), "true"});
+  LONGSPAN_ASSIGN_OR_RETURN(const std::string answer,
+                            AnswerOf(launch, {"--mca", "ras_base_verbose", "5", "--do-not-launch",
+                                              "--display-map", "-n", absl::StrCat(ranks), "true"}));
   return ParsePlacement(answer, ranks, NameOfThisMachine(), [&] {
-    return ParseSlots(AnswerOf(launch, {"--display-allocation", "-n", "1", "true"}));
+    return ParseSlots(AnswerOf(launch, {"--display-allocation", "-n", "1", "true"}).value_or(""));
   });
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 // Where mpirun would start ranks, by its own account: what its options, its files, the environment
@@ -21,12 +22,14 @@ struct RankPlacement {
 };
 
 // Whether a command that starts ranks begins with Open MPI's mpirun, or a script that passes
-// --version on to it: others would not take its questions as such.
-bool IsOpenMpi(const std::vector<std::string>& launch);
+// --version on to it: others would not take its questions as such. DeadlineExceeded: no answer.
+absl::StatusOr<bool> IsOpenMpi(const std::vector<std::string>& launch);
 
 // Asks such a command, without its -n. It reaches no host, and starts no more than one `true`, on
 // this machine. A signal that stops the process ends the question. Unset: it does not say.
-std::optional<RankPlacement> AskPlacement(const std::vector<std::string>& launch, int64_t ranks);
+// DeadlineExceeded: no answer in time.
+absl::StatusOr<std::optional<RankPlacement>> AskPlacement(const std::vector<std::string>& launch,
+                                                          int64_t ranks);
 
 // Of mpirun's answer, on the machine `here`. `count_slots`: how many slots mpirun gives this
 // machine where nothing states them; asked if it is alone.

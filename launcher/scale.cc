@@ -205,7 +205,6 @@ absl::StatusOr<int> Scale(const std::vector<std::string>& positional) {
   if (LaunchedByMpirun()) {
     return absl::InvalidArgumentError("a study starts mpirun itself: run it without");
   }
-  CatchAllStopSignals();
   absl::StatusOr<StudyRun> run = PrepareStudy(study);
   if (StopRequested()) return ReportError(absl::CancelledError("stopped by a signal"), 0);
   if (!run.ok()) return ReportError(run.status(), 0);

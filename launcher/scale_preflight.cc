@@ -170,10 +170,12 @@ absl::StatusOr<std::vector<std::string>> LaunchCommand(absl::string_view mpirun,
 absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::string>& launch,
                                                       const std::set<int64_t>& ranks) {
   std::map<int64_t, int64_t> here;
-  if (!IsOpenMpi(launch)) return here;
+  LONGSPAN_ASSIGN_OR_RETURN(const bool is_open_mpi, IsOpenMpi(launch));
+  if (!is_open_mpi) return here;
   // The most first: what does not run is found at once, and who does not answer is asked once.
   for (auto number = ranks.rbegin(); number != ranks.rend(); ++number) {
-    const std::optional<RankPlacement> placement = AskPlacement(launch, *number);
+    LONGSPAN_ASSIGN_OR_RETURN(const std::optional<RankPlacement> placement,
+                              AskPlacement(launch, *number));
     if (!placement) break;
     if (placement->is_refused) return TooFewSlots(*number, *placement);
     if (placement->ranks_here) here[*number] = *placement->ranks_here;

@@ -29,7 +29,7 @@ absl::StatusOr<std::vector<std::string>> LaunchCommand(absl::string_view mpirun,
 
 // Refuses more ranks than Open MPI's mpirun says it has slots for, unless it oversubscribes; what
 // other commands do, nobody knows. Returns how many ranks it starts on this machine, for each
-// number in all; absent: not known here.
+// number in all; absent: not known here. DeadlineExceeded: it does not answer.
 absl::StatusOr<std::map<int64_t, int64_t>> CheckSlots(const std::vector<std::string>& launch,
                                                       const std::set<int64_t>& ranks);
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/linear.h"
+#include "launcher/bootstrap.h"
 #include "launcher/flags.h"
 #include "launcher/scale_flags.h"
 #include "launcher/scale_preflight.h"
@@ -33,6 +34,16 @@ namespace {
 constexpr int64_t kMostRanks = 65536;
 constexpr char kSlurmStart[] = "srun --mpi=pmix --kill-on-bad-exit=1";
 
+// As CheckSlots says; none are known of an mpirun that does not answer.
+absl::StatusOr<std::map<int64_t, int64_t>> RanksHere(const std::vector<std::string>& launch,
+                                                     const std::set<int64_t>& ranks,
+                                                     std::vector<std::string>* notes) {
+  auto here = CheckSlots(launch, ranks);
+  if (!absl::IsDeadlineExceeded(here.status())) return here;
+  notes->push_back(absl::StrCat(here.status().message(), ": slots and memory are not checked"));
+  return std::map<int64_t, int64_t>();
+}
+
 // How ranks are started, and how many of each number on this machine, as CheckSlots says.
 absl::StatusOr<std::map<int64_t, int64_t>> PrepareLaunch(const std::set<int64_t>& ranks,
                                                          bool on_cpus, ScaleStudy* study,
@@ -46,7 +57,7 @@ absl::StatusOr<std::map<int64_t, int64_t>> PrepareLaunch(const std::set<int64_t>
   } else {
     LONGSPAN_ASSIGN_OR_RETURN(run->launch,
                               LaunchCommand(mpirun.empty() ? "mpirun" : mpirun, hostfile));
-    LONGSPAN_ASSIGN_OR_RETURN(ranks_here, CheckSlots(run->launch, ranks));
+    LONGSPAN_ASSIGN_OR_RETURN(ranks_here, RanksHere(run->launch, ranks, &run->notes));
     if (const std::string type = MissedCoreType(); !type.empty() && on_cpus) {
       run->notes.push_back(
           absl::StrCat("OpenBLAS does not know this processor: OPENBLAS_CORETYPE=", type,
@@ -126,19 +137,20 @@ absl::StatusOr<StudyRun> PrepareStudy(ScaleStudy study) {
       study.references ? MissingReferences(grid) : std::set<ScaleKey>();
   std::set<int64_t> ranks(study.ranks.begin(), study.ranks.end());
   if (!references.empty()) ranks.insert(1);
-  LONGSPAN_ASSIGN_OR_RETURN(const auto ranks_here,
-                            PrepareLaunch(ranks, config.device != "cuda", &study, &run));
-  LONGSPAN_ASSIGN_OR_RETURN(const auto left_out, CheckPoints(study, grid, references, ranks_here));
-  for (const auto& [key, why] : left_out) {
-    run.notes.push_back(
-        absl::StrCat("left out, so nothing is compared with it: ", key.ToString(), ": ", why));
-  }
   LONGSPAN_ASSIGN_OR_RETURN(std::string note, CheckPromptFile(study));
   if (!note.empty()) run.notes.push_back(std::move(note));
   if (!study.file.empty()) {
     std::string text;
     LONGSPAN_RETURN_IF_ERROR(ReadBytes(study.file, 0, -1, &text));
     study.text = Checksum(text);
+  }
+  CatchAllStopSignals();  // until here one ends the process, however long the text is
+  LONGSPAN_ASSIGN_OR_RETURN(const auto ranks_here,
+                            PrepareLaunch(ranks, config.device != "cuda", &study, &run));
+  LONGSPAN_ASSIGN_OR_RETURN(const auto left_out, CheckPoints(study, grid, references, ranks_here));
+  for (const auto& [key, why] : left_out) {
+    run.notes.push_back(
+        absl::StrCat("left out, so nothing is compared with it: ", key.ToString(), ": ", why));
   }
   for (const ScaleKey& key : references) {
     if (!left_out.contains(key)) grid.insert(key);

@@ -27,7 +27,8 @@ struct StudyRun {
 // What the flags say by themselves. An error is one of the command line.
 absl::StatusOr<ScaleStudy> StudyFromFlags();
 
-// Everything that is wrong with what the flags name is found here.
+// Everything that is wrong with what the flags name is found here. Before it asks mpirun it calls
+// CatchAllStopSignals, so that what is started is stopped.
 absl::StatusOr<StudyRun> PrepareStudy(ScaleStudy study);
 
 // Arguments of `longspan` for one point.

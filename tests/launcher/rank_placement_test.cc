@@ -88,13 +88,13 @@ TEST(RankPlacementTest, KnowsOpenMpiByItsVersion) {
     const std::string program = ::testing::TempDir() + "/rank_placement_mpirun";
     std::ofstream(program) << "#!/bin/sh\n[ \"$*\" = --version ] && echo '" << version << "'\n";
     std::filesystem::permissions(program, std::filesystem::perms::owner_all);
-    return IsOpenMpi({program, "-x", "PATH"});
+    return IsOpenMpi({program, "-x", "PATH"}).value();
   };
   EXPECT_TRUE(is_open_mpi("mpirun (Open MPI) 4.1.4"));
   EXPECT_TRUE(is_open_mpi("mpiexec (OpenRTE) 4.1.4"));
   EXPECT_FALSE(is_open_mpi("slurm 23.02"));
   EXPECT_FALSE(is_open_mpi(""));
-  EXPECT_FALSE(IsOpenMpi({"absent"}));
+  EXPECT_FALSE(IsOpenMpi({"absent"}).value());
 }
 
 TEST(RankPlacementTest, KnowsThisMachineWithAndWithoutDomain) {

@@ -33,12 +33,13 @@ deterministic: true
 
 
 # An mpirun that answers with a line that was measured, as if its ranks had. Where `broken` is it
-# starts nothing; `fail` has a number of ranks that end badly, `hang` one whose ranks wait for `go`: they tell their process id, and that
+# starts nothing, and where `mute` is it does not say its version; `fail` has a number of ranks that end badly, `hang` one whose ranks wait for `go`: they tell their process id, and that
 # they are told to stop, and then end, unless `deaf` is there; `calm` ones end as if nothing was.
 FAKE_MPIRUN = r"""
 import json, os, pathlib, signal, sys, time
 words = sys.argv
 if words[1:] == ["--version"]:
+    os.path.exists("mute") and time.sleep(1000)
     sys.exit("no Open MPI")
 if words[-1] == "--version":  # before the first point
     sys.exit("there is no such host" if os.path.exists("broken") else 0)
@@ -471,6 +472,12 @@ class ScaleTest(unittest.TestCase):
         self.assertIn("ranks cannot be started, so no point is begun", result.stderr)
         self.assertEqual(result.stderr.count("there is no such host"), 1)
         self.assertFalse((self.directory / "study").exists())
+
+    def test_an_mpirun_that_does_not_answer_is_told(self):
+        fake = self.fake_mpirun()
+        (self.directory / "mute").touch()
+        result = self.scale(0, *self.RANKS, mpirun=fake)
+        self.assertIn(f"{fake} does not answer: slots and memory are not checked", result.stderr)
 
     def test_no_rank_is_started_for_another_study(self):
         fake = self.fake_mpirun()
