@@ -117,7 +117,6 @@ absl::StatusOr<PlanSearch> SearchMachine(const PlanSubject& subject, const PlanT
                                          const PlanProgress& progress) {
   const auto most = static_cast<int>(std::min<int64_t>(kMostSearchedRanks, MostRanks(subject)));
   std::vector<int> ranks = RanksToSearch(subject.hardware.ranks_per_host, most);
-  LONGSPAN_RETURN_IF_ERROR(SettleFor(subject, {1, context, batch}).status());
   std::string refusal;  // proximity may be longer than the stripes of many ranks
   std::erase_if(ranks, [&](int count) {
     const absl::Status settled = SettleFor(subject, {count, context, batch}).status();

@@ -52,7 +52,7 @@ absl::StatusOr<PlanSearch> SearchRanks(
 
 // The same for a job: on each number of ranks with its own chunk, or with one that gives every rank
 // a block, if that is longer and the prompt is then faster. Numbers of ranks that the config is not
-// for are left out.
+// for are left out; that it is for one rank is for the caller to see.
 absl::StatusOr<PlanSearch> SearchMachine(const PlanSubject& subject, const PlanTarget& target,
                                          int64_t context, int64_t batch,
                                          const PlanProgress& progress);

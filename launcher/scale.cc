@@ -250,7 +250,7 @@ absl::StatusOr<int> Report(const std::vector<std::string>& positional) {
     differ += CheckOutputs(point, stored->points).failed() ? 1 : 0;
   }
   std::set<ScaleKey> grid = GridOf(stored->study);
-  if (stored->study.references) grid.merge(MissingReferences(grid));
+  grid.merge(ReferencesOf(stored->study));
   absl::FPrintF(
       stderr, "points        %d of %d, %d with outputs that differ; see %s/report.html%s\n",
       stored->points.size(), grid.size(), differ, positional[0], MissingText(grid, stored->points));

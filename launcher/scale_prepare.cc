@@ -133,8 +133,7 @@ absl::StatusOr<StudyRun> PrepareStudy(ScaleStudy study) {
   config.attention = Config().attention;  // of each point
   study.config = ConfigToYaml(config);
   std::set<ScaleKey> grid = GridOf(study);
-  const std::set<ScaleKey> references =
-      study.references ? MissingReferences(grid) : std::set<ScaleKey>();
+  const std::set<ScaleKey> references = ReferencesOf(study);
   std::set<int64_t> ranks(study.ranks.begin(), study.ranks.end());
   if (!references.empty()) ranks.insert(1);
   LONGSPAN_ASSIGN_OR_RETURN(std::string note, CheckPromptFile(study));

@@ -238,8 +238,10 @@ std::set<ScaleKey> GridOf(const ScaleStudy& study) {
   return grid;
 }
 
-std::set<ScaleKey> MissingReferences(const std::set<ScaleKey>& grid) {
+std::set<ScaleKey> ReferencesOf(const ScaleStudy& study) {
   std::set<ScaleKey> missing;
+  if (!study.references) return missing;
+  const std::set<ScaleKey> grid = GridOf(study);
   for (const ScaleKey& key : grid) {
     if (!grid.contains(key.reference())) missing.insert(key.reference());
   }

@@ -41,8 +41,8 @@ absl::StatusOr<ScaleStudy> ParseScaleStudy(const nlohmann::json& json);
 
 // The points of the grid, in the order in which they are run: one rank before several.
 std::set<ScaleKey> GridOf(const ScaleStudy& study);
-// The one-rank runs that the grid lacks.
-std::set<ScaleKey> MissingReferences(const std::set<ScaleKey>& grid);
+// The one-rank runs that the grid lacks and the study adds.
+std::set<ScaleKey> ReferencesOf(const ScaleStudy& study);
 
 // The file of a point of a Slurm array, in the study's directory.
 std::string PointFile(const ScaleKey& key);
