@@ -177,9 +177,9 @@ absl::StatusOr<const BenchmarkForm*> FindForm(absl::Span<const BenchmarkForm> fo
   const auto append = [](std::string* out, const BenchmarkForm& form) {
     absl::StrAppend(out, form.name);
   };
-  return absl::InvalidArgumentError(absl::StrCat(
-      path, ": the data set `", name, "` is not known; there are ",
-      absl::StrJoin(forms, ", ", append)));
+  return absl::InvalidArgumentError(absl::StrCat(path, ": the data set `", name,
+                                                 "` is not known; there are ",
+                                                 absl::StrJoin(forms, ", ", append)));
 }
 
 absl::StatusOr<CaseSource> RecordCases(absl::string_view benchmark, const BenchmarkForm& form,
