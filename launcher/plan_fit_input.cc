@@ -7,6 +7,7 @@
 #include <optional>
 #include <sstream>
 #include <tuple>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -120,7 +121,13 @@ absl::Status ReadPoints(const std::string& path, absl::string_view text, FitInpu
     return absl::InvalidArgumentError(absl::StrCat(lines.status().message(), "; ", kWhatIsRead));
   }
   if (lines->points.empty()) return NoInput(path, "has no whole line");
-  for (auto& [key, point] : lines->points) input->points.push_back(std::move(point));
+  // A study has a key once; several studies in one file may have it under several configs.
+  std::map<std::pair<ScaleKey, std::map<std::string, std::string>>, ScalePoint> last;
+  for (ScalePoint& point : lines->points) {
+    const std::pair measured(point.key, point.config);
+    last.insert_or_assign(measured, std::move(point));
+  }
+  for (auto& [measured, point] : last) input->points.push_back(std::move(point));
   if (!lines->note.empty()) input->notes.push_back(std::move(lines->note));
   return absl::OkStatus();
 }

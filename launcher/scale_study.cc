@@ -65,7 +65,10 @@ absl::Status ReadLines(const std::string& path, PointsOnDisk* read) {
         absl::StrCat(lines.status().message(),
                      ": delete this line, and the command of the study measures the point again"));
   }
-  read->points = std::move(lines->points);
+  for (ScalePoint& point : lines->points) {
+    const ScaleKey key = point.key;
+    read->points.insert_or_assign(key, std::move(point));
+  }
   read->note = std::move(lines->note);
   return absl::OkStatus();
 }
@@ -179,9 +182,7 @@ absl::StatusOr<PointLines> ParsePointLines(absl::string_view text, const std::st
       break;
     }
     if (line.empty()) continue;
-    LONGSPAN_ASSIGN_OR_RETURN(ScalePoint point, ParseLine(line, where));
-    const ScaleKey key = point.key;
-    lines.points.insert_or_assign(key, std::move(point));
+    LONGSPAN_ASSIGN_OR_RETURN(lines.points.emplace_back(), ParseLine(line, where));
   }
   return lines;
 }

@@ -49,9 +49,9 @@ std::string PointFile(const ScaleKey& key);
 
 using ScalePoints = std::map<ScaleKey, ScalePoint>;
 
-// The text of points.jsonl. Of two lines of one key the last counts.
+// The text of points.jsonl, line by line: what is measured again is another line.
 struct PointLines {
-  ScalePoints points;
+  std::vector<ScalePoint> points;
   std::string note;  // that a last line was left out, for it breaks off, as a crash leaves it
 };
 // InvalidArgument: which line is no point, and why. `path` is for messages.

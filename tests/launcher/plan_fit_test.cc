@@ -149,6 +149,16 @@ TEST_F(FitFilesTest, ReadsLinesOfAStudy) {
   EXPECT_THAT(input.notes, ElementsAre(cut + ":2: the last line breaks off and is left out"));
 }
 
+TEST_F(FitFilesTest, OneKeyUnderTwoConfigsIsTwoPoints) {
+  ScalePoint point = PointOf(4096, 1);
+  const std::string line = ToJson(point).dump();
+  point.config["prefill.chunk_tokens"] = "512";
+  const std::string other = ToJson(point).dump();
+  FitInput input;
+  ASSERT_EQ(ErrorOf(ReadFitFile(Write("two.jsonl", line + "\n" + other + "\n"), &input)), "");
+  EXPECT_EQ(input.points.size(), 2u);
+}
+
 TEST_F(FitFilesTest, RefusesFilesThatAreTheSame) {
   job_.inputs.push_back(::testing::TempDir() + "/./plan_fit_points.jsonl");
   EXPECT_THAT(ErrorOf(Fit()), HasSubstr("is given twice"));
