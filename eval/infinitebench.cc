@@ -4,7 +4,6 @@
 #include <cmath>
 #include <filesystem>
 #include <optional>
-#include <regex>
 #include <utility>
 #include <vector>
 
@@ -46,8 +45,7 @@ double NamesWord(absl::string_view answer, const EvalCase& expected) {
 }
 
 double NamesUpperCaseWord(absl::string_view answer, const EvalCase& expected) {
-  return Has(WordsOf(absl::AsciiStrToUpper(answer), kSeparators),
-             absl::AsciiStrToUpper(expected.answers[0]));
+  return Has(WordsOf(UpperCase(answer), kSeparators), UpperCase(expected.answers[0]));
 }
 
 double LastInteger(absl::string_view answer, const EvalCase& expected) {
@@ -204,20 +202,54 @@ absl::Status ReadOptions(const JsonLine& line, const std::string& file, Benchmar
   return absl::OkStatus();
 }
 
+absl::string_view DigitsFrom(absl::string_view text) {
+  const auto end = std::find_if_not(text.begin(), text.end(), [](char c) {
+    return absl::ascii_isdigit(static_cast<unsigned char>(c));
+  });
+  return text.substr(0, end - text.begin());
+}
+
+// The first `func_N(M)` of the text, M an integer, and the length of its name. Empty: there is
+// none.
+std::pair<absl::string_view, size_t> FirstCall(absl::string_view text) {
+  constexpr absl::string_view kStart = "func_";
+  for (size_t at = 0; (at = text.find(kStart, at)) != text.npos; ++at) {
+    const size_t name = kStart.size() + DigitsFrom(text.substr(at + kStart.size())).size();
+    absl::string_view rest = text.substr(at + name);
+    if (name == kStart.size() || !absl::ConsumePrefix(&rest, "(")) continue;
+    absl::ConsumePrefix(&rest, "-");
+    const size_t digits = DigitsFrom(rest).size();
+    rest.remove_prefix(digits);
+    if (digits == 0 || !absl::ConsumePrefix(&rest, ")")) continue;
+    return {text.substr(at, rest.data() - (text.data() + at)), name};
+  }
+  return {};
+}
+
+// The first "The ...", up to the last " of" behind it in its line. Empty: there is none.
+absl::string_view BeforeLastOf(absl::string_view text) {
+  constexpr absl::string_view kStart = "The ", kEnd = " of";
+  for (size_t at = 0; (at = text.find(kStart, at)) != text.npos; ++at) {
+    const absl::string_view line = text.substr(at, text.find('\n', at) - at);
+    const size_t end = line.rfind(kEnd);
+    if (end != line.npos && end > kStart.size()) return line.substr(0, end);
+  }
+  return {};
+}
+
 // What the benchmark's own prompts have of the line's input: of `code_run` the call, such as
 // "func_12(-3)", and its function, of `math_find` a question without the instructions.
 void AddPartsOfInput(const BenchmarkForm& form, BenchmarkRecord* record) {
   const std::string& input = record->question;
-  std::smatch match;
-  if (form.name == "code_run" &&
-      std::regex_search(input, match, std::regex(R"((func_[0-9]+)\(-?[0-9]+\))"))) {
-    record->parts.emplace_back("{func_call}", match.str(0));
-    record->parts.emplace_back("{func}", match.str(1));
+  const auto [call, name] = FirstCall(input);
+  if (form.name == "code_run" && !call.empty()) {
+    record->parts.emplace_back("{func_call}", call);
+    record->parts.emplace_back("{func}", call.substr(0, name));
   }
-  if (form.name == "math_find" && std::regex_search(input, match, std::regex("(The .+) of"))) {
+  const absl::string_view asked = BeforeLastOf(input);
+  if (form.name == "math_find" && !asked.empty()) {
     record->parts.emplace_back(
-        "{prefix}",
-        absl::StrCat("What is ", absl::AsciiStrToLower(match.str(1)), " in the following list?"));
+        "{prefix}", absl::StrCat("What is ", LowerCase(asked), " in the following list?"));
   }
 }
 

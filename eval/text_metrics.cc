@@ -1,5 +1,7 @@
 #include "eval/text_metrics.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <cmath>
 #include <iterator>
@@ -34,7 +36,8 @@ constexpr absl::string_view kWidePunctuation =
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､"
     "、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏";
 constexpr absl::string_view kWideSpaces =
-    "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029"
+    "\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028"
+    "\u2029"
     "\u202f\u205f\u3000";
 
 // Of UTF-8.
@@ -50,18 +53,41 @@ Words CharactersOf(absl::string_view text) {
   return characters;
 }
 
+bool IsSpace(absl::string_view character) {
+  if (character.size() > 1) return absl::StrContains(kWideSpaces, character);
+  return absl::ascii_isspace(static_cast<unsigned char>(character[0])) ||
+         (character[0] >= '\x1c' && character[0] <= '\x1f');
+}
+
 bool IsLeftOut(absl::string_view character) {
-  if (character.size() == 1) {
-    return IsPunctuation(character[0]) ||
-           absl::ascii_isspace(static_cast<unsigned char>(character[0]));
+  if (IsSpace(character)) return true;
+  return character.size() == 1 ? IsPunctuation(character[0])
+                               : absl::StrContains(kWidePunctuation, character);
+}
+
+// Characters one by one by `map`; what is ill-formed stays.
+std::string Mapped(absl::string_view text, utf8proc_int32_t (*map)(utf8proc_int32_t)) {
+  std::string mapped;
+  while (!text.empty()) {
+    utf8proc_int32_t character = -1;
+    const utf8proc_ssize_t read =
+        utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                         static_cast<utf8proc_ssize_t>(text.size()), &character);
+    utf8proc_uint8_t bytes[4];
+    if (read > 0) {
+      const utf8proc_ssize_t written = utf8proc_encode_char(map(character), bytes);
+      mapped.append(reinterpret_cast<const char*>(bytes), written);
+    } else {
+      mapped += text[0];
+    }
+    text.remove_prefix(std::max<utf8proc_ssize_t>(read, 1));
   }
-  return absl::StrContains(kWidePunctuation, character) ||
-         absl::StrContains(kWideSpaces, character);
+  return mapped;
 }
 
 // In lower case, without spaces and punctuation.
 Words PlainCharacters(absl::string_view text) {
-  Words characters = CharactersOf(absl::AsciiStrToLower(text));
+  Words characters = CharactersOf(LowerCase(text));
   characters.erase(std::remove_if(characters.begin(), characters.end(), IsLeftOut),
                    characters.end());
   return characters;
@@ -126,6 +152,10 @@ class BlockMatcher {
 
 }  // namespace
 
+std::string LowerCase(absl::string_view text) { return Mapped(text, utf8proc_tolower); }
+
+std::string UpperCase(absl::string_view text) { return Mapped(text, utf8proc_toupper); }
+
 double F1(double common, size_t of_answer, size_t of_reference) {
   if (common == 0) return 0;
   const double precision = common / static_cast<double>(of_answer);
@@ -135,10 +165,14 @@ double F1(double common, size_t of_answer, size_t of_reference) {
 
 std::string NormalizeAnswer(absl::string_view text) {
   std::string kept;
-  for (const char c : absl::AsciiStrToLower(text)) {
-    if (!IsPunctuation(c)) kept += c;
+  for (const std::string& character : CharactersOf(LowerCase(text))) {
+    if (IsSpace(character)) {
+      kept += ' ';
+    } else if (character.size() > 1 || !IsPunctuation(character[0])) {
+      kept += character;
+    }
   }
-  Words words = absl::StrSplit(kept, absl::ByAnyChar(" \t\r\n\f\v"), absl::SkipEmpty());
+  Words words = absl::StrSplit(kept, ' ', absl::SkipEmpty());
   words.erase(std::remove_if(words.begin(), words.end(),
                              [](const std::string& word) {
                                return word == "a" || word == "an" || word == "the";

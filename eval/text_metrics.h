@@ -8,8 +8,12 @@
 #include "absl/strings/string_view.h"
 
 // How alike an answer and a reference are, from 0 to 1, as LongBench (arXiv 2308.14508) and
-// InfiniteBench (arXiv 2402.13718) measure it. Letters are ASCII's where case matters.
+// InfiniteBench (arXiv 2402.13718) measure it.
 namespace longspan {
+
+// UTF-8, character by character (Unicode's simple mappings); what is ill-formed stays.
+std::string LowerCase(absl::string_view text);
+std::string UpperCase(absl::string_view text);
 
 // The harmonic mean of the shares that `common` things are of the answer's and of the reference's;
 // 0 if there are none.

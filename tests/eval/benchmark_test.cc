@@ -155,6 +155,12 @@ TEST_F(BenchmarkTest, PromptsAreTheDataSets) {
       Infinite("code_run", "1"),
       Fails(kInvalid, "nothing stands for {func_call} in the prompt of `code_run`: case 1"));
 
+  made_.material.prompts["math_find"] = "{context} {prefix}";
+  const std::string path = directory_ / "math_find.jsonl";
+  WriteFile(path, absl::StrCat(R"({"context":"[1]","answer":1,"input":"The )",
+                               std::string(1 << 20, 'x'), R"( of"})", "\n"));
+  EXPECT_THAT(OpenInfiniteBench(path, made_.material), IsOk());
+
   made_.material.prompts.clear();
   made_.material.chat = ChatFrame{"<user>", "</><answer>"};
   const auto chat = LongOf("hotpotqa", R"(["Ann"])")->make({kLong, std::nullopt, 0});

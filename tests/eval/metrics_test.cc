@@ -29,13 +29,16 @@ TEST(TextMetricsTest, WordF1) {
   EXPECT_EQ(WordF1("The red fox!", "a red fox"), 1);
   EXPECT_DOUBLE_EQ(WordF1("red fox red", "red dog"), 2 * (1.0 / 3) * 0.5 / (1.0 / 3 + 0.5));
   EXPECT_EQ(WordF1("owl", "fox"), 0);
+  EXPECT_EQ(WordF1("L'\u00c9cole\u00a0est", "l'\u00e9cole est"), 1);
   EXPECT_EQ(WordF1("", "fox"), 0);
 }
 
 TEST(TextMetricsTest, CharacterF1) {
   EXPECT_EQ(CharacterF1("「红楼梦」。", "红楼梦"), 1);
   EXPECT_DOUBLE_EQ(CharacterF1("红楼", "红楼梦境"), 2.0 * 1 * 0.5 / 1.5);
-  EXPECT_EQ(CharacterF1("！Ａb", "ａ"), 0);  // full-width letters are letters, of another case
+  EXPECT_DOUBLE_EQ(CharacterF1("！Ａb", "ａ"), 2.0 / 3);  // full-width letters have cases too
+  EXPECT_EQ(LowerCase("ÉA\xff"), "éa\xff");
+  EXPECT_EQ(UpperCase("éa"), "ÉA");
 }
 
 // The first two as the Python package `rouge` gives them.
