@@ -67,6 +67,19 @@ absl::StatusOr<nlohmann::ordered_json> ReadDescription(const std::string& path) 
   return absl::DataLossError(absl::StrCat(path, ": is not an evaluation of this version"));
 }
 
+// Without methods that have no case yet, as when one did not fit: they may come with other
+// settings.
+nlohmann::ordered_json WithCases(nlohmann::ordered_json description,
+                                 const std::vector<EvalResult>& results) {
+  nlohmann::ordered_json methods = nlohmann::ordered_json::object();
+  for (const auto& [name, settings] : description.at("methods").items()) {
+    const auto is_of = [&](const EvalResult& result) { return result.method == name; };
+    if (std::any_of(results.begin(), results.end(), is_of)) methods[name] = settings;
+  }
+  description["methods"] = std::move(methods);
+  return description;
+}
+
 // The complete lines of `path` by `parse`.
 template <typename T>
 absl::StatusOr<std::vector<T>> ParseLines(absl::string_view text, const std::string& path,
@@ -174,27 +187,31 @@ ResultStore::~ResultStore() {
 
 absl::Status ResultStore::TakeUp(const nlohmann::ordered_json& description) {
   const std::string path = DescriptionIn(directory_);
-  std::error_code error;
   data_.description = description;
-  // What has no case yet, as when a method did not fit, may become another evaluation.
-  if (fs::exists(path, error) && !data_.results.empty()) {
-    LONGSPAN_ASSIGN_OR_RETURN(const nlohmann::ordered_json there, ReadDescription(path));
-    const std::string difference = DifferenceOfDescriptions(there, description);
+  if (!data_.results.empty()) {
+    const auto there = ReadDescription(path);
+    if (!there.ok()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "--output ", directory_, " has cases, and of which evaluation is not known: ",
+          there.status().message(), "; give this one a directory of its own"));
+    }
+    const nlohmann::ordered_json kept = WithCases(*there, data_.results);
+    const std::string difference = DifferenceOfDescriptions(kept, description);
     if (!difference.empty()) {
       return absl::FailedPreconditionError(absl::StrCat("--output ", directory_,
                                                         " holds another evaluation: ", difference,
                                                         "; give this one a directory of its own"));
     }
-    nlohmann::ordered_json methods = there.at("methods");
+    nlohmann::ordered_json methods = kept.at("methods");
     methods.update(description.at("methods"));
-    if (methods == there.at("methods")) {
-      data_.description = there;
+    if (methods == there->at("methods")) {
+      data_.description = *there;
       return absl::OkStatus();
     }
     data_.description["methods"] = methods;
   }
   LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
-  LONGSPAN_RETURN_IF_ERROR(file.Write(data_.description.dump(2) + "\n"));
+  LONGSPAN_RETURN_IF_ERROR(file.Write(DumpJson(data_.description, 2) + "\n"));
   return file.Commit();
 }
 

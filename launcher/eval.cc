@@ -18,6 +18,7 @@
 #include "launcher/flags.h"
 #include "launcher/report_file.h"
 #include "launcher/subcommand.h"
+#include "runtime/answer_json.h"
 
 // `longspan eval`: the cases of several tasks, by several methods one after the other.
 namespace longspan {
@@ -140,7 +141,7 @@ absl::StatusOr<int> Report(const std::vector<std::string>& positional) {
   if (const absl::Status written = WriteEvalReport(*data, positional[0]); !written.ok()) {
     return ReportError(written, 0);
   }
-  const std::string text = format == "json"       ? SummaryJson(*data).dump(2) + "\n"
+  const std::string text = format == "json"       ? DumpJson(SummaryJson(*data), 2) + "\n"
                            : format == "markdown" ? EvalMarkdown(*data)
                                                   : EvalTable(*data);
   if (const absl::Status written = WriteReport(text, ""); !written.ok()) {

@@ -13,6 +13,7 @@
 #include "launcher/eval_figures.h"
 #include "launcher/eval_tables.h"
 #include "launcher/report_page.h"
+#include "runtime/answer_json.h"
 #include "runtime/new_file.h"
 
 namespace longspan {
@@ -194,8 +195,9 @@ std::string EvalHtml(const EvalData& data) {
 }
 
 absl::Status WriteEvalReport(const EvalData& data, const std::string& directory) {
-  for (const auto& [name, text] : {std::pair{"/summary.json", SummaryJson(data).dump(2) + "\n"},
-                                   std::pair{"/report.html", EvalHtml(data)}}) {
+  for (const auto& [name, text] :
+       {std::pair{"/summary.json", DumpJson(SummaryJson(data), 2) + "\n"},
+        std::pair{"/report.html", EvalHtml(data)}}) {
     LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(directory + name));
     LONGSPAN_RETURN_IF_ERROR(file.Write(text));
     LONGSPAN_RETURN_IF_ERROR(file.Commit());

@@ -43,15 +43,19 @@ std::string WeightsChecksum(const ModelWeights& weights, ProgressStyle style) {
   return Checksum(all);
 }
 
+// Files of a model that prompts and answers depend on, beside its weights.
+constexpr const char* kModelFiles[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
+                                       "chat_template.jinja", "generation_config.json"};
+
 // By what is compared.
 absl::StatusOr<OrderedJson> ModelChecksums(const EvalOptions& options, const EvalSubject& subject) {
   const std::string& directory = subject.config.model;
   OrderedJson checksums;
-  LONGSPAN_ASSIGN_OR_RETURN(checksums["config.json"], FileChecksum(directory + "/config.json"));
-  const std::string tokenizer = directory + "/tokenizer.json";
-  std::error_code ignored;
-  if (std::filesystem::exists(tokenizer, ignored)) {
-    LONGSPAN_ASSIGN_OR_RETURN(checksums["tokenizer.json"], FileChecksum(tokenizer));
+  for (const char* name : kModelFiles) {
+    const std::string path = absl::StrCat(directory, "/", name);
+    std::error_code ignored;
+    if (!std::filesystem::exists(path, ignored)) continue;
+    LONGSPAN_ASSIGN_OR_RETURN(checksums[name], FileChecksum(path));
   }
   if (!IsDummy(subject.config)) {
     checksums["weights"] = WeightsChecksum(subject.weights, options.progress);

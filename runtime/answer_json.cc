@@ -21,8 +21,8 @@ Json ChatToken(int32_t id, double logprob, const Tokenizer& tokenizer) {
 
 }  // namespace
 
-std::string DumpJson(const Json& json) {
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+std::string DumpJson(const Json& json, int indent) {
+  return json.dump(indent, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
 }
 
 std::string UniqueHex() {

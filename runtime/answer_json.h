@@ -12,8 +12,8 @@
 // Pieces of the OpenAI API's answers, for batches and for the server.
 namespace longspan {
 
-// Compact; ill-formed UTF-8 becomes U+FFFD.
-std::string DumpJson(const nlohmann::ordered_json& json);
+// In one line, or with an indent in many; ill-formed UTF-8 becomes U+FFFD.
+std::string DumpJson(const nlohmann::ordered_json& json, int indent = -1);
 
 // 24 hexadecimal digits that no other call, of this or another process, returns.
 std::string UniqueHex();

@@ -170,9 +170,33 @@ TEST(ResultStoreTest, MethodsMayBeAdded) {
               Fails(absl::StatusCode::kFailedPrecondition, "of dense `k` is 1 there and 2 here"));
   const auto store = open({{"dense", {{"k", 1}}}});
   ASSERT_THAT(store, IsOk());
-  const nlohmann::ordered_json both = {{"dense", {{"k", 1}}}, {"block", {{"k", 2}}}};
+  // `block` never had a case: it is not waited for, and may come with other settings.
+  EXPECT_EQ((*store)->data().expected_cases(), 4);
+}
+
+TEST(ResultStoreTest, MethodsWithoutCasesMayChange) {
+  const TempDir directory;
+  const std::string out = directory / "out";
+  const auto open = [&](nlohmann::ordered_json methods) {
+    nlohmann::ordered_json description = Description(1);
+    description["methods"] = std::move(methods);
+    return ResultStore::Open(out, description);
+  };
+  EXPECT_THAT((*open({{"dense", {{"k", 1}}}}))->Add(ResultOf("passkey", "dense", {64}, 1)), IsOk());
+  ASSERT_THAT(open({{"dense", {{"k", 1}}}, {"block", {{"k", 2}}}}), IsOk());
+  const auto store = open({{"block", {{"k", 3}}}});
+  ASSERT_THAT(store, IsOk());
+  const nlohmann::ordered_json both = {{"dense", {{"k", 1}}}, {"block", {{"k", 3}}}};
   EXPECT_EQ((*store)->data().description["methods"], both);
-  EXPECT_EQ((*store)->data().expected_cases(), 8);
+}
+
+TEST(ResultStoreTest, CasesOfAnUnknownEvaluationAreNoOnes) {
+  const TempDir directory;
+  const std::string out = directory / "out";
+  EXPECT_THAT((*ResultStore::Open(out, Description(1)))->Add(ScoredPrompt(0, 1)), IsOk());
+  std::filesystem::remove(out + "/eval.json");
+  EXPECT_THAT(ResultStore::Open(out, Description(1)),
+              Fails(absl::StatusCode::kFailedPrecondition, "has cases, and of which evaluation"));
 }
 
 TEST(ResultStoreTest, RefusesWhatIsNotItsOwn) {
