@@ -72,6 +72,7 @@ struct TaskFlag {
 };
 
 constexpr TaskFlag kTaskFlags[] = {
+    {"chat", "tasks that ask", [](const EvalTask& task) { return task.name != "perplexity"; }},
     {"depth", "tasks that hide a fact at a depth",
      [](const EvalTask& task) { return task.sweeps_depth; }},
     {"haystack", "tasks that hide facts in a text",

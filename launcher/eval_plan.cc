@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "collectives/mpi_communicator.h"
@@ -12,10 +13,14 @@
 #include "launcher/bench_report.h"
 #include "launcher/eval_report.h"
 #include "launcher/eval_settings.h"
+#include "launcher/flags.h"
+#include "launcher/report_file.h"
+#include "runtime/answer_json.h"
 #include "runtime/chat_prompt.h"
 #include "runtime/clock.h"
 #include "runtime/compressor.h"
 #include "runtime/model.h"
+#include "runtime/read_bytes.h"
 
 namespace longspan {
 namespace {
@@ -34,10 +39,37 @@ std::vector<CaseId> GridOf(const CaseSource& source, const EvalOptions& options)
   return grid;
 }
 
+// Of an evaluation's directory.
+constexpr const char* kEvalFiles[] = {"cases.jsonl", "costs.jsonl", "eval.json",
+                                      "lock",        "report.html", "summary.json"};
+
+// Those of earlier runs, which stay. `path` may be empty.
+absl::StatusOr<nlohmann::ordered_json> ReadSelections(const EvalOptions& options) {
+  const std::string& path = options.selection_stats;
+  std::vector<NamedPath> kept = {{"config", absl::GetFlag(FLAGS_config)},
+                                 {"haystack", options.haystack},
+                                 {"prompts", options.prompts}};
+  for (const TaskRequest& request : options.tasks) kept.push_back({"task", request.file});
+  for (const char* name : kEvalFiles) {
+    kept.push_back({"output", absl::StrCat(options.output, "/", name)});
+  }
+  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(path, "selection_stats", kept));
+  std::error_code error;
+  if (path.empty() || !std::filesystem::is_regular_file(path, error)) {
+    return nlohmann::ordered_json();
+  }
+  std::string text;
+  LONGSPAN_RETURN_IF_ERROR(ReadBytes(path, 0, -1, &text));
+  auto json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_object()) return json;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--selection_stats ", path, ": is there, and no statistics: name a new file, or delete it"));
+}
+
 }  // namespace
 
 absl::StatusOr<bool> EvalPlan::Prepare(const Config& config) {
-  LONGSPAN_RETURN_IF_ERROR(CheckReportPath(options_.selection_stats, "selection_stats"));
+  LONGSPAN_ASSIGN_OR_RETURN(selections_, ReadSelections(options_));
   LONGSPAN_ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(config));
   LONGSPAN_ASSIGN_OR_RETURN(model_, LoadModelConfig(config.model));
   LONGSPAN_RETURN_IF_ERROR(OpenSources(config));
@@ -54,6 +86,9 @@ absl::StatusOr<bool> EvalPlan::Prepare(const Config& config) {
   }
   progress_.emplace(options_.progress, pending_);
   if (!PendingMethods().empty()) return true;
+  if (!options_.selection_stats.empty()) {
+    absl::FPrintF(stderr, "longspan: nothing was left to do: no --selection_stats are added\n");
+  }
   LONGSPAN_RETURN_IF_ERROR(Report());
   return false;
 }
@@ -133,6 +168,13 @@ absl::Status EvalPlan::OpenStore(const Config& config) {
   for (const EvalMethod* method : options_.methods) {
     LONGSPAN_ASSIGN_OR_RETURN(subject.methods.emplace_back(), CheckMethod(config, *method));
   }
+  const bool selects =
+      std::any_of(subject.methods.begin(), subject.methods.end(),
+                  [](const Config& changed) { return changed.attention == Attention::kEsa; });
+  if (!options_.selection_stats.empty() && !selects) {
+    return absl::InvalidArgumentError(
+        "--selection_stats: no method of --method selects; leave the flag out");
+  }
   LONGSPAN_ASSIGN_OR_RETURN(subject.weights, MapWeights(config, model_));
   const std::string fingerprint = ModelFingerprint(model_, subject.weights);
   for (const Config& changed : subject.methods) {
@@ -181,7 +223,8 @@ absl::Status EvalPlan::RunMethod(int64_t method, int64_t ranks, Engine& engine,
 absl::Status EvalPlan::Report() {
   LONGSPAN_RETURN_IF_ERROR(WriteEvalReport(store_->data(), options_.output));
   if (!selections_.empty()) {
-    LONGSPAN_RETURN_IF_ERROR(WriteReport(selections_.dump(2) + "\n", options_.selection_stats));
+    LONGSPAN_RETURN_IF_ERROR(
+        WriteReport(DumpJson(selections_, 2) + "\n", options_.selection_stats));
   }
   return WriteReport(EvalTable(store_->data()), "");
 }

@@ -58,8 +58,8 @@ ABSL_FLAG(std::string, model, "", "Hugging Face model directory; wins over the c
 ABSL_FLAG(
     std::string, output, "",
     "generate: JSONL of answers; requests whose custom_id it answers already are not run again, "
-    "whatever has changed; `-` is standard output. bench: the results, by default on standard "
-    "output. plan: the same, and with --fit the profile. calibrate: the compressor, by default "
+    "whatever has changed; `-` is standard output. bench and plan: the results, by default on "
+    "standard output. plan: with --fit the profile. calibrate: the compressor, by default "
     "compressor.safetensors of the model; with --compare or --recall the report, by default on "
     "standard output. scale: the study's directory; of `scale point` the file of its line, by "
     "default standard output. eval: a directory");

@@ -37,9 +37,10 @@ absl::Status CheckSelectionStats(const Config& config) {
         absl::StrCat("--selection_stats: `attention: ", ConfigValue(config, "attention"),
                      "` selects nothing; leave the flag out, or set `attention: esa`"));
   }
-  return CheckReportPath(
-      path, "selection_stats",
-      {{"input", absl::GetFlag(FLAGS_input)}, {"output", absl::GetFlag(FLAGS_output)}});
+  return CheckReportPath(path, "selection_stats",
+                         {{"config", absl::GetFlag(FLAGS_config)},
+                          {"input", absl::GetFlag(FLAGS_input)},
+                          {"output", absl::GetFlag(FLAGS_output)}});
 }
 
 void WarnOfGaps(const SelectionStats& stats) {

@@ -9,6 +9,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "runtime/new_file.h"
 
 namespace longspan {
 namespace {
@@ -53,6 +55,12 @@ absl::Status CheckReportPath(const std::string& path, absl::string_view flag,
 }
 
 absl::Status WriteReport(const std::string& text, const std::string& path) {
+  std::error_code ignored;
+  if (!path.empty() && (fs::is_regular_file(path, ignored) || !fs::exists(path, ignored))) {
+    LONGSPAN_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
+    LONGSPAN_RETURN_IF_ERROR(file.Write(text));
+    return file.Commit();
+  }
   FILE* file = path.empty() ? stdout : fopen(path.c_str(), "w");
   const bool written = file != nullptr &&
                        fwrite(text.data(), 1, text.size(), file) == text.size() &&

@@ -182,6 +182,12 @@ class EvalTest(unittest.TestCase):
             self.assertEqual(lengths["300"]["ranks"], 3)
             for layer in lengths["300"]["decode"]["layers"]:
                 self.assertGreater(layer["selections"], 30, method)
+        # A later run's statistics come to those that are there.
+        self.eval(0, *self.LEAST, "--output", "later", "--selection_stats", "selected.json")
+        later = json.loads((self.directory / "selected.json").read_text())
+        self.assertEqual(set(later), set(selected))
+        self.assertEqual(list(later["esa_exact"]), ["300", "200"])
+        self.assertEqual(later["head_max"], selected["head_max"])
         summary = json.loads((self.directory / "one/summary.json").read_text())
         self.assertEqual(summary["methods"]["block"]["esa.unit_tokens"], 16)
         # 300 tokens and the answer, over 256.
@@ -296,6 +302,16 @@ class EvalTest(unittest.TestCase):
                 (1, "; the file must be called as its data set is",
                  ("--task", "infinitebench:short.jsonl", *all_depths)),
                 (1, "--selection_stats absent/file", ("--selection_stats", "absent/file")),
+                (1, "--selection_stats run.yaml: is also --config",
+                 ("--selection_stats", "run.yaml")),
+                (1, "--selection_stats refused/cases.jsonl: is also --output",
+                 ("--selection_stats", "refused/cases.jsonl")),
+                (1, "--selection_stats short.txt: is there, and no statistics",
+                 ("--selection_stats", "short.txt")),
+                (1, "--selection_stats: no method of --method selects",
+                 ("--method", "dense", "--selection_stats", "new.json")),
+                (2, "--chat is of tasks that ask",
+                 ("--task", "perplexity:short.txt", *all_depths, "--chat")),
                 (1, "the model has no chat template", ("--chat",)),
                 (1, "--method block: `esa.initial_tokens`, ", ("--method", "block")),
                 (1, "--haystack short.txt is too short: it has 7 tokens, and the longest prompt "
@@ -321,6 +337,7 @@ class EvalTest(unittest.TestCase):
                   "--asked", "1", "--length", "1400", "--depth", "0.3", "--cases", "1",
                   "--method", "esa_low_rank,streaming", "--output", "out")
         scores = {(c["task"], c["method"], c["index"]): c["score"] for c in self.cases()}
+        self.assertEqual(len(scores), 6)
         for (task, method, index), score in scores.items():
             self.assertEqual(score, 1 if method == "esa_low_rank" else 0, (task, method, index))
 
