@@ -13,9 +13,10 @@
 #include "kernels/cuda/vote_numbers.cuh"
 #include "sharding/layer_schedule.h"
 
-// Keys are read once: the products of each voter with each key are kept, a small part of the keys'
-// bytes. A product is one sum in the order of the dimensions, and a vote one in the order of the
-// voters, so that neither depends on where a key is.
+// Passes read keys once between them: the products of each voter with each key are kept, a small
+// part of the keys' bytes. (Over four heads a KV head, the pass that makes them reads a key twice.)
+// A product is one sum in the order of the dimensions, and a vote one in the order of the voters,
+// so that neither depends on where a key is.
 namespace longspan::cuda {
 namespace {
 
